@@ -1,0 +1,1 @@
+"""Language models from scratch: tokenizer, Transformer, optimizer, training, sampling."""

@@ -1,0 +1,126 @@
+"""Sections of params.yaml as frozen dataclasses, and the small JSON files stages write.
+
+The file is read as YAML 1.2 (ruamel.yaml, the parser DVC itself writes with): YAML 1.1 readers
+such as PyYAML take `1e-05`, which is what `dvc exp run -S optim.lr=1e-5` writes, for a text.
+"""
+
+import json
+import os
+import types
+import typing
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ruamel.yaml import YAML, YAMLError
+
+T = TypeVar("T")
+
+
+def load_params(path: str | Path, section: str, cls: type[T]) -> T:
+    """Return `section` of the YAML file `path` as the dataclass `cls`.
+
+    Raises ValueError, naming file, section and key, when a key is unknown, missing or of another
+    type, and passes on what `cls.__post_init__` says of values; FileNotFoundError when the file
+    is missing.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such file; run from the root of the repository, where params.yaml stands"
+        )
+    try:
+        document = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid YAML: {error}") from error
+    values = document.get(section) if isinstance(document, dict) else None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: section `{section}` is missing; it holds {cls.__name__}")
+    return from_dict(cls, values, where=f"{path}: {section}")
+
+
+def from_dict(cls: type[T], values: dict[str, Any], where: str) -> T:
+    """Return the dataclass `cls` made from `values`; `where` begins each error's text.
+
+    Every field must be given, also one with a default: those are for callers in Python, while a
+    file shows each value that is used.
+    """
+    if not isinstance(values, dict):  # what a JSON file holds may be anything
+        raise ValueError(f"{where}: holds {values!r:.80}; it should hold keys and values")
+    hints = typing.get_type_hints(cls)
+    known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            raise ValueError(f"{where}.{key} is unknown; the keys here are {', '.join(known)}")
+    for name in known:
+        if name not in values:
+            raise ValueError(f"{where}.{name} is missing; add it ({_type_name(hints[name])})")
+    converted = {
+        key: _convert(value, hints[key], f"{where}.{key}") for key, value in values.items()
+    }
+    try:
+        return cls(**converted)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    """Return `value` as the type `hint` asks; raise ValueError when it is of another type."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType or origin is typing.Union:
+        for choice in args:
+            try:
+                return _convert(value, choice, where)
+            except ValueError:
+                continue
+    elif origin is typing.Literal:
+        # `in` alone would take True for 1
+        if any(value == choice and type(value) is type(choice) for choice in args):
+            return value
+        raise ValueError(f"{where} is {value!r}; choose one of {', '.join(map(str, args))}")
+    elif origin is tuple and isinstance(value, list | tuple):
+        if args[-1] is Ellipsis:
+            return tuple(_convert(item, args[0], where) for item in value)
+        if len(args) == len(value):
+            return tuple(_convert(v, a, where) for v, a in zip(value, args, strict=True))
+        raise ValueError(f"{where} is {value!r}; it should be a list of {len(args)} values")
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif hint is type(None) and value is None:
+        return None
+    elif isinstance(hint, type) and hint is not float and type(value) is hint:
+        return value
+    kind = "the text" if isinstance(value, str) else "the value"
+    advice = ""
+    if isinstance(value, str) and _is_number(value):
+        advice = "; write the number without quotes"
+    raise ValueError(f"{where} is {kind} {value!r}; it should be {_type_name(hint)}{advice}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _type_name(hint: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    if typing.get_origin(hint) is tuple:
+        args = typing.get_args(hint)
+        return f"a list, each item {_type_name(args[0])}"
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(_type_name(arg) for arg in typing.get_args(hint))
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(hint)))
+    return names.get(hint, "null" if hint is type(None) else getattr(hint, "__name__", str(hint)))
+
+
+def write_json(path: str | Path, values: dict[str, Any]) -> None:
+    """Write `values` to `path` as indented JSON, whole or not at all; make its folder."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)  # noqa: PTH105  # the atomic rename, under its usual name

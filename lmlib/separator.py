@@ -1,0 +1,3 @@
+"""The text that stands between two documents, in corpora and as a special token."""
+
+SEPARATOR = "<|endoftext|>"
