@@ -1,0 +1,93 @@
+"""The endless stream of stories, and the two files made of it."""
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from hashlib import blake2b
+from itertools import count
+from pathlib import Path
+from random import Random
+
+from lmlib.separator import SEPARATOR
+from lmlib.toystories.grammar import Node, contract, draw_cast, parse, polish, render
+from lmlib.toystories.phrases import PHRASES
+from lmlib.toystories.plots import PLOTS
+
+BUFFER_BYTES = 1 << 16  # one call of on_bytes for about so many bytes
+
+CONTRACTED = 0.7  # share of the stories told with short forms, such as "don't"
+
+
+@cache
+def _parsed_plots() -> tuple[list[Node], ...]:
+    return tuple(parse(plot.text, PHRASES) for plot in PLOTS)
+
+
+def tell(seed: int, index: int) -> tuple[str, str]:
+    """Return the name of the plot and the text of story number `index` of the stream `seed`."""
+    random = Random(seed << 40 | index).random
+    chosen = int(random() * len(PLOTS))
+    plot = PLOTS[chosen]
+    cast = draw_cast(plot.cast, random)
+    text = polish(render(_parsed_plots()[chosen], cast, random), cast)
+    return plot.name, contract(text) if random() < CONTRACTED else text
+
+
+def generate_stories(seed: int) -> Iterator[str]:
+    """Yield stories without end; the same seed gives the same stories on every machine.
+
+    A story is ASCII text of several paragraphs with blank lines between them, without the
+    separator. Rarely a story comes twice: `write_corpus` drops those. Raises ValueError when
+    `seed` is negative.
+    """
+    if seed < 0:
+        raise ValueError(f"toystories: seed is {seed}; give a whole number from 0 up")
+    return (tell(seed, index)[1] for index in count())
+
+
+def write_corpus(
+    train_path: str | Path,
+    valid_path: str | Path,
+    *,
+    seed: int,
+    train_bytes: int,
+    valid_bytes: int,
+    on_bytes: Callable[[int], None] | None = None,
+) -> None:
+    """Write a training and a validation file of stories, no story twice in the two together.
+
+    Each story is followed by a line with <|endoftext|>, and each file ends with the story that
+    brings it to the asked number of bytes. on_bytes is called with the bytes written since its
+    last call. The validation file is written first, so that it does not depend on `train_bytes`.
+    Raises ValueError when a size is not positive or `seed` is negative.
+    """
+    for name, size in (("train_bytes", train_bytes), ("valid_bytes", valid_bytes)):
+        if size <= 0:
+            raise ValueError(f"toystories: {name} is {size}; give a positive number of bytes")
+    stories = _without_repeats(generate_stories(seed))
+    for path, size in ((valid_path, valid_bytes), (train_path, train_bytes)):
+        _write_documents(Path(path), stories, size, on_bytes)
+
+
+def _without_repeats(stories: Iterator[str]) -> Iterator[str]:
+    seen: set[bytes] = set()
+    for story in stories:
+        # 16 bytes a story instead of its text: a corpus of gigabytes still fits in memory
+        digest = blake2b(story.encode(), digest_size=16).digest()
+        if digest not in seen:
+            seen.add(digest)
+            yield story
+
+
+def _write_documents(
+    path: Path, stories: Iterator[str], size: int, on_bytes: Callable[[int], None] | None
+) -> None:
+    written = 0
+    with path.open("wb") as file:  # binary: text mode would write \r\n on Windows
+        while written < size:
+            chunk = bytearray()
+            while len(chunk) < min(BUFFER_BYTES, size - written):
+                chunk += f"{next(stories)}\n{SEPARATOR}\n".encode("ascii")
+            file.write(chunk)
+            written += len(chunk)
+            if on_bytes is not None:
+                on_bytes(len(chunk))

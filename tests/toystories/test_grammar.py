@@ -1,0 +1,118 @@
+"""The template language: slots, choices, phrases, and the editor's touches."""
+
+from itertools import cycle
+
+import pytest
+
+from lmlib.toystories.grammar import (
+    contract,
+    draw_cast,
+    parse,
+    people,
+    polish,
+    render,
+    table,
+    words,
+)
+
+LILY = {"name": "Lily", "he": "she", "him": "her", "his": "her"}
+CAST = {"hero": LILY, "toy": {"name": "orange ball", "place": "under {his} bed"}}
+
+
+def tell(template: str, numbers: tuple[float, ...] = (0.0,)) -> str:
+    """Return `template` told with CAST, the random numbers given, and one phrase."""
+    nodes = parse(template, {"said": "said $[| to $.him]"})
+    return polish(render(nodes, CAST, cycle(numbers).__next__), CAST)
+
+
+def test_slots_choices_and_phrases() -> None:
+    assert tell("{hero} had [a {toy}|no toy].") == "Lily had an orange ball."
+    assert tell("{hero} had [a {toy}|no toy].", (0.5,)) == "Lily had no toy."
+    assert tell("It was {toy.place}.") == "It was under her bed."
+    assert tell('"Oh!" <said>. {Toy}!', (0.9,)) == '"Oh!" said Lily to her. Orange ball!'
+    assert tell('"Oh!" <said toy>.') == '"Oh!" said orange ball.'
+
+
+def test_nested_choices_draw_from_the_outside_in() -> None:
+    assert tell("[a|b [c|d]]", (0.5, 0.99)) == "B d"
+
+
+def test_polish_sets_spaces_paragraphs_and_capitals() -> None:
+    told = tell("one.  two\nthree.\n\n\n{he} ran. {he} fell.")
+    assert told == "One. Two three.\n\nShe ran. She fell."
+    assert tell('"Run!" {he} said. "now."') == '"Run!" she said. "Now."'
+
+
+def test_polish_gives_each_speaker_a_paragraph() -> None:
+    assert tell('"Why?" "Because."') == '"Why?"\n\n"Because."'
+
+
+def test_polish_replaces_a_repeated_name() -> None:
+    assert tell("{hero} ran. {hero} fell. {hero}'s leg hurt.") == (
+        "Lily ran. She fell. Lily's leg hurt."
+    )
+    assert tell('"Oh," said {hero}. {hero}\'s leg hurt.') == '"Oh," said Lily. Her leg hurt.'
+
+
+def test_polish_keeps_a_name_where_a_pronoun_could_mean_another() -> None:
+    cast = CAST | {"friend": {"name": "Mia", "he": "she", "his": "her"}}
+    assert polish("Lily saw Mia. Lily ran.", cast) == "Lily saw Mia. Lily ran."
+
+
+@pytest.mark.parametrize(
+    ("bare", "article"),
+    [
+        ("a apple", "an apple"),
+        ("a unicorn", "a unicorn"),
+        ("a umbrella", "an umbrella"),
+        ("a hour", "an hour"),
+        ("a one", "a one"),
+        ("a only child", "an only child"),
+    ],
+)
+def test_articles(bare: str, article: str) -> None:
+    assert polish(f"It was {bare}.", {}) == f"It was {article}."
+
+
+def test_contract_keeps_what_ends_a_sentence() -> None:
+    text = "I am glad. I do not know who I am. It will not do. I will not go. Cannot is long."
+    assert contract(text) == (
+        "I'm glad. I don't know who I am. It won't do. I won't go. Can't is long."
+    )
+
+
+def test_table_rows_may_go_on_in_the_next_line() -> None:
+    rows = table("name place", "a hat |\n   here\n the sun | up")
+    assert rows == (
+        {"name": "a hat", "place": "here", "the": "the hat"},
+        {"name": "the sun", "place": "up", "the": "the sun"},
+    )
+
+
+def test_words_and_people() -> None:
+    assert [row["name"] for row in words("a hat,\n two  cats")] == ["a hat", "two cats"]
+    dad, mom = people("Dad/father", "Mom/mother", columns="name title")
+    assert (dad["title"], dad["himself"]) == ("father", "himself")
+    assert (mom["title"], mom["himself"]) == ("mother", "herself")
+
+
+def test_cast_has_no_name_twice() -> None:
+    rows = words("red, blue")
+    numbers = iter((0.0, 0.1, 0.2, 0.9))  # red; red again, twice; blue
+    cast = draw_cast({"one": rows, "two": rows}, lambda: next(numbers))
+    assert [entity["name"] for entity in cast.values()] == ["red", "blue"]
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("a [b|c", "unbalanced '\\['"),
+        ("a b]", "unbalanced ']'"),
+        ("a | b", "unbalanced '|'"),
+        ("{hero", "unbalanced '{'"),
+        ("<shrugged>", "phrase <shrugged> is unknown; add `shrugged` to phrases.py"),
+    ],
+)
+def test_bad_templates(template: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message.replace("|", r"\|")):
+        parse(template, {})
