@@ -1,0 +1,6 @@
+"""The corpus: documents from a generator, the Hugging Face Hub, local files or addresses."""
+
+from lmlib.corpus.params import CorpusParams
+from lmlib.corpus.write import write_corpus
+
+__all__ = ["CorpusParams", "write_corpus"]

@@ -1,0 +1,60 @@
+"""The section `corpus` of params.yaml."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class CorpusParams:
+    """Where the text comes from. A source reads its own keys and leaves the others alone.
+
+    toystories              seed, train_bytes, valid_bytes
+    tinystories, owt        none
+    local, url              train, valid, text_field, valid_fraction, sha256
+
+    Raises ValueError when a key that `source` reads has a value that cannot be meant.
+    """
+
+    source: Literal["toystories", "tinystories", "owt", "local", "url"]
+    seed: int
+    train_bytes: int
+    valid_bytes: int
+    train: tuple[str, ...]  # local: paths or globs; url: addresses
+    valid: tuple[str, ...]  # empty: split `train` by a hash of each document
+    text_field: str  # the field of .jsonl and the column of .parquet that holds the text
+    valid_fraction: float  # of the documents, when `valid` is empty
+    sha256: tuple[str, ...]  # of each file, train before valid; empty: unchecked
+
+    def __post_init__(self) -> None:
+        if self.source == "toystories":
+            for name in ("train_bytes", "valid_bytes"):
+                if getattr(self, name) <= 0:
+                    raise ValueError(f"{name} is {getattr(self, name)}; it should be above 0")
+        elif self.source in ("local", "url"):
+            self._check_files()
+
+    def _check_files(self) -> None:
+        kind = "paths or globs" if self.source == "local" else "addresses"
+        if not self.train:
+            raise ValueError(f"train is empty, but source is {self.source}; list {kind} there")
+        for name in ("train", "valid"):
+            if "" in getattr(self, name):
+                raise ValueError(f"{name} holds an empty text; its items should be {kind}")
+        if not self.valid and not 0 < self.valid_fraction < 1:
+            raise ValueError(
+                f"valid_fraction is {self.valid_fraction}; it should lie between 0 and 1, "
+                "or name validation files in valid"
+            )
+        if not self.text_field:
+            raise ValueError("text_field is empty; write the name of the field, usually `text`")
+        for digest in self.sha256:
+            if not re.fullmatch("[0-9a-fA-F]{64}", digest):
+                raise ValueError(f"sha256 holds {digest!r}; a digest has 64 hexadecimal digits")
+        # globs of a local corpus are counted when they are resolved
+        addresses = len(self.train) + len(self.valid)
+        if self.source == "url" and self.sha256 and len(self.sha256) != addresses:
+            raise ValueError(
+                f"sha256 has {len(self.sha256)} digests for {addresses} addresses; give one for "
+                "each, those of train before those of valid, or none"
+            )

@@ -1,0 +1,110 @@
+"""Write the two texts of a corpus, whole or not at all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lmlib.corpus.documents import file_format, find_files
+from lmlib.corpus.fetch import check_digest, downloaded, fetch_from_hub
+from lmlib.corpus.params import CorpusParams
+from lmlib.corpus.progress import byte_bar
+from lmlib.corpus.split import copy_files, split_files
+
+
+def write_corpus(params: CorpusParams, train_path: Path, valid_path: Path, root: Path) -> None:
+    """Write the corpus that `params` names to `train_path` and `valid_path`.
+
+    Both are the bytes the source gave, documents separated by <|endoftext|>, and neither is
+    empty. Paths in `params` are relative to `root`; a download that broke off waits in
+    `root`/data/.partial for the next run. Raises ValueError, FileNotFoundError or another
+    OSError with one sentence that says what to do; files that stood there then stay as they were.
+    """
+    if params.source == "toystories":
+        with _whole_files(train_path, valid_path) as parts:
+            _write_toystories(params, *parts)
+    elif params.source == "local":
+        train, valid = find_files(params.train, root), find_files(params.valid, root)
+        _check_local(params, train, valid)
+        with _whole_files(train_path, valid_path) as parts:
+            _write_files(params, train, valid, *parts)
+    elif params.source == "url":
+        addresses, folder = params.train + params.valid, root / "data" / ".partial"
+        with (
+            downloaded(addresses, params.sha256, folder) as files,
+            _whole_files(train_path, valid_path) as parts,
+        ):
+            _write_files(params, files[: len(params.train)], files[len(params.train) :], *parts)
+    else:
+        train_file, valid_file = fetch_from_hub(params.source)
+        with _whole_files(train_path, valid_path) as parts:
+            _write_files(params, [train_file], [valid_file], *parts)
+
+
+def _write_toystories(params: CorpusParams, train_path: Path, valid_path: Path) -> None:
+    from lmlib import toystories
+
+    with byte_bar("toystories", params.train_bytes + params.valid_bytes) as on_bytes:
+        toystories.write_corpus(
+            train_path,
+            valid_path,
+            seed=params.seed,
+            train_bytes=params.train_bytes,
+            valid_bytes=params.valid_bytes,
+            on_bytes=on_bytes,
+        )
+
+
+def _check_local(params: CorpusParams, train: list[Path], valid: list[Path]) -> None:
+    """Raise ValueError for files of an unknown kind, in both lists, or with a wrong sha256."""
+    files = train + valid
+    for path in files:
+        file_format(path.name)
+    for path in train:
+        if path in valid:
+            raise ValueError(
+                f"corpus: {path} is a file of corpus.train and of corpus.valid; take it out of one"
+            )
+    if params.sha256 and len(params.sha256) != len(files):
+        raise ValueError(
+            f"corpus.sha256 has {len(params.sha256)} digests for {len(files)} files; give one for "
+            "each, those of train before those of valid, or none"
+        )
+    for path, digest in zip(files, params.sha256, strict=False):
+        check_digest(path, digest, str(path))
+
+
+def _write_files(
+    params: CorpusParams, train: list[Path], valid: list[Path], train_path: Path, valid_path: Path
+) -> None:
+    """Write the documents of `train` and `valid`, or of `train` alone, split in two."""
+    files = train + valid
+    # what a compressed or structured file holds is known only after reading it
+    plain = all(file_format(path.name) == ".txt" for path in files)
+    total = sum(path.stat().st_size for path in files) if plain else None
+    with byte_bar("corpus", total) as on_bytes:
+        if valid:
+            copy_files(train, params.text_field, train_path, on_bytes)
+            copy_files(valid, params.text_field, valid_path, on_bytes)
+        else:
+            split_files(
+                train, params.text_field, params.valid_fraction, train_path, valid_path, on_bytes
+            )
+
+
+@contextmanager
+def _whole_files(*paths: Path) -> Iterator[list[Path]]:
+    """Yield a temporary path beside each of `paths`; at the end all take their names, or none."""
+    parts = [path.with_name(f".{path.name}.part") for path in paths]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield parts
+        for part in parts:
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+        for part, path in zip(parts, paths, strict=True):
+            part.replace(path)
+    finally:
+        for part in parts:
+            part.unlink(missing_ok=True)

@@ -1,0 +1,256 @@
+"""Downloads, from a loopback server that breaks off, and from a loopback Hub."""
+
+import gzip
+import hashlib
+import os
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lmlib.corpus import fetch
+from lmlib.corpus.fetch import check_digest, downloaded
+from tests.corpus.serving import Site, serve
+
+CONTENT = random.Random(0).randbytes(3_000_000)
+BREAK = 1_500_000  # much more than the client's buffer, whose bytes are lost in a break
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "FIRST_WAIT_S", 0.0)
+
+
+def download(address: str, folder: Path, *digests: str) -> bytes:
+    with downloaded([address], digests, folder) as files:
+        return files[0].read_bytes()
+
+
+def left_over(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name != "lock")
+
+
+def test_download_leaves_nothing_behind(tmp_path: Path) -> None:
+    with serve(Site({"/a.txt": CONTENT})) as site:
+        digest = hashlib.sha256(CONTENT).hexdigest()
+        assert download(f"{site.url}/a.txt?key=1", tmp_path, digest.upper()) == CONTENT
+    assert left_over(tmp_path) == []
+
+
+def test_broken_connection_resumes(tmp_path: Path) -> None:
+    with serve(Site({"/a.txt": CONTENT}, break_after=[BREAK, 1_000_000])) as site:
+        assert download(f"{site.url}/a.txt", tmp_path) == CONTENT
+        first, second, third = site.starts()
+        assert 0 == first < second <= BREAK
+        assert second < third <= second + 1_000_000
+
+
+def test_server_without_ranges_starts_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serve(Site({"/a.txt": CONTENT}, ranges=False, break_after=[BREAK])) as site:
+        with caplog.at_level("INFO"):
+            assert download(f"{site.url}/a.txt", tmp_path) == CONTENT
+        assert len(site.starts()) == 2
+        assert site.starts()[1] > 0  # it was asked
+    assert "cannot be resumed; it starts anew" in caplog.text
+
+
+def test_without_progress_it_gives_up_and_the_next_run_resumes(tmp_path: Path) -> None:
+    with serve(Site({"/a.txt": CONTENT}, break_after=[BREAK] + [0] * 6)) as site:
+        with pytest.raises(ConnectionError, match=r"corpus\.source=url.*toystories.*local"):
+            download(f"{site.url}/a.txt", tmp_path)
+        assert [name[-11:] for name in left_over(tmp_path)] == ["-a.txt.part"]
+        kept = (tmp_path / left_over(tmp_path)[0]).stat().st_size
+        assert 0 < kept <= BREAK
+        site.requests.clear()
+        site.break_after.clear()
+        assert download(f"{site.url}/a.txt", tmp_path) == CONTENT
+        assert site.starts() == [kept]
+    assert left_over(tmp_path) == []
+
+
+def test_file_of_unknown_size_is_not_resumed(tmp_path: Path) -> None:
+    """As when the last run was killed: its part may hold any share of the file."""
+    with serve(Site({"/a.txt": CONTENT}, sizes=False)) as site:
+        with downloaded([f"{site.url}/a.txt"], [], tmp_path) as files:
+            (tmp_path / f"{files[0].name}.part").write_bytes(CONTENT[:1000])
+        assert download(f"{site.url}/a.txt", tmp_path) == CONTENT
+        assert set(site.starts()) == {0}
+    assert left_over(tmp_path) == []
+
+
+def test_half_of_another_version_is_not_continued(tmp_path: Path) -> None:
+    site = Site({"/a.txt": CONTENT}, break_after=[BREAK] + [0] * 6)
+    site.headers = lambda body: {"ETag": hashlib.sha256(body).hexdigest()}
+    with serve(site):
+        with pytest.raises(ConnectionError):
+            download(f"{site.url}/a.txt", tmp_path)
+        site.files["/a.txt"] = CONTENT[::-1]  # of the same size
+        site.break_after.clear()
+        assert download(f"{site.url}/a.txt", tmp_path) == CONTENT[::-1]
+    assert left_over(tmp_path) == []
+
+
+def test_what_was_downloaded_survives_a_failure_afterwards(tmp_path: Path) -> None:
+    """A wrong text_field must not cost a second download of the whole file."""
+    with serve(Site({"/a.txt": CONTENT})) as site:
+        address = f"{site.url}/a.txt"
+        with pytest.raises(ValueError, match="no such field"), downloaded([address], [], tmp_path):
+            raise ValueError("no such field")
+        assert download(address, tmp_path) == CONTENT
+        assert site.starts() == [0]
+
+
+def test_wrong_sha256_is_not_kept(tmp_path: Path) -> None:
+    with serve(Site({"/a.txt": CONTENT})) as site:
+        with pytest.raises(ValueError, match=r"a\.txt has sha256 \w{64}, but 0{64} is expected"):
+            download(f"{site.url}/a.txt", tmp_path, "0" * 64)
+        assert left_over(tmp_path) == []
+
+
+def test_missing_file_is_not_tried_again(tmp_path: Path) -> None:
+    with serve(Site({})) as site:
+        with pytest.raises(FileNotFoundError, match=r"b\.txt gives no file \(HTTP status 404\)"):
+            download(f"{site.url}/b.txt?token=secret", tmp_path)
+        assert len(site.requests) == 2  # HEAD, then GET for servers without HEAD
+
+
+def test_errors_do_not_show_the_query(tmp_path: Path) -> None:
+    with serve(Site({})) as site, pytest.raises(FileNotFoundError) as caught:
+        download(f"{site.url}/b.txt?token=secret", tmp_path)
+    assert "secret" not in str(caught.value)
+
+
+def test_no_server(tmp_path: Path) -> None:
+    with serve(Site({})) as site:
+        url = site.url
+    with pytest.raises(ConnectionError) as caught:
+        download(f"{url}/a.txt", tmp_path)
+    assert re.search(
+        "source=url: .*/a.txt cannot be had from 127.0.0.1 .*connect and run again, or .*"
+        "corpus.source=toystories .*corpus.source=local",
+        str(caught.value),
+    )
+    assert "\n" not in str(caught.value)
+
+
+def test_addresses_that_cannot_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"nosuch://x/a.txt cannot be opened .*nosuch"):
+        download("nosuch://x/a.txt", tmp_path)
+    with pytest.raises(ValueError, match=r"a\.pdf is of a kind that is not known"):
+        download("https://127.0.0.1:1/a.pdf", tmp_path)
+
+
+def test_another_protocol(tmp_path: Path) -> None:
+    import fsspec
+
+    with fsspec.open("memory://corpus/a.txt", "wb") as file:
+        file.write(CONTENT)  # type: ignore[union-attr]
+    assert download("memory://corpus/a.txt", tmp_path) == CONTENT
+    with pytest.raises(FileNotFoundError, match=r"memory://corpus/b\.txt gives no file"):
+        download("memory://corpus/b.txt", tmp_path)
+
+
+def test_check_digest(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    # the digest of "abc" in FIPS 180-4
+    check_digest(
+        tmp_path / "a", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", "a"
+    )
+    with pytest.raises(ValueError, match="damaged or another version"):
+        check_digest(tmp_path / "a", "0" * 64, "a")
+
+
+def hub_headers(body: bytes) -> dict[str, str]:
+    return {"X-Repo-Commit": "1" * 40, "ETag": f'"{hashlib.sha256(body).hexdigest()}"'}
+
+
+def write_from_hub(
+    folder: Path, source: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run write_corpus in a process of its own: the Hub's client reads its settings on import."""
+    code = (
+        "import sys\nfrom pathlib import Path\n"
+        "from lmlib.corpus import CorpusParams, write_corpus\n"
+        f"params = CorpusParams({source!r}, 0, 1, 1, (), (), 'text', 0.01, ())\n"
+        "try: write_corpus(params, Path('out/train.txt'), Path('out/valid.txt'), Path())\n"
+        "except (OSError, ValueError) as error: sys.exit(f'{type(error).__name__}: {error}')\n"
+    )
+    root = Path(__file__).parents[2]
+    settings = {"HF_HOME": str(folder / "hf"), "PYTHONPATH": str(root), "NO_PROXY": "127.0.0.1"}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=os.environ | settings | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("source", ["tinystories", "owt"])
+def test_hub_then_its_cache(tmp_path: Path, source: str) -> None:
+    """Fetched from a mirror; then, offline, from the cache; a damaged cache is noticed."""
+    texts = [b"\nOnce.\r\n<|endoftext|>\n" * 1000, b"Valid.\n<|endoftext|>\n"]
+    repository, names = fetch.HUB_FILES[source]
+    bodies = [gzip.compress(text) if source == "owt" else text for text in texts]
+    site = Site(
+        {
+            f"/datasets/{repository}/resolve/main/{name}": body
+            for name, body in zip(names, bodies, strict=True)
+        },
+        headers=hub_headers,
+    )
+    with serve(site):
+        first = write_from_hub(tmp_path, source, HF_ENDPOINT=site.url)
+    assert first.returncode == 0, first.stderr
+    outs = tmp_path / "out" / "train.txt", tmp_path / "out" / "valid.txt"
+    assert [path.read_bytes() for path in outs] == texts
+
+    for path in outs:
+        path.unlink()
+    second = write_from_hub(tmp_path, source, HF_ENDPOINT=site.url, HF_HUB_OFFLINE="1")
+    assert second.returncode == 0, second.stderr
+    assert [path.read_bytes() for path in outs] == texts
+
+    blob = next((tmp_path / "hf").rglob(f"blobs/{hashlib.sha256(bodies[0]).hexdigest()}"))
+    blob.write_bytes(b"damaged")
+    third = write_from_hub(tmp_path, source, HF_ENDPOINT=site.url, HF_HUB_OFFLINE="1")
+    assert f"ValueError: corpus: the cached {names[0]} is damaged; delete {blob}" in third.stderr
+
+
+def test_hub_resumes_a_broken_connection(tmp_path: Path) -> None:
+    """Its client keeps whole chunks of 10 MiB."""
+    repository, names = fetch.HUB_FILES["tinystories"]
+    texts = [b"One text.\n" * 1_600_000, b"Another.\n"]
+    paths = [f"/datasets/{repository}/resolve/main/{name}" for name in names]
+    site = Site(dict(zip(paths, texts, strict=True)), headers=hub_headers, break_after=[12_000_000])
+    with serve(site):
+        result = write_from_hub(tmp_path, "tinystories", HF_ENDPOINT=site.url)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "out" / "train.txt").read_bytes() == texts[0]
+    assert 10 * 2**20 in site.starts()
+
+
+def test_hub_offline_without_cache(tmp_path: Path) -> None:
+    result = write_from_hub(tmp_path, "tinystories", HF_HUB_OFFLINE="1")
+    assert result.returncode == 1
+    assert re.fullmatch(
+        r"ConnectionError: corpus.source=tinystories: roneneldan/TinyStories/\S+train.txt cannot "
+        r"be had from https://huggingface.co \(.*offline mode.*\); connect and run again, or .*"
+        r"corpus.source=toystories .*corpus.source=local .*\n",
+        result.stderr,
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_hub_without_the_file(tmp_path: Path) -> None:
+    with serve(Site({})) as site:
+        result = write_from_hub(tmp_path, "owt", HF_ENDPOINT=site.url)
+    assert "ConnectionError: corpus.source=owt: stanford-cs336/owt-sample/" in result.stderr
+    assert "404" in result.stderr
+    assert result.stderr.count("\n") == 1
