@@ -1,0 +1,15 @@
+"""Tracking: one MLflow run per trained model, fed through a journal that no tracker can block.
+
+    training process                      a second process, only while a run is open
+    run.log(...) ──> journal (JSON lines) ──> shipper ──> MLflow
+       microseconds      on disk, in the spool     batches, retries, patience
+
+The trainer appends to a file and never imports mlflow (3 s), so a tracking server that is down,
+slow, hanging or refusing cannot stop, slow or fail it. What a shipper could not send stays in the
+spool; the next `open_run`, or `replay`, sends it. Sending twice does no harm: a run is found by
+the tag of its fingerprint, and steps it already holds are skipped.
+"""
+
+from lmlib.tracking.journal import Dataset, Run, flatten, open_run, replay, tracking_uri
+
+__all__ = ["Dataset", "Run", "flatten", "open_run", "replay", "tracking_uri"]

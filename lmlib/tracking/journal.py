@@ -1,0 +1,333 @@
+"""The trainer's side of tracking: append events to a journal, and start the process that ships it.
+
+A journal is a file of JSON lines named TIME-FINGERPRINT-PID.jsonl, first an `open` event and, if
+all went well, an `end` event last. It is locked (flock) as long as its trainer or the shipper of
+that trainer lives, so that nobody else ships it meanwhile.
+"""
+
+import fcntl
+import functools
+import json
+import logging
+import math
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec
+
+import lmlib
+
+logger = logging.getLogger(__name__)
+P = ParamSpec("P")
+
+# MLflow's defaults wait up to 245 s for a dead server; the shipper retries by itself.
+SHIPPER_DEFAULTS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a run learns from: its name, the hex md5 or sha256 of its bytes, and where it lies."""
+
+    name: str
+    digest: str
+    source: str
+    context: str = "training"
+
+
+def never_raises(
+    method: "Callable[Concatenate[Run, P], None]",
+) -> "Callable[Concatenate[Run, P], None]":
+    """Wrap a method of Run so that an error in it is logged, once a run, and training goes on."""
+
+    @functools.wraps(method)
+    def wrapper(self: "Run", *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            method(self, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001  # no tracker call may fail a training
+            self._warn(f"{method.__name__}: {type(error).__name__}: {error}")
+
+    return wrapper
+
+
+class Run:
+    """An open run. Its methods return at once and never raise: trouble becomes one warning."""
+
+    def __init__(self, journal: Path) -> None:
+        self._journal = journal
+        self._fd: int | None = None  # None: there is no journal, and nothing is recorded
+        self._files = 0
+        self._non_finite: set[str] = set()
+        self._warned = False
+        self._relay: threading.Thread | None = None
+
+    @never_raises
+    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Record `metrics` at `step`; steps of one metric must not go down.
+
+        A step that the run already holds (after a resume) is stored once. Values that are not
+        finite are not stored, as MLflow would write infinity as 1.8e308: the tag `non_finite`
+        says where each metric first was.
+        """
+        finite = {}
+        for name, value in metrics.items():
+            try:
+                number = float(value)
+            except (TypeError, ValueError, RuntimeError):
+                self._warn(f"log: {name} at step {step} is {value!r:.80}, which is not a number")
+                continue
+            if math.isfinite(number):
+                finite[name] = number
+            elif name not in self._non_finite:
+                self._non_finite.add(name)
+                self._append("non_finite", name=name, step=int(step))
+        if finite:
+            self._append("log", step=int(step), metrics=finite)
+
+    @never_raises
+    def summary(self, metrics: Mapping[str, float], *, on_parent: bool = False) -> None:
+        """Record final `metrics`, on the parent run too if `on_parent`.
+
+        The value replaces an earlier one in the runs table. Give them names of their own, such as
+        `evaluate/loss`: under the name of a curve they would add a point at its end.
+        """
+        numbers = {name: float(value) for name, value in metrics.items()}
+        for name in [name for name, value in numbers.items() if not math.isfinite(value)]:
+            del numbers[name]
+            self._append("non_finite", name=name, step=None)
+        self._append("summary", metrics=numbers, on_parent=on_parent)
+
+    @never_raises
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Set `tags` on the run."""
+        self._append("tags", tags={name: str(value) for name, value in tags.items()})
+
+    @never_raises
+    def artifact(self, path: str | Path, folder: str = "", *, on_parent: bool = False) -> None:
+        """Store a copy of the file `path` as an artifact, in `folder` of the run."""
+        self._append("artifact", path=self._keep(path), folder=folder, on_parent=on_parent)
+
+    @never_raises
+    def model(
+        self,
+        model_folder: str | Path,
+        tokenizer_folder: str | Path,
+        sampling: Mapping[str, Any],
+        *,
+        bits_per_byte: float | None = None,
+        on_parent: bool = False,
+    ) -> None:
+        """Register a copy of the model as a new version of `lm`, an MLflow pyfunc.
+
+        `sampling` holds the fields of SamplingParams with which it is to write. The alias `best`
+        moves to it when `bits_per_byte`, of the validation text, is the lowest of all versions.
+        A run has one version: a second call changes only its `bits_per_byte`.
+        """
+        self._append(
+            "model",
+            model=self._keep(model_folder),
+            tokenizer=self._keep(tokenizer_folder),
+            sampling=dict(sampling),
+            bits_per_byte=bits_per_byte,
+            on_parent=on_parent,
+        )
+
+    def _keep(self, path: str | Path) -> str:
+        """Copy `path` beside the journal, since it may change or vanish; return the copy."""
+        if self._fd is None:
+            return ""
+        path = Path(path).resolve()
+        copy = self._journal.with_suffix(".files") / str(self._files) / path.name
+        self._files += 1
+        if path.is_dir():
+            shutil.copytree(path, copy)
+        else:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, copy)
+        return str(copy)
+
+    def _append(self, kind: str, **fields: Any) -> None:
+        if self._fd is not None:
+            event = {"kind": kind, "time_ms": time.time_ns() // 1_000_000, **fields}
+            os.write(self._fd, json.dumps(event).encode() + b"\n")  # one write: lines stay whole
+
+    def _warn(self, text: str) -> None:
+        if not self._warned:
+            logger.warning("tracking: %s; later trouble of this run is not reported", text)
+        self._warned = True
+
+    @never_raises
+    def _open(self, opening: dict[str, Any]) -> None:
+        """Create the journal, lock it, write its first event and start its shipper."""
+        self._journal.parent.mkdir(parents=True, exist_ok=True)
+        self._fd = os.open(self._journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL)
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        self._append("open", **opening)
+        command = [str(self._journal.parent), "--journal", self._journal.name]
+        shipper = _start_shipper([*command, "--trainer", str(os.getpid())], keep_open=self._fd)
+        self._relay = threading.Thread(target=_relay_warnings, args=(shipper,), daemon=True)
+        self._relay.start()
+
+    @never_raises
+    def _close(self, status: str, wait_s: float) -> None:
+        """Write the last event and wait, at most `wait_s`, until the shipper is done."""
+        self._append("end", status=status)
+        if self._fd is not None:
+            os.close(self._fd)  # the shipper keeps the lock
+            self._fd = None
+        if self._relay is not None:
+            self._relay.join(wait_s)
+            if self._relay.is_alive():
+                self._warn(f"events are still being sent from {self._journal}; not waiting longer")
+
+
+@contextmanager
+def open_run(
+    stage: str,
+    fingerprint: str,
+    *,
+    spool: str | Path,
+    params: Mapping[str, Any] | None = None,
+    parent: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    dataset: Dataset | None = None,
+    makes_model: bool = True,
+    system_metrics: bool = False,
+    wait_s: float = 20.0,
+) -> Iterator[Run]:
+    """Open the run of `fingerprint`, a new one or the one of an interrupted process.
+
+    `parent` is the fingerprint of the run it belongs to; `params` is flat (see `flatten`); `spool`
+    is a folder of this machine that outlives the process and lies outside the outs of DVC. Runs
+    stand in the experiment that MLFLOW_EXPERIMENT_NAME names, else `lm`; those of stages that only
+    prepare data (`makes_model=False`) in `lm-data`, so that `lm` has one row per model. The
+    run ends as FINISHED, as FAILED after an exception, as KILLED after Ctrl-C or an exit status
+    above 128, the sign of a signal; one whose process just vanished is KILLED too. Leaving waits
+    at most `wait_s` for what is still to be sent.
+    """
+    exp_name = os.environ.get("DVC_EXP_NAME")
+    opening = {
+        "stage": stage,
+        "name": exp_name if exp_name and stage == "train" else f"{stage}-{fingerprint[:8]}",
+        "experiment": _experiment(makes_model),
+        "fingerprint": fingerprint,
+        "parent": parent,
+        "params": {name: str(value) for name, value in (params or {}).items()},
+        "tags": _context_tags() | {name: str(value) for name, value in (tags or {}).items()},
+        "dataset": asdict(dataset) if dataset else None,
+        "system_metrics": system_metrics,
+    }
+    name = f"{time.time_ns()}-{fingerprint[:16]}-{os.getpid()}.jsonl"  # sorts by time
+    run = Run(Path(spool).resolve() / name)
+    run._open(opening)
+    try:
+        yield run
+    except BaseException as error:
+        run._close(_status_after(error), wait_s)
+        raise
+    run._close("FINISHED", wait_s)
+
+
+def replay(spool: str | Path) -> int:
+    """Send what earlier runs left in `spool`; return how many events were sent.
+
+    Journals of runs that are still open are left to them. A tracker that does not answer is
+    reported as a warning, and the events stay.
+    """
+    waiting = {
+        journal: len(journal.read_bytes().splitlines())
+        for journal in Path(spool).resolve().glob("*.jsonl")
+    }
+    if waiting:
+        _relay_warnings(_start_shipper([str(Path(spool).resolve())]))
+    return sum(events for journal, events in waiting.items() if not journal.exists())
+
+
+def flatten(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `{"model": ModelParams(d_model=8)}` as `{"model.d_model": 8}`, at any depth."""
+    flat: dict[str, Any] = {}
+    for name, value in sections.items():
+        inner = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+        if isinstance(inner, Mapping):
+            flat |= {f"{name}.{key}": item for key, item in flatten(inner).items()}
+        else:
+            flat[name] = inner
+    return flat
+
+
+def root() -> Path:
+    """Return the repository: DVC_ROOT inside a DVC stage, even in a temporary copy of it."""
+    return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
+
+
+def tracking_uri() -> str:
+    """Return MLFLOW_TRACKING_URI if it is set, else the sqlite store of this repository."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root() / 'mlflow.db'}"
+
+
+def _experiment(makes_model: bool) -> str:
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "lm"
+    return name if makes_model else f"{name}-data"
+
+
+def _context_tags() -> dict[str, str]:
+    """Return the tags that lead from MLflow to git and DVC."""
+    names = ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV")
+    tags = {name: os.environ[name] for name in names if os.environ.get(name)}
+    with suppress(OSError):  # git is not installed
+        git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+        if git.returncode == 0:  # else: no repository, or no commit yet
+            tags["git_commit"] = tags["mlflow.source.git.commit"] = git.stdout.strip()
+    return tags
+
+
+def _status_after(error: BaseException) -> str:
+    """Return the MLflow status of a run that `error` ended."""
+    if isinstance(error, SystemExit):
+        if not error.code:
+            return "FINISHED"
+        return "KILLED" if isinstance(error.code, int) and error.code > 128 else "FAILED"
+    return "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+
+
+def _start_shipper(arguments: list[str], keep_open: int | None = None) -> subprocess.Popen[str]:
+    """Start lmlib.tracking.shipper in a session of its own, so that Ctrl-C is not for it.
+
+    `keep_open` is the journal's file: sharing it, trainer and shipper share its lock.
+    """
+    here = str(Path(lmlib.__file__).resolve().parents[1])
+    path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+    environment = {**SHIPPER_DEFAULTS, **os.environ}
+    environment |= {"PYTHONPATH": path, "MLFLOW_TRACKING_URI": tracking_uri()}
+    # -P: the root of the repository may hold another lmlib than the one of a temporary copy
+    command = [sys.executable, "-P", "-W", "ignore", "-m", "lmlib.tracking.shipper", *arguments]
+    return subprocess.Popen(
+        command,
+        cwd=root(),
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        pass_fds=() if keep_open is None else (keep_open,),
+    )
+
+
+def _relay_warnings(shipper: subprocess.Popen[str]) -> None:
+    """Log each line that `shipper` writes, until it ends."""
+    assert shipper.stderr is not None
+    with shipper.stderr as lines:
+        for line in lines:
+            logger.warning("tracking: %s", line.rstrip())
+    shipper.wait()

@@ -1,0 +1,457 @@
+"""The tracker's side: send journals to MLflow, in a process of its own (see lmlib.tracking).
+
+Run: python -m lmlib.tracking.shipper SPOOL [--journal NAME --trainer PID], from the root of the
+repository, with MLFLOW_TRACKING_URI set. With a journal it follows that one until its trainer has
+ended; without, it sends all that nobody holds.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import posixpath
+import re
+import shutil
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import mlflow.pyfunc
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    Experiment,
+    InputTag,
+    Metric,
+    Param,
+    RunTag,
+)
+from mlflow.entities import Run as MlflowRun
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+logger = logging.getLogger("lmlib.tracking")
+
+MAX_METRICS = 1000  # MLflow's limits for one log_batch
+MAX_PARAMS = 100
+FLUSH_EVERY_S = 2.0
+POLL_EVERY_S = 0.1
+MAX_PAUSE_S = 60.0  # between two tries at a tracker that does not answer
+PATIENCE_S = 15.0  # with another process that still sends this run, once the trainer has ended
+# What MLflow says of an event that it will refuse at every try; anything else may pass with time.
+REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
+# What lmlib imports to load a model and sample; MLflow's own inference of it takes seconds.
+SERVING_NEEDS = ("torch", "numpy", "numba", "regex", "safetensors", "jaxtyping", "ruamel.yaml")
+REGISTERED_NAME = "lm"
+BEST = "best"
+
+
+class Tracker:
+    """The MLflow store that MLFLOW_TRACKING_URI names."""
+
+    def __init__(self) -> None:
+        self.uri = os.environ["MLFLOW_TRACKING_URI"]
+        self.remote = self.uri.startswith(("http:", "https:"))
+        # Four processes that create a local database at once crash three of them.
+        self.lock = contextlib.nullcontext() if self.remote else FileLock("mlflow.db.lock")
+        with self.lock:
+            self.client = MlflowClient(self.uri, self.uri)
+            self.client.search_experiments(max_results=1)  # creates the database
+        self._experiment_ids: dict[str, str] = {}
+        mlflow.set_tracking_uri(self.uri)
+        mlflow.set_registry_uri(self.uri)
+
+    def experiment_id(self, name: str) -> str:
+        """Return the id of the experiment called `name`, made if it is missing."""
+        if name not in self._experiment_ids:
+            with self.lock:
+                self._experiment_ids[name] = self._experiment(name).experiment_id
+        return self._experiment_ids[name]
+
+    def _experiment(self, name: str) -> Experiment:
+        experiment = self.client.get_experiment_by_name(name)
+        if experiment is None:
+            # a server has its own place for artifacts; a local store would take ./mlruns
+            artifacts = None if self.remote else (Path.cwd() / "mlartifacts").as_uri()
+            try:
+                self.client.create_experiment(name, artifact_location=artifacts)
+            except MlflowException as error:  # another machine was faster
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            experiment = self.client.get_experiment_by_name(name)
+            assert experiment is not None
+        elif experiment.lifecycle_stage == "deleted":
+            self.client.restore_experiment(experiment.experiment_id)
+        return experiment
+
+    def find(self, experiment: str, fingerprint: str) -> MlflowRun | None:
+        """Return the run with the tag `fingerprint` in an experiment, None if there is none."""
+        runs = self.client.search_runs(
+            [self.experiment_id(experiment)],
+            f"tags.fingerprint = '{fingerprint}'",
+            max_results=1,
+            order_by=["attributes.start_time ASC"],
+        )
+        return runs[0] if runs else None
+
+
+class Journal:
+    """One journal on its way to MLflow: `read` what was appended, `send` what is pending."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file: BinaryIO = path.open("rb")
+        self.rest = b""  # a line still being written
+        self.pending: deque[dict[str, Any]] = deque()
+        self.opening: dict[str, Any] = {}
+        self.ended = False
+        self.time_ms = 0  # of the last event
+        self.run_id = ""  # "" while the run is not open
+        self.parent_id = ""
+        self.last_step: dict[str, int] = {}
+        self.tags: dict[str, str] = {}
+        self.monitor: SystemMetricsMonitor | None = None
+        self.refused = False
+
+    def read(self) -> None:
+        """Parse the lines appended since the last call."""
+        *lines, self.rest = (self.rest + self.file.read()).split(b"\n")
+        for line in lines:
+            try:
+                event = json.loads(line)
+            except ValueError:  # a machine that lost power leaves zeros
+                logger.warning("%s: a damaged line was skipped", self.path)
+                continue
+            self.time_ms = event["time_ms"]
+            self.ended |= event["kind"] == "end"
+            if event["kind"] == "open":
+                self.opening = event
+            else:
+                self.pending.append(event)
+
+    def send(self, tracker: Tracker) -> None:
+        """Send all pending events; after an exception those not confirmed are still pending."""
+        try:
+            if not self.run_id:
+                self._open(tracker)
+            while self.pending:
+                count, metrics = self._next_metrics()
+                try:
+                    if count:
+                        self._log_batches(tracker, self.run_id, metrics)
+                    else:
+                        count = 1
+                        self._send_event(tracker, self.pending[0])
+                except Exception as error:
+                    if not _is_final(error):
+                        raise
+                    if not self.refused:
+                        logger.warning("MLflow refused a part of %s: %s", self.path.name, error)
+                    self.refused = True
+                for _ in range(count):
+                    self.pending.popleft()
+        except BaseException:
+            self.run_id = ""  # ask again what the run holds: part of it may have arrived
+            raise
+
+    def close(self, tracker: Tracker) -> None:
+        """Delete the journal; a run whose process vanished without an `end` event is KILLED."""
+        self._stop_monitor()
+        if self.opening and not self.ended:
+            tracker.client.set_terminated(self.run_id, "KILLED", self.time_ms)
+        self.file.close()
+        shutil.rmtree(self.path.with_suffix(".files"), ignore_errors=True)
+        self.path.unlink()
+
+    def _stop_monitor(self) -> None:
+        if self.monitor is not None:
+            self.monitor.finish()
+
+    def _open(self, tracker: Tracker) -> None:
+        """Find or create the run, and learn which steps it holds."""
+        client, opening = tracker.client, self.opening
+        tags = opening["tags"] | {key: opening[key] for key in ("stage", "fingerprint")}
+        if opening["parent"]:
+            tags["parent_fingerprint"] = opening["parent"]
+            parent = tracker.find(opening["experiment"], opening["parent"])
+            if parent is not None:
+                self.parent_id = tags["mlflow.parentRunId"] = parent.info.run_id
+        if opening["dataset"]:
+            digest = opening["dataset"]["digest"]
+            tags["dataset_md5" if len(digest) == 32 else "dataset_sha256"] = digest
+        run = tracker.find(opening["experiment"], opening["fingerprint"])
+        if run is None:
+            run = client.create_run(
+                tracker.experiment_id(opening["experiment"]),
+                opening["time_ms"],
+                tags,
+                run_name=opening["name"],
+            )
+        run_id = run.info.run_id
+        renamed = opening["name"] if "DVC_EXP_NAME" in tags else None
+        client.update_run(run_id, "RUNNING", renamed)
+        client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        self._log_params(client, run, opening["params"])
+        if opening["dataset"]:
+            client.log_inputs(run_id, [_dataset_input(**opening["dataset"])])
+        if opening["system_metrics"] and not self.ended:
+            self._stop_monitor()  # its thread ends by itself when the tracker does not answer
+            self.monitor = SystemMetricsMonitor(run_id, resume_logging=True)
+            self.monitor.start()
+        # _metric_objs: the public `metrics` has the last values, not their steps
+        self.last_step = {metric.key: metric.step for metric in run.data._metric_objs}
+        self.tags = dict(run.data.tags)
+        self.run_id = run_id
+
+    def _log_params(self, client: MlflowClient, run: MlflowRun, params: dict[str, str]) -> None:
+        """Log params that the run does not have; MLflow would raise on one that has changed."""
+        new = {_name(key): value for key, value in params.items()}
+        held = run.data.params
+        changed = [key for key, value in new.items() if key in held and held[key] != value]
+        if changed:
+            logger.warning("run %s keeps its params %s", run.info.run_name, ", ".join(changed))
+        items = [Param(key, value) for key, value in new.items() if key not in held]
+        for start in range(0, len(items), MAX_PARAMS):
+            client.log_batch(run.info.run_id, params=items[start : start + MAX_PARAMS])
+
+    def _next_metrics(self) -> tuple[int, list[Metric]]:
+        """Return the number of `log` events at the front, and those of their metrics to store."""
+        metrics: list[Metric] = []
+        count = 0
+        for event in self.pending:
+            if event["kind"] != "log" or len(metrics) >= MAX_METRICS:
+                break
+            count += 1
+            for name, value in event["metrics"].items():
+                key = _name(name)
+                if event["step"] > self.last_step.get(key, -1):
+                    self.last_step[key] = event["step"]
+                    metrics.append(Metric(key, value, event["time_ms"], event["step"]))
+        return count, metrics
+
+    def _log_batches(self, tracker: Tracker, run_id: str, metrics: list[Metric]) -> None:
+        for start in range(0, len(metrics), MAX_METRICS):
+            tracker.client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS])
+
+    def _send_event(self, tracker: Tracker, event: dict[str, Any]) -> None:
+        client = tracker.client
+        target = self.parent_id if event.get("on_parent") and self.parent_id else self.run_id
+        match event["kind"]:
+            case "summary":
+                for run_id in {self.run_id, target}:
+                    self._log_summary(tracker, run_id, event)
+            case "tags":
+                tags = [RunTag(_name(key), value) for key, value in event["tags"].items()]
+                client.log_batch(self.run_id, tags=tags)
+            case "non_finite":
+                self._tag_non_finite(client, event)
+            case "artifact":
+                if Path(event["path"]).exists():  # else it went with an earlier, broken-off send
+                    client.log_artifact(target, event["path"], event["folder"] or None)
+            case "model":
+                if Path(event["model"]).exists():
+                    # where Model.log stores models
+                    mlflow.set_experiment(
+                        experiment_id=tracker.experiment_id(self.opening["experiment"])
+                    )
+                    _register(tracker, target, event)
+            case "end":
+                self._stop_monitor()
+                client.set_terminated(self.run_id, event["status"], event["time_ms"])
+
+    def _log_summary(self, tracker: Tracker, run_id: str, event: dict[str, Any]) -> None:
+        """Make the metrics of `event` the last values of the run, unless they already are."""
+        held = {m.key: m for m in tracker.client.get_run(run_id).data._metric_objs}
+        metrics = []
+        for name, value in event["metrics"].items():
+            key = _name(name)
+            if key not in held or held[key].value != value:
+                step = held[key].step if key in held else 0
+                metrics.append(Metric(key, value, event["time_ms"], step))
+        self._log_batches(tracker, run_id, metrics)
+
+    def _tag_non_finite(self, client: MlflowClient, event: dict[str, Any]) -> None:
+        """Add a metric to the tag `non_finite`, unless it is there from before a resume."""
+        places = [place for place in self.tags.get("non_finite", "").split(", ") if place]
+        if event["name"] not in [place.split(" at step ")[0] for place in places]:
+            at = "" if event["step"] is None else f" at step {event['step']}"
+            self.tags["non_finite"] = ", ".join([*places, event["name"] + at])
+            client.set_tag(self.run_id, "non_finite", self.tags["non_finite"])
+
+
+def _is_final(error: Exception) -> bool:
+    """Return whether every later try would fail too: such an event must not block the others."""
+    if isinstance(error, MlflowException):
+        return error.error_code in REFUSALS
+    return not isinstance(error, OSError)  # network and disk recover, a TypeError does not
+
+
+def _name(text: str) -> str:
+    """Return `text` as a name that MLflow takes."""
+    return posixpath.normpath(re.sub(r"[^\w.\- :/]", "_", text)).strip("./")[:250] or "unnamed"
+
+
+def _dataset_input(name: str, digest: str, source: str, context: str) -> DatasetInput:
+    # MLflow takes 36 characters of a digest; the tag has all of it
+    dataset = Dataset(name, digest[:36], "local", json.dumps({"uri": source}))
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
+
+
+def _register(tracker: Tracker, run_id: str, event: dict[str, Any]) -> None:
+    """Register the model of `event` for the run, and move the alias `best` if it is better."""
+    client, score = tracker.client, event["bits_per_byte"]
+    of_run = client.search_model_versions(f"name = '{REGISTERED_NAME}' and run_id = '{run_id}'")
+    if of_run:
+        version = of_run[0].version
+    else:
+        here = Path(__file__)
+        info = Model.log(
+            artifact_path=None,
+            name=REGISTERED_NAME,
+            flavor=mlflow.pyfunc,
+            run_id=run_id,
+            registered_model_name=REGISTERED_NAME,
+            python_model=str(here.with_name("serving.py")),
+            artifacts={"model": event["model"], "tokenizer": event["tokenizer"]},
+            code_paths=[str(here.parents[1])],
+            model_config=event["sampling"],
+            pip_requirements=[f"{name}=={version_of(name)}" for name in SERVING_NEEDS],
+        )
+        version = str(info.registered_model_version)
+    if score is None:
+        return
+    client.set_model_version_tag(REGISTERED_NAME, version, "bits_per_byte", str(score))
+    with tracker.lock:  # runs in parallel compare and move one at a time
+        aliases = client.get_registered_model(REGISTERED_NAME).aliases
+        best = float("inf")
+        if BEST in aliases:
+            holder = client.get_model_version(REGISTERED_NAME, aliases[BEST])
+            best = float(holder.tags.get("bits_per_byte", "inf"))
+        if score < best:
+            client.set_registered_model_alias(REGISTERED_NAME, BEST, version)
+
+
+def waiting(spool: Path, skip: str = "") -> Iterator[Path]:
+    """Yield the journals in `spool`, oldest first, but for the one named `skip`."""
+    return (path for path in sorted(spool.glob("*.jsonl")) if path.name != skip)
+
+
+def ship_left_over(path: Path, tracker: Tracker) -> bool:
+    """Send the journal of a process that is gone; return False if somebody still holds it."""
+    try:
+        journal = Journal(path)
+    except FileNotFoundError:  # another process has just sent it
+        return True
+    try:
+        fcntl.flock(journal.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        journal.file.close()
+        return False
+    if path.exists():
+        journal.read()
+        if journal.opening:
+            journal.send(tracker)
+        journal.close(tracker)
+    return True
+
+
+def follow(spool: Path, name: str, trainer: int) -> None:
+    """Send the journal `name` while its trainer writes it, after all that came before it."""
+    journal = Journal(spool / name)
+    tracker: Tracker | None = None
+    failures = 0
+    next_try = 0.0
+    over_since = 0.0
+    while True:
+        over = os.getppid() != trainer  # looked at first: nothing is written after it
+        journal.read()
+        over = over or journal.ended
+        now = time.monotonic()
+        over_since = over_since or (now if over else 0.0)
+        if over or now >= next_try:
+            try:
+                tracker = tracker or Tracker()
+                if ready(spool, journal, tracker):
+                    journal.send(tracker)
+                    if over:
+                        journal.close(tracker)
+                        return
+                    failures = 0
+                elif over and now > over_since + PATIENCE_S:
+                    logger.warning("another process still sends this run: %s waits", journal.path)
+                    return
+                next_try = time.monotonic() + FLUSH_EVERY_S
+            except Exception as error:  # noqa: BLE001  # whatever the tracker's client raises
+                if not failures:
+                    report(error, spool)
+                failures += 1
+                next_try = time.monotonic() + min(2.0**failures, MAX_PAUSE_S)
+                journal.read()
+                if journal.ended or os.getppid() != trainer:
+                    return  # one try, which may have hung, is enough
+        time.sleep(POLL_EVERY_S)
+
+
+def ready(spool: Path, journal: Journal, tracker: Tracker) -> bool:
+    """Send what earlier runs left; return False if one of this run or its parent is busy."""
+    if journal.run_id:
+        return True
+    family = {journal.opening["fingerprint"][:16], (journal.opening["parent"] or "")[:16]}
+    done = True
+    for path in waiting(spool, skip=journal.path.name):
+        if path.name < journal.path.name and not ship_left_over(path, tracker):
+            done = done and path.name.split("-")[1] not in family
+    return done
+
+
+def ship_all(spool: Path) -> None:
+    """Send every journal in `spool` that nobody holds."""
+    try:
+        tracker = Tracker()
+        for path in waiting(spool):
+            ship_left_over(path, tracker)
+    except Exception as error:  # noqa: BLE001  # whatever the tracker's client raises
+        report(error, spool)
+
+
+def report(error: Exception, spool: Path) -> None:
+    """Write one line about a tracker that does not take events."""
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    logger.warning(
+        "MLflow at %s takes no events now; nothing is lost or slowed, they wait in %s to be sent "
+        "later (%.300s)",
+        os.environ["MLFLOW_TRACKING_URI"],
+        spool,
+        reason,
+    )
+
+
+def main() -> None:
+    """Parse the command line, send, and write trouble to stderr, one line each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("spool", type=Path)
+    parser.add_argument("--journal")
+    parser.add_argument("--trainer", type=int)
+    arguments = parser.parse_args()
+    logger.addHandler(logging.StreamHandler(sys.stderr))
+    logging.raiseExceptions = False  # stderr may have gone with the trainer
+    os.nice(5)  # the training comes first
+    # MLflow's own talk (progress bars, notices, tracebacks it also raises) is not for the trainer
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
+        if arguments.journal:
+            follow(arguments.spool, arguments.journal, arguments.trainer)
+        else:
+            ship_all(arguments.spool)
+
+
+if __name__ == "__main__":
+    main()
