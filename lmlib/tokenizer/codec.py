@@ -1,0 +1,357 @@
+"""`Tokenizer`: text to token ids and back, in memory, as a stream, and from file to file."""
+
+import os
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmlib.tokenizer import engine, files
+from lmlib.tokenizer.engine import Encoder
+from lmlib.tokenizer.reference import apply_merges, apply_merges_long, pre_tokens
+from lmlib.tokenizer.splitting import Splitter, check_special_tokens, encode_strictly
+from lmlib.tokenizer.workers import map_in_order, open_executor
+
+PathLike = str | os.PathLike[str]
+AllowedSpecial = Literal["all", "none"] | set[str] | frozenset[str]
+OnProgress = Callable[[str, int, int], None]  # (what, bytes done, bytes in all)
+
+LONG_PRE_TOKEN = 100  # bytes; from here on a heap beats trying every pair again
+CACHE_SIZE = 1 << 16  # pre-tokens
+STREAM_CHARS = 1 << 15  # characters read ahead by encode_iterable, at most 4 bytes each
+CHUNK_BYTES = 1 << 22  # bytes of a file that one worker holds at a time
+
+
+class Tokenizer:
+    """Byte-level BPE with a fixed vocabulary.
+
+        vocab            id -> bytes; ids may have gaps
+        merges           pairs of tokens, the most important first
+        special_tokens   never split and never merged; where two overlap the longest match wins;
+                         those missing from the vocabulary get the next ids, in the order given
+        pattern          "gpt2", "cl100k", or a regular expression that finds pre-tokens
+
+    Raises ValueError when a merge uses or makes a token that is not in the vocabulary.
+    """
+
+    def __init__(
+        self,
+        vocab: Mapping[int, bytes],
+        merges: Sequence[tuple[bytes, bytes]],
+        special_tokens: Iterable[str] | None = None,
+        *,
+        pattern: str = "gpt2",
+    ) -> None:
+        self.vocab = dict(vocab)
+        self.merges = [(left, right) for left, right in merges]
+        self.pattern = pattern
+        self.special_tokens = check_special_tokens(special_tokens)
+        # of two ids with the same bytes the lower one is used
+        by_bytes = {token: token_id for token_id, token in sorted(self.vocab.items(), reverse=True)}
+        if self.vocab and min(self.vocab) < 0:
+            raise ValueError(f"vocab: id {min(self.vocab)} is negative; ids start at 0.")
+        for token in self.special_tokens:
+            if token.encode() not in by_bytes:
+                next_id = max(self.vocab, default=-1) + 1
+                self.vocab[next_id] = token.encode()
+                by_bytes[token.encode()] = next_id
+        self.special_ids = {token: by_bytes[token.encode()] for token in self.special_tokens}
+        self._byte_ids = [by_bytes.get(bytes([byte]), -1) for byte in range(256)]
+        self._merge_table = _merge_table(self.merges, by_bytes)
+        self._splitter = Splitter(pattern, self.special_tokens)
+        self._cache: dict[str, list[int]] = {}
+        self._encoder: Encoder | None = None
+        self._pickled: bytes | None = None
+
+    def __reduce__(self) -> tuple:
+        if self._pickled is None:
+            contents = (self.vocab, self.merges, self.special_tokens, self.pattern)
+            self._pickled = pickle.dumps(contents, pickle.HIGHEST_PROTOCOL)
+        return (_rebuild, (self._pickled,))
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the greatest id: the number of rows an embedding needs."""
+        return max(self.vocab, default=-1) + 1
+
+    @property
+    def dtype(self) -> type[np.unsignedinteger]:
+        """The smallest of uint16 and uint32 that holds every id."""
+        return np.uint16 if self.vocab_size <= 1 << 16 else np.uint32
+
+    # -- text to ids
+
+    def encode(self, text: str, *, allowed_special: AllowedSpecial = "all") -> list[int]:
+        """Return the ids of a text.
+
+        `allowed_special` names the special tokens to recognise; the others are ordinary text, so
+        that untrusted text cannot smuggle one in. Raises ValueError for an unknown name and for
+        a lone surrogate.
+        """
+        data = encode_strictly(text, "encode")
+        splitter = self._splitter_for(allowed_special)
+        if self._uses_engine(len(data)):
+            return self._get_encoder().encode(data, splitter).tolist()
+        return self._encode_plainly(text, splitter)
+
+    def encode_batch(
+        self, texts: Sequence[str], *, allowed_special: AllowedSpecial = "all"
+    ) -> list[NDArray[np.unsignedinteger]]:
+        """Return the ids of each text as an array of `dtype`."""
+        return [
+            np.array(self.encode(text, allowed_special=allowed_special), dtype=self.dtype)
+            for text in texts
+        ]
+
+    def encode_iterable(
+        self, iterable: Iterable[str], *, allowed_special: AllowedSpecial = "all"
+    ) -> Iterator[int]:
+        """Yield the ids of the joined text, whatever the chunks, in constant memory.
+
+        Reads ahead at most 128 kB of text, except where no cut is provably safe for longer: inside
+        one giant pre-token, and, with a custom pattern, between two special tokens.
+        """
+        splitter = self._splitter_for(allowed_special)
+        pending: list[str] = []
+        size = 0
+        goal = STREAM_CHARS
+        for chunk in iterable:
+            for at in range(0, len(chunk), STREAM_CHARS):
+                pending.append(chunk[at : at + STREAM_CHARS])
+                size += len(pending[-1])
+                if size < goal:
+                    continue
+                text = "".join(pending)
+                cut = splitter.last_cut(text)
+                yield from self._encode_piece(text[:cut], splitter)
+                pending, size = [text[cut:]], len(text) - cut
+                # Without a cut, look again only after as much text again: linear in all.
+                goal = max(STREAM_CHARS, 2 * size)
+        yield from self._encode_piece("".join(pending), splitter)
+
+    def encode_file(
+        self,
+        src: PathLike,
+        dst: PathLike,
+        *,
+        num_workers: int | None = None,
+        executor: Executor | None = None,
+        on_progress: OnProgress | None = None,
+        chunk_bytes: int = CHUNK_BYTES,
+    ) -> int:
+        """Encode the file `src` into the one-dimensional array file `dst`; return its length.
+
+        `dst` is a .npy of `dtype` for `np.load(dst, mmap_mode="r")`; it appears whole or not at
+        all. The file is read as bytes, about `chunk_bytes` per worker at a time; bytes that are
+        no UTF-8 are encoded one by one. `executor` may be any concurrent.futures.Executor whose
+        workers see the path `src`.
+        """
+        src, dst = Path(src), Path(dst)
+        if not src.is_file():
+            raise FileNotFoundError(f"{src}: no such file to encode; check the path.")
+        size = src.stat().st_size
+        in_threads = self._uses_engine(size)
+        if in_threads:
+            self._get_encoder()  # before any thread needs it
+        tasks = (
+            (self, in_threads, src, start, end)
+            for start, end in self._splitter.chunks(src, chunk_bytes)
+        )
+        part = dst.with_name(f".{dst.name}.part")
+        done = num_tokens = 0
+        try:
+            with part.open("wb") as file:
+                file.write(_npy_header(self.dtype, 0))
+                with open_executor(executor, num_workers, in_threads, size, chunk_bytes) as pool:
+                    for num_bytes, ids in map_in_order(pool, encode_chunk, tasks):
+                        ids.tofile(file)
+                        num_tokens += len(ids)
+                        done += num_bytes
+                        if on_progress:
+                            on_progress("encode", done, size)
+                file.seek(0)
+                file.write(_npy_header(self.dtype, num_tokens))
+            part.replace(dst)
+        finally:
+            part.unlink(missing_ok=True)
+        return num_tokens
+
+    def encode_bytes(self, data: bytes, *, use_engine: bool) -> NDArray[np.unsignedinteger]:
+        """Return the ids of bytes that need not be UTF-8, as an array of `dtype`."""
+        if use_engine:
+            return self._get_encoder().encode(data, self._splitter).astype(self.dtype)
+        text = data.decode("utf-8", "surrogateescape")
+        return np.array(self._encode_plainly(text, self._splitter), dtype=self.dtype)
+
+    # -- ids to text
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """Return the bytes of the tokens; raise ValueError for an id outside the vocabulary."""
+        ids = ids.tolist() if isinstance(ids, np.ndarray) else ids
+        try:
+            return b"".join(map(self.vocab.__getitem__, ids))
+        except KeyError as error:
+            raise ValueError(
+                f"decode: {error.args[0]} is not a token id; this vocabulary has ids from 0 to "
+                f"{self.vocab_size - 1}. Were the ids made with another tokenizer?"
+            ) from None
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of the tokens, with U+FFFD where they are no valid UTF-8."""
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    # -- files
+
+    def save(self, folder: PathLike) -> None:
+        """Write vocab.json, merges.txt, tokenizer.json (Hugging Face) and bpe.json."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        document = files.huggingface_json(self.vocab, self.merges, self.special_ids, self.pattern)
+        files.write_vocab_and_merges(folder, self.vocab, self.merges)
+        files.write_text(folder / "tokenizer.json", document)
+        files.write_config(folder, self.pattern, self.special_ids)
+
+    @classmethod
+    def load(cls, folder: PathLike) -> "Tokenizer":
+        """Return the tokenizer that `save` wrote."""
+        folder = Path(folder)
+        pattern, special_ids = files.read_config(folder)
+        vocab = files.read_vocab(folder / "vocab.json")
+        for token, token_id in special_ids.items():
+            if vocab.get(token_id) != token.encode():
+                raise ValueError(
+                    f"{folder}: bpe.json gives {token!r} the id {token_id}, vocab.json does not; "
+                    "the files belong to two tokenizers: save one of them again."
+                )
+        merges = files.read_merges(folder / "merges.txt")
+        return cls(vocab, merges, list(special_ids), pattern=pattern)
+
+    @classmethod
+    def from_files(
+        cls,
+        vocab_path: PathLike,
+        merges_path: PathLike,
+        special_tokens: Iterable[str] | None = None,
+        *,
+        pattern: str = "gpt2",
+    ) -> "Tokenizer":
+        """Return a tokenizer from files in GPT-2's format."""
+        vocab = files.read_vocab(Path(vocab_path))
+        merges = files.read_merges(Path(merges_path))
+        return cls(vocab, merges, special_tokens, pattern=pattern)
+
+    # -- the two ways to encode
+
+    def _splitter_for(self, allowed_special: AllowedSpecial) -> Splitter:
+        if isinstance(allowed_special, set | frozenset):
+            unknown = sorted(set(allowed_special) - set(self.special_tokens))
+            if unknown:
+                raise ValueError(
+                    f"allowed_special names {', '.join(map(repr, unknown))}, but the special "
+                    f"tokens are {self.special_tokens}; name one of these or pass 'all' or 'none'."
+                )
+            return _splitter(self.pattern, frozenset(allowed_special))
+        if allowed_special == "all":
+            return self._splitter
+        if allowed_special == "none":
+            return _splitter(self.pattern, frozenset())
+        raise ValueError(f"allowed_special is {allowed_special!r}; pass 'all', 'none' or a set.")
+
+    def _uses_engine(self, num_bytes: int) -> bool:
+        """Whether the kernels can and should encode a text of this size."""
+        return (
+            num_bytes >= engine.ENGINE_MIN_BYTES
+            and self.pattern in engine.ENGINE_PATTERNS
+            and min(self._byte_ids) >= 0
+        )
+
+    def _get_encoder(self) -> Encoder:
+        if self._encoder is None:
+            self._encoder = Encoder(
+                self.pattern, self._byte_ids, self._merge_table, self.special_ids
+            )
+        return self._encoder
+
+    def _encode_piece(self, text: str, splitter: Splitter) -> list[int]:
+        encode_strictly(text, "encode_iterable")
+        return self._encode_plainly(text, splitter)
+
+    def _encode_plainly(self, text: str, splitter: Splitter) -> list[int]:
+        """Return the ids of a text, in which surrogates stand for bytes that are no UTF-8."""
+        ids: list[int] = []
+        cache = self._cache
+        for piece, is_special in splitter.parts(text):
+            if is_special:
+                ids.append(self.special_ids[piece])
+                continue
+            for pre_token in pre_tokens(piece, self.pattern):
+                known = cache.get(pre_token)
+                if known is None:
+                    known = self._merge(pre_token.encode("utf-8", "surrogateescape"))
+                    if len(cache) >= CACHE_SIZE:
+                        cache.clear()
+                    if len(pre_token) < LONG_PRE_TOKEN:
+                        cache[pre_token] = known
+                ids.extend(known)
+        return ids
+
+    def _merge(self, pre_token: bytes) -> list[int]:
+        """Return the ids of one pre-token."""
+        ids = [self._byte_ids[byte] for byte in pre_token]
+        if min(ids) < 0:
+            byte = pre_token[ids.index(-1)]
+            raise ValueError(
+                f"the vocabulary has no token for the byte 0x{byte:02X} of {pre_token[:50]!r}; "
+                "add the 256 single bytes to it."
+            )
+        merge = apply_merges if len(ids) < LONG_PRE_TOKEN else apply_merges_long
+        return merge(ids, self._merge_table)
+
+
+def encode_chunk(
+    tokenizer: Tokenizer, use_engine: bool, path: Path, start: int, end: int
+) -> tuple[int, NDArray[np.unsignedinteger]]:
+    """Return the number of bytes and the ids of one byte range of a file."""
+    with path.open("rb") as file:
+        file.seek(start)
+        return end - start, tokenizer.encode_bytes(file.read(end - start), use_engine=use_engine)
+
+
+@lru_cache(maxsize=2)
+def _rebuild(pickled: bytes) -> Tokenizer:
+    """Return the tokenizer that was pickled; a worker that gets it again builds it once."""
+    vocab, merges, special_tokens, pattern = pickle.loads(pickled)
+    return Tokenizer(vocab, merges, special_tokens, pattern=pattern)
+
+
+@lru_cache(maxsize=32)
+def _splitter(pattern: str, special_tokens: frozenset[str]) -> Splitter:
+    return Splitter(pattern, special_tokens)
+
+
+def _merge_table(
+    merges: Sequence[tuple[bytes, bytes]], by_bytes: Mapping[bytes, int]
+) -> dict[tuple[int, int], tuple[int, int]]:
+    """Return (left id, right id) -> (rank, merged id)."""
+    table: dict[tuple[int, int], tuple[int, int]] = {}
+    for rank, (left, right) in enumerate(merges):
+        for token in (left, right, left + right):
+            if token not in by_bytes:
+                raise ValueError(
+                    f"merge {rank} joins {left!r} and {right!r}, but {token!r} is not in the "
+                    "vocabulary; give the vocab and the merges of one tokenizer."
+                )
+        pair = by_bytes[left], by_bytes[right]
+        table.setdefault(pair, (rank, by_bytes[left + right]))
+    return table
+
+
+def _npy_header(dtype: type[np.unsignedinteger], length: int) -> bytes:
+    """Return the 128-byte header of a one-dimensional .npy file of format 1.0."""
+    fields = f"{{'descr': '{np.dtype(dtype).str}', 'fortran_order': False, 'shape': ({length},), }}"
+    return b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + fields.ljust(117).encode() + b"\n"

@@ -1,0 +1,64 @@
+r"""Named pre-token patterns, and where each lets a text be cut in two.
+
+A pattern splits text into pre-tokens; no merge crosses their borders. Any other string that is
+given as a pattern is taken as a regular expression in the syntax of the `regex` package.
+
+A *cut* is a place where the two sides, split separately, give the pre-tokens of the whole. For
+a named pattern the two characters around the place decide, and `cut` matches where it is safe:
+
+- The left character is a letter or a number and the right one is of another class. Runs of
+  letters and of numbers contain nothing else, so the pre-token ends here whatever follows, and
+  no alternative that starts left of here looks further (only a run of spaces looks ahead).
+- The left character is no white space and the right one is. In `gpt2` white space stands only at
+  the start of a pre-token. In `cl100k` punctuation takes the line ends after it along, hence
+  `[^\S\r\n]` there.
+
+An apostrophe before a letter is never a cut, since "'ll" may begin there; nor is white space
+before anything, since ` ?` and `\s+(?!\S)` bind it to what follows.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import regex
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """How to split text into pre-tokens; `cut` is empty where no place is provably safe."""
+
+    split: str
+    cut: str
+
+
+PATTERNS = {
+    # Radford et al. 2019, the encoder.py of GPT-2
+    "gpt2": Pattern(
+        split=r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+        cut=r"(?<=\p{L})(?=\P{L})|(?<=\p{N})(?=\P{N})|(?<=\S)(?=\s)",
+    ),
+    # cl100k_base of OpenAI's tiktoken 0.14 (GPT-3.5, GPT-4), its `$` written `(?![\s\S])`, which
+    # means the very end of the text in every dialect
+    "cl100k": Pattern(
+        split=(
+            r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}"
+            r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s++(?![\s\S])|\s*[\r\n]|\s+(?!\S)|\s+"
+        ),
+        cut=r"(?<=\p{L})(?=\P{L})|(?<=\p{N})(?=\P{N})|(?<=\S)(?=[^\S\r\n])",
+    ),
+}
+
+
+@lru_cache(maxsize=32)
+def find_pattern(name_or_regex: str) -> Pattern:
+    """Return the named pattern, or a custom one; raise ValueError for an invalid expression."""
+    if name_or_regex in PATTERNS:
+        return PATTERNS[name_or_regex]
+    try:
+        regex.compile(name_or_regex)
+    except regex.error as error:
+        raise ValueError(
+            f"pattern {name_or_regex!r} is not a valid regular expression: {error}. Give "
+            f"{' or '.join(map(repr, PATTERNS))}, or an expression in the `regex` package's syntax."
+        ) from error
+    return Pattern(split=name_or_regex, cut="")

@@ -1,0 +1,96 @@
+"""Saved tokenizers: what is written, what is read, what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lmlib.tokenizer import Tokenizer
+from lmlib.tokenizer.files import byte_symbols
+from tests.tokenizer.conftest import END
+
+BYTES = {byte: bytes([byte]) for byte in range(256)}
+
+
+def test_byte_symbols_by_hand() -> None:
+    """What prints is itself; NUL, line feed, space and DEL are the next characters from U+0100."""
+    symbols = byte_symbols()
+    assert len(set(symbols)) == 256
+    assert [symbols[byte] for byte in b"\x00\n A\x7f\xa1\xad\xff"] == list("ĀĊĠAġ¡Ńÿ")
+
+
+@pytest.mark.parametrize("pattern", ["gpt2", "cl100k", r"\w+|\W"])
+def test_load_gives_back_what_was_saved(
+    tokenizer: Tokenizer, corpus: str, tmp_path: Path, pattern: str
+) -> None:
+    ours = Tokenizer(tokenizer.vocab, tokenizer.merges, [END, "<a b>"], pattern=pattern)
+    ours.save(tmp_path / "new" / "folder")
+    loaded = Tokenizer.load(tmp_path / "new" / "folder")
+    assert (loaded.vocab, loaded.merges) == (ours.vocab, ours.merges)
+    assert (loaded.pattern, loaded.special_ids) == (pattern, ours.special_ids)
+    assert loaded.encode(corpus) == ours.encode(corpus)
+
+
+def test_saving_twice_writes_the_same_bytes(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        tokenizer.save(tmp_path / name)
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+        *["bpe.json", "merges.txt", "tokenizer.json", "vocab.json"]
+    ]
+
+
+def test_from_files_reads_the_format_of_gpt2(tmp_path: Path) -> None:
+    """With the version line and the special token as GPT-2 has them, and Windows line ends."""
+    vocab = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
+    vocab |= {"Ġt": 256, "#version": 257, "<|endoftext|>": 258}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
+    (tmp_path / "merges.txt").write_bytes("#version: 0.2\r\nĠ t\r\n".encode())
+    ours = Tokenizer.from_files(tmp_path / "vocab.json", tmp_path / "merges.txt", [END])
+    assert ours.merges == [(b" ", b"t")]
+    assert ours.encode("a t" + END) == [97, 256, 258]
+    assert ours.vocab_size == 259
+
+
+def test_special_token_that_is_also_a_merge(tmp_path: Path) -> None:
+    """Both share an id, in Hugging Face's file too."""
+    tokenizers = pytest.importorskip("tokenizers")
+    vocab = BYTES | {256: b" t", 257: b" th"}
+    ours = Tokenizer(vocab, [(b" ", b"t"), (b" t", b"h")], [" t"])
+    ours.save(tmp_path)
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    for text in ("a th", " t t", "\u0120t"):
+        assert theirs.encode(text).ids == ours.encode(text)
+
+
+def test_errors_name_the_file(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"bpe\.json: no such file; give the path"):
+        Tokenizer.load(tmp_path)
+    tokenizer.save(tmp_path)
+    vocab, merges = tmp_path / "vocab.json", tmp_path / "merges.txt"
+    merges.write_text("a b c\n")
+    with pytest.raises(ValueError, match=r"merges\.txt, line 1: 'a b c' should be two tokens"):
+        Tokenizer.load(tmp_path)
+    vocab.write_text('{"a": 1}')
+    with pytest.raises(ValueError, match="the files belong to two tokenizers"):
+        Tokenizer.load(tmp_path)
+    for text, message in (
+        ("{", "not valid JSON"),
+        ("[]", "holds a list, not an object"),
+        ('{"a": "x"}', "every value should be a token id"),
+        ('{"a": 1, "b": 1}', "two tokens have the same id"),
+    ):
+        vocab.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            Tokenizer.from_files(vocab, merges)
+    (tmp_path / "bpe.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"bpe\.json: needs a text `pattern`"):
+        Tokenizer.load(tmp_path)
+
+
+def test_what_no_file_can_hold_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="same bytes under two ids"):
+        Tokenizer(BYTES | {256: b"a"}, []).save(tmp_path)
+    with pytest.raises(ValueError, match=r"special token 'é' looks in tokenizer\.json like"):
+        Tokenizer(BYTES, [], ["é"]).save(tmp_path)

@@ -1,0 +1,60 @@
+"""The reference against what one would write on a blackboard."""
+
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lmlib.tokenizer.reference import (
+    apply_merges,
+    apply_merges_long,
+    count_pre_tokens,
+    learn_merges,
+)
+from lmlib.tokenizer.splitting import Splitter
+from tests.tokenizer.strategies import brute_force_merges
+
+small_words = st.dictionaries(
+    st.text("ab\xe9 ", min_size=1, max_size=12).map(str.encode), st.integers(1, 4), max_size=8
+)
+
+
+def test_learn_merges_by_hand() -> None:
+    """The example of Sennrich et al.: low x5, lower x2, widest x3, newest x6."""
+    words = {b"low": 5, b"lower": 2, b"widest": 3, b"newest": 6}
+    assert learn_merges(words, 6) == [
+        *[(b"s", b"t"), (b"e", b"st"), (b"o", b"w"), (b"l", b"ow"), (b"w", b"est"), (b"n", b"e")]
+    ]
+
+
+def test_ties_go_to_the_greater_pair_of_bytes() -> None:
+    """A space is the smallest here, though GPT-2 writes it as the great character U+0120."""
+    assert learn_merges({b" a": 1, b"ba": 1}, 1) == [(b"b", b"a")]
+
+
+@settings(deadline=None)
+@given(small_words, st.integers(0, 30))
+def test_learn_merges_equals_brute_force(words: dict[bytes, int], num_merges: int) -> None:
+    assert learn_merges(words, num_merges) == brute_force_merges(Counter(words), num_merges)
+
+
+def test_special_tokens_are_not_counted() -> None:
+    counts = count_pre_tokens(b"a<x>a b\xff<x><x>", Splitter("gpt2", ["<x>"]))
+    assert counts == {b"a": 2, b" b": 1, b"\xff": 1}
+
+
+merge_tables = st.dictionaries(
+    st.tuples(st.integers(0, 5), st.integers(0, 5)),
+    st.tuples(st.integers(0, 10), st.integers(0, 5)),
+    max_size=12,
+)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 5), max_size=30), merge_tables)
+def test_the_heap_merges_as_plainly(
+    ids: list[int], table: dict[tuple[int, int], tuple[int, int]]
+) -> None:
+    """Also for tables that no training would give: ranks in any order, ranks that tie."""
+    ranked = {pair: (rank, merged) for rank, (pair, (_, merged)) in enumerate(table.items())}
+    assert apply_merges_long(ids, ranked) == apply_merges(ids, ranked)
