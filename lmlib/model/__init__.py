@@ -1,0 +1,20 @@
+"""The Transformer language model and its layers."""
+
+from lmlib.model.attention import MultiHeadSelfAttention, scaled_dot_product_attention
+from lmlib.model.layers import Embedding, Linear, RMSNorm, SiLUFeedForward, SwiGLU
+from lmlib.model.rope import RotaryEmbedding
+from lmlib.model.transformer import ModelParams, TransformerBlock, TransformerLM
+
+__all__ = [
+    "Embedding",
+    "Linear",
+    "ModelParams",
+    "MultiHeadSelfAttention",
+    "RMSNorm",
+    "RotaryEmbedding",
+    "SiLUFeedForward",
+    "SwiGLU",
+    "TransformerBlock",
+    "TransformerLM",
+    "scaled_dot_product_attention",
+]

@@ -1,0 +1,86 @@
+"""Scaled dot-product attention and its multi-head, causal form."""
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from lmlib.functional import softmax
+from lmlib.model.layers import Linear
+from lmlib.model.rope import RotaryEmbedding
+
+AttentionKernel = Literal["sdpa", "plain"]
+
+
+def scaled_dot_product_attention(
+    Q: Float[Tensor, "... queries d_k"],  # Q, K, V as in the paper
+    K: Float[Tensor, "... keys d_k"],
+    V: Float[Tensor, "... keys d_v"],
+    mask: Bool[Tensor, "... queries keys"] | None = None,
+) -> Float[Tensor, "... queries d_v"]:
+    """Return softmax(Q K^T / sqrt(d_k)) V; where `mask` is False a query may not attend.
+
+    A query that may attend to no key gets NaN, the softmax of nothing.
+
+    Source:  Vaswani et al. 2017, arXiv:1706.03762, equation 1.
+    """
+    scores = Q @ K.transpose(-2, -1) / math.sqrt(Q.shape[-1])
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return softmax(scores, dim=-1) @ V
+
+
+class MultiHeadSelfAttention(nn.Module):
+    """Causal multi-head self-attention: each token attends to itself and to those before it.
+
+    kernel:  `plain` computes what `scaled_dot_product_attention` above writes out, with the whole
+             (seq, seq) matrix of scores in memory; `sdpa` uses PyTorch's fused kernel.
+    rope:    rotates queries and keys; None for a model without position embedding.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        num_heads: int,
+        *,
+        rope: RotaryEmbedding | None = None,
+        kernel: AttentionKernel = "sdpa",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if d_model % num_heads:
+            raise ValueError(
+                f"MultiHeadSelfAttention: d_model={d_model} is not divisible by "
+                f"num_heads={num_heads}"
+            )
+        self.num_heads = num_heads
+        self.kernel = kernel
+        self.rope = rope
+        self.q_proj = Linear(d_model, d_model, generator=generator)
+        self.k_proj = Linear(d_model, d_model, generator=generator)
+        self.v_proj = Linear(d_model, d_model, generator=generator)
+        self.output_proj = Linear(d_model, d_model, generator=generator)
+
+    def forward(
+        self,
+        x: Float[Tensor, "... seq d_model"],
+        token_positions: Int[Tensor, "... seq"] | None = None,
+    ) -> Float[Tensor, "... seq d_model"]:
+        """Return the attended values; positions are (seq,), (1, seq) or (batch, seq)."""
+        Q, K, V = (
+            projection(x).unflatten(-1, (self.num_heads, -1)).transpose(-3, -2)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )  # each (..., heads, seq, d_head)
+        if self.rope is not None:
+            if token_positions is not None and token_positions.ndim > 1:
+                token_positions = token_positions.unsqueeze(-2)  # the same for every head
+            Q, K = self.rope(Q, token_positions), self.rope(K, token_positions)
+        if self.kernel == "sdpa":
+            attended = nn.functional.scaled_dot_product_attention(Q, K, V, is_causal=True)
+        else:
+            seq = x.shape[-2]
+            causal = torch.ones(seq, seq, dtype=torch.bool, device=x.device).tril()
+            attended = scaled_dot_product_attention(Q, K, V, causal)
+        return self.output_proj(attended.transpose(-3, -2).flatten(-2))

@@ -1,0 +1,135 @@
+"""Layers of the Transformer language model."""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lmlib.functional import silu
+
+
+class Linear(nn.Module):
+    """Linear map without bias: y = x W^T, with W of shape (d_out, d_in).
+
+    Initialised from a normal of variance 2 / (d_in + d_out), cut at three standard deviations
+    (Glorot & Bengio 2010).
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        *,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(d_out, d_in, device=device, dtype=dtype))
+        std = math.sqrt(2.0 / (d_in + d_out))
+        nn.init.trunc_normal_(self.weight, 0.0, std, -3 * std, 3 * std, generator=generator)
+
+    def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
+        """Return x W^T; raise ValueError when the last axis of x is not d_in."""
+        if x.shape[-1] != self.weight.shape[1]:
+            raise ValueError(
+                f"Linear: x has shape {tuple(x.shape)}, its last axis should be "
+                f"d_in={self.weight.shape[1]}. Move the feature axis last before the call."
+            )
+        return x @ self.weight.T
+
+
+class Embedding(nn.Module):
+    """A learned vector for each token id, drawn from N(0, std**2) cut at three deviations."""
+
+    def __init__(
+        self,
+        vocab_size: int,
+        d_model: int,
+        *,
+        std: float = 1.0,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocab_size, d_model, device=device, dtype=dtype))
+        nn.init.trunc_normal_(self.weight, 0.0, std, -3 * std, 3 * std, generator=generator)
+
+    def forward(self, token_ids: Int[Tensor, "..."]) -> Float[Tensor, "... d_model"]:
+        """Return the row of each token id; raise IndexError (on CPU) for an id out of range."""
+        rows = self.weight.index_select(0, token_ids.flatten())
+        return rows.view(*token_ids.shape, self.weight.shape[1])
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation over the last axis, with a learned gain and no centring.
+
+        y = x / sqrt(mean(x**2) + eps) * weight          any leading axes; eps in units of x**2
+
+    Dtype:   computed in float32 or wider, returned in x.dtype (300**2 overflows float16).
+    Source:  Zhang & Sennrich 2019, arXiv:1910.07467; the paper has no eps, Llama adds it.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        eps: float = 1e-5,
+        *,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(d_model, device=device, dtype=dtype))
+
+    def forward(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
+        """Return x normalised; raise ValueError when its last axis is not d_model."""
+        if x.shape[-1] != self.weight.shape[0]:
+            raise ValueError(
+                f"RMSNorm: x has shape {tuple(x.shape)}, its last axis should be "
+                f"d_model={self.weight.shape[0]}. Move the feature axis last before the call."
+            )
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean_square = wide.square().mean(dim=-1, keepdim=True)  # (..., 1)
+        return (wide * torch.rsqrt(mean_square + self.eps) * self.weight).to(x.dtype)
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward network: w2(silu(w1 x) * w3 x), each w a Linear.
+
+    Source:  Shazeer 2020, arXiv:2002.05202.
+    """
+
+    def __init__(
+        self, d_model: int, d_ff: int, *, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        self.w1 = Linear(d_model, d_ff, generator=generator)
+        self.w2 = Linear(d_ff, d_model, generator=generator)
+        self.w3 = Linear(d_model, d_ff, generator=generator)
+
+    def forward(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
+        """Return the gated projection of each vector."""
+        return self.w2(silu(self.w1(x)) * self.w3(x))
+
+
+class SiLUFeedForward(nn.Module):
+    """Feed-forward network without a gate: w2(silu(w1 x)).
+
+    Its hidden size is 3/2 d_ff, so that its two matrices hold as many weights as the three of
+    a SwiGLU of size d_ff.
+    """
+
+    def __init__(
+        self, d_model: int, d_ff: int, *, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        hidden = d_ff * 3 // 2
+        self.w1 = Linear(d_model, hidden, generator=generator)
+        self.w2 = Linear(hidden, d_model, generator=generator)
+
+    def forward(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
+        """Return the projection of each vector."""
+        return self.w2(silu(self.w1(x)))

@@ -1,0 +1,53 @@
+"""Rotary position embedding."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+class RotaryEmbedding(nn.Module):
+    """Rotate the pairs (2k, 2k+1) of a head by angle position * theta**(-2k / d_head).
+
+    The tables of cosines and sines, (max_positions, d_head / 2) each, are made once in float32,
+    follow the module to its device, and are not saved with it.
+
+    Source:  Su et al. 2021, arXiv:2104.09864; pairs are interleaved as in the paper (Llama's
+             Hugging Face checkpoints pair k with k + d_head / 2 instead).
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(
+        self, d_head: int, max_positions: int, theta: float, *, device: torch.device | None = None
+    ) -> None:
+        super().__init__()
+        if d_head % 2:
+            raise ValueError(f"RotaryEmbedding: d_head is {d_head}; pairs need an even head size")
+        exponents = torch.arange(0, d_head, 2, dtype=torch.float64) / d_head
+        angles = torch.outer(torch.arange(max_positions, dtype=torch.float64), theta**-exponents)
+        self.register_buffer("cos", angles.cos().float().to(device), persistent=False)
+        self.register_buffer("sin", angles.sin().float().to(device), persistent=False)
+
+    def forward(
+        self, x: Float[Tensor, "... seq d_head"], token_positions: Int[Tensor, "... seq"] | None
+    ) -> Float[Tensor, "... seq d_head"]:
+        """Return x rotated, in x.dtype; positions default to 0, 1, 2, ...
+
+        `token_positions` broadcasts against the leading axes of x. Raises ValueError when the
+        sequence is longer than the tables and no positions are given; IndexError (on CPU) for a
+        given position beyond the tables.
+        """
+        seq = x.shape[-2]
+        if token_positions is None:
+            if seq > self.cos.shape[0]:
+                raise ValueError(
+                    f"RotaryEmbedding: a sequence of {seq} tokens is longer than the "
+                    f"{self.cos.shape[0]} positions this model was made for"
+                )
+            cos, sin = self.cos[:seq], self.sin[:seq]
+        else:
+            cos, sin = self.cos[token_positions], self.sin[token_positions]
+        even, odd = x[..., 0::2], x[..., 1::2]
+        rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+        return rotated.flatten(-2).to(x.dtype)

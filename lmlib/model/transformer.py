@@ -1,0 +1,152 @@
+"""The decoder-only Transformer language model."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lmlib.model.attention import AttentionKernel, MultiHeadSelfAttention
+from lmlib.model.layers import Embedding, Linear, RMSNorm, SiLUFeedForward, SwiGLU
+from lmlib.model.rope import RotaryEmbedding
+
+
+@dataclass(frozen=True)
+class ModelParams:
+    """Shape of the Transformer: the section `model` of params.yaml.
+
+    The size of the vocabulary is not here: it is the tokenizer's.
+    """
+
+    context_length: int
+    d_model: int
+    num_layers: int
+    num_heads: int
+    d_ff: int
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-5
+    norm: Literal["pre", "post", "none"] = "pre"
+    position: Literal["rope", "none"] = "rope"
+    ffn: Literal["swiglu", "silu"] = "swiglu"
+    tie_embeddings: bool = False
+    attention: AttentionKernel = "sdpa"
+
+    def __post_init__(self) -> None:
+        for name in ("context_length", "d_model", "num_layers", "num_heads", "d_ff"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("rope_theta", "norm_eps"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if self.d_model % self.num_heads:
+            raise ValueError(
+                f"d_model is {self.d_model}, not divisible by num_heads {self.num_heads}; "
+                "each head takes an equal part of d_model"
+            )
+        if self.position == "rope" and (self.d_model // self.num_heads) % 2:
+            raise ValueError(
+                f"d_model {self.d_model} / num_heads {self.num_heads} gives heads of size "
+                f"{self.d_model // self.num_heads}; RoPE rotates pairs and needs an even size "
+                "(or position: none)"
+            )
+
+
+class TransformerBlock(nn.Module):
+    """Attention and feed-forward network, each with a residual connection.
+
+    norm=pre   x + f(norm(x))     Xiong et al. 2020, arXiv:2002.04745
+    norm=post  norm(x + f(x))     Vaswani et al. 2017
+    norm=none  x + f(x)
+    """
+
+    def __init__(
+        self,
+        params: ModelParams,
+        rope: RotaryEmbedding | None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.post = params.norm == "post"
+        self.ln1 = _norm(params)
+        self.attn = MultiHeadSelfAttention(
+            params.d_model,
+            params.num_heads,
+            rope=rope,
+            kernel=params.attention,
+            generator=generator,
+        )
+        self.ln2 = _norm(params)
+        feed_forward = SwiGLU if params.ffn == "swiglu" else SiLUFeedForward
+        self.ffn = feed_forward(params.d_model, params.d_ff, generator=generator)
+
+    def forward(
+        self,
+        x: Float[Tensor, "... seq d_model"],
+        token_positions: Int[Tensor, "... seq"] | None = None,
+    ) -> Float[Tensor, "... seq d_model"]:
+        """Return the block's output, shaped as x."""
+        if self.post:
+            x = self.ln1(x + self.attn(x, token_positions))
+            return self.ln2(x + self.ffn(x))
+        x = x + self.attn(self.ln1(x), token_positions)
+        return x + self.ffn(self.ln2(x))
+
+
+def _norm(params: ModelParams) -> nn.Module:
+    if params.norm == "none":
+        return nn.Sequential()  # passes x on as it is
+    return RMSNorm(params.d_model, params.norm_eps)
+
+
+class TransformerLM(nn.Module):
+    """Decoder-only Transformer: token ids (..., seq) to logits (..., seq, vocab_size).
+
+    Weights are drawn on the CPU from a generator seeded with `seed`, so that a seed gives the
+    same model on every device. With `params.tie_embeddings` the output uses the embedding matrix
+    (Press & Wolf 2017, arXiv:1608.05859); its rows are then drawn with the variance of a Linear,
+    or the first logits would have variance d_model.
+    """
+
+    def __init__(self, params: ModelParams, vocab_size: int, *, seed: int = 0) -> None:
+        super().__init__()
+        if vocab_size < 1:
+            raise ValueError(f"TransformerLM: vocab_size is {vocab_size}; it must be at least 1")
+        self.params = params
+        self.vocab_size = vocab_size
+        generator = torch.Generator().manual_seed(seed)
+        std = (2.0 / (vocab_size + params.d_model)) ** 0.5 if params.tie_embeddings else 1.0
+        self.token_embeddings = Embedding(vocab_size, params.d_model, std=std, generator=generator)
+        rope = None
+        if params.position == "rope":
+            rope = RotaryEmbedding(
+                params.d_model // params.num_heads, params.context_length, params.rope_theta
+            )
+        self.layers = nn.ModuleList(
+            TransformerBlock(params, rope, generator) for _ in range(params.num_layers)
+        )
+        # post-norm blocks end in a norm of their own
+        self.ln_final = _norm(params) if params.norm == "pre" else nn.Sequential()
+        self.lm_head = Linear(params.d_model, vocab_size, generator=generator)
+        if params.tie_embeddings:
+            self.lm_head.weight = self.token_embeddings.weight
+
+    def forward(
+        self,
+        token_ids: Int[Tensor, "... seq"],
+        token_positions: Int[Tensor, "... seq"] | None = None,
+    ) -> Float[Tensor, "... seq vocab"]:
+        """Return logits for the token after each position; raise ValueError if seq is too long."""
+        if token_ids.shape[-1] > self.params.context_length:
+            raise ValueError(
+                f"TransformerLM: {token_ids.shape[-1]} tokens do not fit context_length="
+                f"{self.params.context_length}; pass the last {self.params.context_length}"
+            )
+        x = self.token_embeddings(token_ids)
+        for layer in self.layers:
+            x = layer(x, token_positions)
+        return self.lm_head(self.ln_final(x))
+
+    def num_parameters(self) -> int:
+        """Return the number of trained weights, tied ones once."""
+        return sum(parameter.numel() for parameter in self.parameters())

@@ -1,0 +1,306 @@
+"""lmlib/model/transformer.py: parameters, block and language model."""
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from lmlib.functional import cross_entropy
+from lmlib.model import ModelParams, TransformerBlock, TransformerLM
+
+VOCAB_SIZE = 50
+VARIATIONS = [
+    {"norm": norm, "position": position, "ffn": ffn, "tie_embeddings": tie}
+    for norm, position, ffn, tie in itertools.product(
+        ("pre", "post", "none"), ("rope", "none"), ("swiglu", "silu"), (False, True)
+    )
+]
+each_variation = pytest.mark.parametrize(
+    "changes", VARIATIONS, ids=lambda changes: "-".join(map(str, changes.values()))
+)
+
+
+def params(**changes: Any) -> ModelParams:
+    sizes: dict[str, Any] = {
+        "context_length": 12,
+        "d_model": 16,
+        "num_layers": 2,
+        "num_heads": 2,
+        "d_ff": 24,
+    }
+    return ModelParams(**(sizes | changes))
+
+
+def model(vocab_size: int = VOCAB_SIZE, seed: int = 0, **changes: Any) -> TransformerLM:
+    return TransformerLM(params(**changes), vocab_size, seed=seed)
+
+
+def random_ids(*shape: int, vocab_size: int = VOCAB_SIZE, seed: int = 0) -> Tensor:
+    return torch.randint(vocab_size, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def randomise_gains(module: torch.nn.Module) -> None:
+    """Gains of 1 would hide a norm that is left out, or applied twice."""
+    generator = torch.Generator().manual_seed(1)
+    for parameter in module.parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5, generator=generator)
+
+
+def interleaved(weight: Tensor, num_heads: int) -> Tensor:
+    """Rows k and k + d_head / 2 of each head, a pair there, become rows 2k and 2k + 1."""
+    return weight.unflatten(0, (num_heads, 2, -1)).transpose(1, 2).flatten(0, 2)
+
+
+@pytest.mark.parametrize("tie", [False, True])
+@pytest.mark.parametrize("rope_theta", [10_000.0, 500.0])
+def test_logits_equal_those_of_hugging_face_llama(rope_theta: float, tie: bool) -> None:
+    """The same weights; gains made unequal to 1, and an eps large enough to be seen."""
+    config = LlamaConfig(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=12,
+        rms_norm_eps=1e-3,
+        rope_parameters={"rope_type": "default", "rope_theta": rope_theta},
+        tie_word_embeddings=tie,
+        initializer_range=0.3,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        llama = LlamaForCausalLM(config).eval()
+    randomise_gains(llama)
+    theirs = llama.state_dict()
+    ours = {
+        "token_embeddings.weight": theirs["model.embed_tokens.weight"],
+        "ln_final.weight": theirs["model.norm.weight"],
+        "lm_head.weight": theirs["lm_head.weight"],
+    }
+    names = {
+        "ln1": "input_layernorm",
+        "ln2": "post_attention_layernorm",
+        "attn.q_proj": "self_attn.q_proj",
+        "attn.k_proj": "self_attn.k_proj",
+        "attn.v_proj": "self_attn.v_proj",
+        "attn.output_proj": "self_attn.o_proj",
+        "ffn.w1": "mlp.gate_proj",
+        "ffn.w2": "mlp.down_proj",
+        "ffn.w3": "mlp.up_proj",
+    }
+    for layer, (name, their_name) in itertools.product(range(2), names.items()):
+        weight = theirs[f"model.layers.{layer}.{their_name}.weight"]
+        if name in ("attn.q_proj", "attn.k_proj"):
+            weight = interleaved(weight, num_heads=2)
+        ours[f"layers.{layer}.{name}.weight"] = weight
+    lm = model(rope_theta=rope_theta, tie_embeddings=tie, norm_eps=1e-3)
+    lm.load_state_dict(ours)
+    token_ids = random_ids(3, 12)
+    with torch.no_grad():
+        expected = llama(token_ids).logits
+        torch.testing.assert_close(lm(token_ids), expected, rtol=1e-5, atol=1e-5)
+    assert expected.std() > 0.5  # logits near 0 would agree whatever the model
+
+
+@each_variation
+@pytest.mark.parametrize("attention", ["sdpa", "plain"])
+def test_no_token_sees_a_later_one(attention: str, changes: dict[str, Any]) -> None:
+    lm = model(attention=attention, **changes)
+    token_ids = random_ids(2, 10)
+    changed = token_ids.clone()
+    changed[:, 6] = (changed[:, 6] + 1) % VOCAB_SIZE
+    with torch.no_grad():
+        before, after = lm(token_ids), lm(changed)
+    torch.testing.assert_close(before[:, :6], after[:, :6], rtol=0, atol=1e-6)
+    assert (before[:, 6:] - after[:, 6:]).abs().amax(dim=-1).min() > 1e-4
+
+
+@each_variation
+def test_number_of_parameters(changes: dict[str, Any]) -> None:
+    """4 d_model**2 of attention and 3 d_model d_ff of feed-forward, with or without a gate."""
+    lm = model(**changes)
+    norms = {"pre": 2 * 2 + 1, "post": 2 * 2, "none": 0}[changes["norm"]]
+    matrices = 1 if changes["tie_embeddings"] else 2
+    expected = matrices * VOCAB_SIZE * 16 + 2 * (4 * 16 * 16 + 3 * 16 * 24) + norms * 16
+    assert lm.num_parameters() == expected
+
+
+@each_variation
+def test_gradient_reaches_every_parameter(changes: dict[str, Any]) -> None:
+    lm = model(**changes)
+    cross_entropy(lm(random_ids(2, 10)), random_ids(2, 10, seed=1)).backward()
+    for name, parameter in lm.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("tie", [False, True])
+@pytest.mark.parametrize("ffn", ["swiglu", "silu"])
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_first_loss_is_near_that_of_guessing(norm: str, ffn: str, tie: bool) -> None:
+    """ln(vocab), and half the variance of the logits, 2 * 64 / (500 + 64), more.
+
+    Tied rows of variance 1 would give logits of variance d_model. Without any norm the residual
+    stream grows from layer to layer, and the loss with it: that variation promises nothing.
+    """
+    lm = model(vocab_size=500, d_model=64, norm=norm, ffn=ffn, tie_embeddings=tie)
+    with torch.no_grad():
+        logits = lm(random_ids(32, 12, vocab_size=500))
+    loss = cross_entropy(logits, random_ids(32, 12, vocab_size=500, seed=1))
+    assert loss.item() == pytest.approx(math.log(500) + 64 / 564, abs=0.1)
+
+
+@each_variation
+def test_kernels_agree(changes: dict[str, Any]) -> None:
+    token_ids = random_ids(2, 12)
+    fused, plain = (model(attention=kernel, **changes)(token_ids) for kernel in ("sdpa", "plain"))
+    torch.testing.assert_close(fused, plain)
+
+
+def test_state_dict_keys() -> None:
+    """Names that checkpoints and other code rely on; the RoPE tables are not among them."""
+    expected = {"token_embeddings.weight", "ln_final.weight", "lm_head.weight"}
+    for layer in ("layers.0.", "layers.1."):
+        expected |= {f"{layer}attn.{name}_proj.weight" for name in ("q", "k", "v", "output")}
+        expected |= {f"{layer}ffn.{name}.weight" for name in ("w1", "w2", "w3")}
+        expected |= {f"{layer}ln1.weight", f"{layer}ln2.weight"}
+    assert set(model().state_dict()) == expected
+    assert set(model(tie_embeddings=True).state_dict()) == expected
+
+
+def test_weights_are_out_by_in() -> None:
+    weights = model().state_dict()
+    assert weights["layers.0.ffn.w1.weight"].shape == (24, 16)
+    assert weights["layers.0.ffn.w2.weight"].shape == (16, 24)
+    assert weights["lm_head.weight"].shape == (VOCAB_SIZE, 16)
+
+
+def test_post_norm_block_is_the_norm_of_the_sum() -> None:
+    block = TransformerBlock(params(norm="post"), rope=None)
+    randomise_gains(block)
+    x = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
+    hidden = block.ln1(x + block.attn(x))
+    torch.testing.assert_close(block(x), block.ln2(hidden + block.ffn(hidden)))
+
+
+def test_pre_norm_block_adds_to_the_residual_stream() -> None:
+    block = TransformerBlock(params(norm="pre"), rope=None)
+    randomise_gains(block)
+    x = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
+    hidden = x + block.attn(block.ln1(x))
+    torch.testing.assert_close(block(x), hidden + block.ffn(block.ln2(hidden)))
+
+
+def test_block_without_norm() -> None:
+    block = TransformerBlock(params(norm="none"), rope=None)
+    x = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
+    hidden = x + block.attn(x)
+    torch.testing.assert_close(block(x), hidden + block.ffn(hidden))
+
+
+def test_only_pre_norm_needs_a_final_norm() -> None:
+    """With it the logits do not grow with the embeddings; a post-norm block ends in its own."""
+    for norm, keys in (("pre", 1), ("post", 0), ("none", 0)):
+        names = model(norm=norm).state_dict()
+        assert sum(name.startswith("ln_final") for name in names) == keys
+
+
+@pytest.mark.parametrize(("position", "invariant"), [("none", True), ("rope", False)])
+def test_order_of_earlier_tokens(position: str, invariant: bool) -> None:
+    """In one layer without position embedding the last token sees a bag of earlier ones."""
+    lm = model(num_layers=1, position=position)
+    order = torch.tensor([3, 0, 2, 1, 4])
+    token_ids = torch.tensor([7, 8, 9, 10, 11])
+    with torch.no_grad():
+        last, shuffled = lm(token_ids)[-1], lm(token_ids[order])[-1]
+    assert torch.allclose(last, shuffled, atol=1e-6) is invariant
+
+
+@pytest.mark.parametrize("shape", [(5,), (1,), (2, 1), (2, 3, 5)])
+def test_batches_of_any_rank(shape: tuple[int, ...]) -> None:
+    lm, token_ids = model(), random_ids(*shape)
+    alone = [lm(row) for row in token_ids.view(-1, shape[-1])]
+    expected = torch.stack(alone).view(*shape, VOCAB_SIZE)
+    torch.testing.assert_close(lm(token_ids), expected)
+
+
+def test_positions_of_every_shape() -> None:
+    lm, token_ids = model(), random_ids(2, 4)
+    positions = torch.tensor([0, 3, 4, 11])
+    expected = torch.stack([lm(row, positions) for row in token_ids])
+    for given in (positions, positions[None], positions.expand(2, 4)):
+        torch.testing.assert_close(lm(token_ids, given), expected)
+    assert not torch.allclose(lm(token_ids), expected, atol=1e-3)
+
+
+def test_full_context_fits() -> None:
+    assert model()(random_ids(1, 12)).shape == (1, 12, VOCAB_SIZE)
+
+
+def test_a_sequence_beyond_the_context() -> None:
+    for position in ("rope", "none"):
+        match = "13 tokens do not fit context_length=12; pass the last 12"
+        with pytest.raises(ValueError, match=match):
+            model(position=position)(random_ids(1, 13))
+
+
+def test_a_seed_gives_the_weights_and_only_the_seed() -> None:
+    state = torch.get_rng_state()
+    first, other = model(seed=1).state_dict(), model(seed=2).state_dict()
+    torch.manual_seed(99)
+    second = model(seed=1).state_dict()
+    torch.set_rng_state(state)
+    for name, weight in first.items():
+        assert torch.equal(weight, second[name]), name
+        assert weight.ndim == 1 or not torch.equal(weight, other[name]), name
+
+
+def test_layers_differ_from_each_other() -> None:
+    """A generator seeded anew for each layer would make them twins."""
+    weights = model().state_dict()
+    for name in ("attn.q_proj.weight", "ffn.w1.weight"):
+        assert not torch.equal(weights[f"layers.0.{name}"], weights[f"layers.1.{name}"])
+    first = weights["layers.0.attn.q_proj.weight"]
+    assert not torch.equal(first, weights["layers.0.attn.k_proj.weight"])
+
+
+def test_tied_embeddings_stay_tied_after_loading() -> None:
+    lm = model(tie_embeddings=True)
+    lm.load_state_dict(model(tie_embeddings=True, seed=1).state_dict())
+    with torch.no_grad():
+        lm.token_embeddings.weight[3] = 5.0
+    assert lm.lm_head.weight[3].tolist() == [5.0] * 16
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"d_model": 15}, "d_model is 15, not divisible by num_heads 2"),
+        ({"d_model": 18, "num_heads": 6}, "heads of size 3; RoPE rotates pairs"),
+        ({"num_layers": 0}, "num_layers is 0; it must be at least 1"),
+        ({"num_heads": 0}, "num_heads is 0; it must be at least 1"),
+        ({"d_ff": -1}, "d_ff is -1; it must be at least 1"),
+        ({"context_length": 0}, "context_length is 0; it must be at least 1"),
+        ({"d_model": 0}, "d_model is 0; it must be at least 1"),
+        ({"rope_theta": 0.0}, "rope_theta is 0.0; it must be above 0"),
+        ({"norm_eps": math.nan}, "norm_eps is nan; it must be above 0"),
+    ],
+)
+def test_contradictory_params(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        params(**changes)
+
+
+def test_heads_of_odd_size_without_rope() -> None:
+    lm = model(d_model=18, num_heads=6, position="none")
+    assert lm(random_ids(1, 12)).isfinite().all()
+
+
+def test_an_empty_vocabulary() -> None:
+    with pytest.raises(ValueError, match="vocab_size is 0; it must be at least 1"):
+        model(vocab_size=0)
