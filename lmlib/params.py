@@ -1,11 +1,9 @@
-"""Sections of params.yaml as frozen dataclasses, and the small JSON files stages write.
+"""Sections of params.yaml as frozen dataclasses.
 
 The file is read as YAML 1.2 (ruamel.yaml, the parser DVC itself writes with): YAML 1.1 readers
 such as PyYAML take `1e-05`, which is what `dvc exp run -S optim.lr=1e-5` writes, for a text.
 """
 
-import json
-import os
 import types
 import typing
 from dataclasses import fields
@@ -115,12 +113,3 @@ def _type_name(hint: Any) -> str:
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(map(str, typing.get_args(hint)))
     return names.get(hint, "null" if hint is type(None) else getattr(hint, "__name__", str(hint)))
-
-
-def write_json(path: str | Path, values: dict[str, Any]) -> None:
-    """Write `values` to `path` as indented JSON, whole or not at all; make its folder."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)  # noqa: PTH105  # the atomic rename, under its usual name

@@ -474,5 +474,5 @@ def test_model_is_registered_and_writes_text_and_the_best_one_has_the_alias(
     assert served.returncode == 0, served.stderr
     model, tokenizer = load_model(tmp_path / "lm"), Tokenizer.load(tmp_path / "tokenizer")
     greedy = SamplingParams(prompts=(), **sampling)
-    expected = generate_text(model, tokenizer, ["Once upon a time", "Tom"], greedy, 256)
+    expected = generate_text(model, tokenizer, ["Once upon a time", "Tom"], greedy)
     assert json.loads(served.stdout) == expected

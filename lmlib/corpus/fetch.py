@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from lmlib.corpus.documents import file_format
 from lmlib.corpus.progress import byte_bar
-from lmlib.hashing import sha256_file
+from lmlib.files import sha256_file
 
 HUB_FILES = {
     "tinystories": (

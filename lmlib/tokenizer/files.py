@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lmlib.files import write_atomically
 from lmlib.tokenizer.patterns import PATTERNS, find_pattern
 
 Merges = Sequence[tuple[bytes, bytes]]
@@ -34,10 +35,8 @@ def from_symbols(text: str) -> bytes:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8", newline="\n")
-    part.replace(path)
+    """Write a text file whole or not at all."""
+    write_atomically(path, text.encode("utf-8"))
 
 
 def read_json(path: Path) -> dict:

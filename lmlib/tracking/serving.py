@@ -9,8 +9,6 @@ from typing import Any
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-END_OF_TEXT = "<|endoftext|>"
-
 
 class TextGenerator(PythonModel):
     """`predict(["Once upon a time"])` returns one continuation for each prompt.
@@ -41,9 +39,7 @@ class TextGenerator(PythonModel):
         """Return the text that continues each prompt, without the prompt, up to its end."""
         from lmlib.sampling import generate_text
 
-        end = self.tokenizer.encode(END_OF_TEXT)
-        stop_id = end[0] if len(end) == 1 else None  # several: it is no special token here
-        return generate_text(self.model, self.tokenizer, model_input, self.sampling, stop_id)
+        return generate_text(self.model, self.tokenizer, model_input, self.sampling)
 
 
 set_model(TextGenerator())

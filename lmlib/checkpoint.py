@@ -1,0 +1,198 @@
+"""Checkpoints of a training, the state an interrupted one resumes from, and finished models."""
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from lmlib.files import write_atomically, write_json
+from lmlib.model import ModelParams, TransformerLM
+from lmlib.params import from_dict
+
+logger = logging.getLogger(__name__)
+
+# BytesIO by name: it has no `mode`, and so is no IO[bytes] to a checker at run time
+PathOrFile = str | os.PathLike[str] | IO[bytes] | io.BytesIO
+Row = dict[str, int | float]  # a point of a loss curve: its step (a whole number), loss, ...
+Rows = dict[str, list[Row]]  # the name of a loss curve -> its rows
+
+
+def plain_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the state dict of a model, also of a compiled one, under the model's own names."""
+    return {key.removeprefix("_orig_mod."): value for key, value in model.state_dict().items()}
+
+
+def save_checkpoint(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    iteration: int,
+    out: PathOrFile,
+) -> None:
+    """Write weights, optimizer state and the number of finished steps to a path or file object.
+
+    A path holds the whole checkpoint or what it held before, never a part.
+    """
+    content = _serialise(_state(model, optimizer, iteration))
+    if isinstance(out, str | os.PathLike):
+        write_atomically(Path(out), content)
+    else:
+        out.write(content)
+
+
+def load_checkpoint(
+    src: PathOrFile,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> int:
+    """Restore what `save_checkpoint` wrote; return the number of finished steps."""
+    state = torch.load(src, map_location="cpu", weights_only=True)
+    _restore(state, model, optimizer)
+    return state["iteration"]
+
+
+def _state(model: nn.Module, optimizer: torch.optim.Optimizer, iteration: int) -> dict[str, Any]:
+    return {
+        "model": plain_state_dict(model),
+        "optimizer": optimizer.state_dict(),
+        "iteration": iteration,
+    }
+
+
+def _restore(state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    inner = getattr(model, "_orig_mod", model)
+    inner.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+
+
+def _serialise(state: dict[str, Any]) -> memoryview:
+    # through a buffer: torch.save writes the name of its file into the bytes
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getbuffer()
+
+
+class ResumeStore:
+    """The states of one unfinished training, in a folder of its own.
+
+    Each state is a file `step-N.pt`: 64 hexadecimal digits, the SHA-256 of what follows, then a
+    checkpoint with the rows of the loss curves. The newest two are kept: the older is the way
+    back when the newest is damaged.
+    """
+
+    _kept = 2
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder; raise ValueError when another process trains the same thing."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # beside the folder, not in it: `discard` removes the folder
+        lock = FileLock(self.folder.with_name(self.folder.name + ".lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(
+                f"{self.folder}: another process trains this very model; wait for it, or stop it"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def save(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        step: int,
+        rows: Rows,
+    ) -> None:
+        """Write the state after `step` finished steps; then drop all but the newest two."""
+        state = {**_state(model, optimizer, step), "rows": rows}
+        content = _serialise(state)
+        digest = hashlib.sha256(content).hexdigest().encode()
+        write_atomically(self.folder / f"step-{step:09d}.pt", digest + content)
+        # a kill in the middle of a write leaves a temporary file
+        for old in [*self._files()[self._kept :], *self.folder.glob("step-*.pt.tmp")]:
+            old.unlink()
+
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, Rows] | None:
+        """Restore the newest state that is whole; return its step and rows, or None.
+
+        Damaged ones are removed: left in place, one would count among the newest two.
+        """
+        for path in self._files():
+            content = path.read_bytes()
+            digest, body = content[:64], content[64:]
+            if hashlib.sha256(body).hexdigest().encode() != digest:
+                logger.warning("%s: damaged; removed, going back to the state before it", path)
+                path.unlink()
+                continue
+            state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+            _restore(state, model, optimizer)
+            return state["iteration"], state["rows"]
+        return None
+
+    def discard(self) -> None:
+        """Remove all states."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.with_name(self.folder.name + ".lock").unlink(missing_ok=True)
+
+    def _files(self) -> list[Path]:
+        """Return the files of states, newest first."""
+        return sorted(self.folder.glob("step-*.pt"), reverse=True)
+
+
+def save_model(folder: str | Path, model: TransformerLM) -> None:
+    """Write `model.safetensors` and `config.json` (the model's params and vocabulary size)."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = plain_state_dict(model)
+    if model.params.tie_embeddings:
+        del state["lm_head.weight"]  # safetensors refuses the same memory twice
+    weights = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    save_file(weights, folder / "model.safetensors")
+    config = {"vocab_size": model.vocab_size, **asdict(model.params)}
+    write_json(folder / "config.json", config)
+
+
+def load_model(folder: str | Path, device: str | torch.device = "cpu") -> TransformerLM:
+    """Return the model that `save_model` wrote, on `device`, in evaluation mode.
+
+    Raises FileNotFoundError when one of the two files is missing, ValueError when one is damaged
+    or they do not fit each other.
+    """
+    config_path, weights_path = Path(folder) / "config.json", Path(folder) / "model.safetensors"
+    for path in (config_path, weights_path):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no model here; run `dvc repro train`")
+    try:
+        config = json.loads(config_path.read_text(encoding="utf-8"))
+        vocab_size = int(config.pop("vocab_size"))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{config_path}: not the configuration of a model: {error!r}") from error
+    model = TransformerLM(from_dict(ModelParams, config, str(config_path)), vocab_size)
+    try:
+        state = load_file(weights_path)
+        if model.params.tie_embeddings:
+            state["lm_head.weight"] = state["token_embeddings.weight"]
+        model.load_state_dict(state)
+    except (SafetensorError, RuntimeError, KeyError) as error:
+        raise ValueError(
+            f"{weights_path}: damaged, or not the weights of {config_path.name}: {error}"
+        ) from error
+    return model.to(device).eval()

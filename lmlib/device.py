@@ -1,0 +1,73 @@
+"""Which device, which dtype, and whether to compile: the `auto` settings of params.yaml."""
+
+import contextlib
+import logging
+import shutil
+from contextlib import AbstractContextManager
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device called `name`; `auto` takes CUDA, then Apple's MPS, then the CPU."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    available = {
+        "cpu": lambda: True,
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+    }
+    if device is None or device.type not in available:
+        raise ValueError(f"train.device is '{name}'; choose auto, cpu, cuda, cuda:N or mps")
+    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    if not available[device.type]() or (device.index or 0) >= count:
+        raise ValueError(
+            f"train.device is '{name}', which this machine does not have; `auto` takes the best "
+            "one it has"
+        )
+    return device
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the dtype of matrix products; `auto` is bfloat16 where the device multiplies it."""
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = device.type == "cpu" and _cpu_multiplies_bfloat16()
+    return torch.bfloat16 if native else torch.float32
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    """Whether the CPU has AVX-512 BF16 or AMX instructions; without them bfloat16 is slower."""
+    capabilities = torch.backends.cpu.get_cpu_capability()
+    if not capabilities.startswith("AVX512"):
+        return False
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """Return a context in which matrix products run in `dtype`; weights stay float32."""
+    if dtype == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=dtype)
+
+
+def should_compile(name: str, device: torch.device) -> bool:
+    """Return whether to `torch.compile`; `auto` does where it pays and its compiler is there."""
+    if name == "off":
+        return False
+    if device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
+        if name == "on":
+            logger.warning("train.compile: no C++ compiler found; training uncompiled")
+        return False
+    return name == "on" or device.type == "cuda"

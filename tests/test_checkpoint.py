@@ -1,0 +1,322 @@
+"""Checkpoints, the states a training resumes from, and finished models: whole or not at all."""
+
+import io
+import json
+import logging
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lmlib.checkpoint import (
+    ResumeStore,
+    Rows,
+    load_checkpoint,
+    load_model,
+    plain_state_dict,
+    save_checkpoint,
+    save_model,
+)
+from lmlib.model import ModelParams, TransformerLM
+from lmlib.optim import AdamW
+
+PARAMS = ModelParams(context_length=8, d_model=8, num_layers=2, num_heads=2, d_ff=16)
+VOCAB_SIZE = 11
+ROWS: Rows = {"train": [{"step": 1, "loss": 0.1}], "valid": []}
+
+
+def trained(seed: int, steps: int = 3) -> tuple[TransformerLM, AdamW]:
+    """Return a model after a few steps, and its optimizer, whose state is then not empty."""
+    model = TransformerLM(PARAMS, VOCAB_SIZE, seed=seed)
+    optimizer = AdamW(model.parameters(), lr=1e-2)
+    for _ in range(steps):
+        model(torch.arange(8)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model, optimizer
+
+
+def assert_same_bits(actual: Any, expected: Any) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+def test_checkpoint_to_a_path(tmp_path: Path, as_text: bool) -> None:
+    path = tmp_path / "new" / "checkpoint.pt"
+    model, optimizer = trained(seed=1)
+    save_checkpoint(model, optimizer, 3, str(path) if as_text else path)
+    other, other_optimizer = trained(seed=2, steps=0)
+    assert load_checkpoint(str(path) if as_text else path, other, other_optimizer) == 3
+    assert_same_bits(other.state_dict(), model.state_dict())
+    assert_same_bits(other_optimizer.state_dict(), optimizer.state_dict())
+
+
+def test_checkpoint_to_a_file_object() -> None:
+    model, optimizer = trained(seed=1)
+    buffer = io.BytesIO()
+    save_checkpoint(model, optimizer, 3, buffer)
+    buffer.seek(0)
+    other, other_optimizer = trained(seed=2, steps=0)
+    assert load_checkpoint(buffer, other, other_optimizer) == 3
+    assert_same_bits(other.state_dict(), model.state_dict())
+
+
+def test_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped() -> None:
+    """5 steps equal 3 steps, save, load, 2 steps: the moments and the step count are restored."""
+    whole, _ = trained(seed=1, steps=5)
+    model, optimizer = trained(seed=1, steps=3)
+    buffer = io.BytesIO()
+    save_checkpoint(model, optimizer, 3, buffer)
+    buffer.seek(0)
+    resumed, optimizer = trained(seed=2, steps=1)
+    load_checkpoint(buffer, resumed, optimizer)
+    for _ in range(2):
+        resumed(torch.arange(8)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert_same_bits(resumed.state_dict(), whole.state_dict())
+
+
+def test_checkpoint_has_the_same_bytes_under_every_name(tmp_path: Path) -> None:
+    """torch.save alone would write the file's name into it."""
+    model, optimizer = trained(seed=1)
+    save_checkpoint(model, optimizer, 3, tmp_path / "a.pt")
+    save_checkpoint(model, optimizer, 3, tmp_path / "another.pt")
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "another.pt").read_bytes()
+
+
+def test_checkpoint_of_a_compiled_model_fits_the_plain_one(tmp_path: Path) -> None:
+    """Both ways: neither writing nor reading knows that a model is compiled."""
+
+    def network() -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
+
+    plain = network()
+    compiled: Any = torch.compile(plain, backend="eager")
+    assert "_orig_mod.0.weight" in compiled.state_dict()
+    assert list(plain_state_dict(compiled)) == ["0.weight", "0.bias", "1.weight", "1.bias"]
+
+    optimizer = AdamW(compiled.parameters())
+    save_checkpoint(compiled, optimizer, 0, tmp_path / "compiled.pt")
+    other = network()
+    load_checkpoint(tmp_path / "compiled.pt", other, AdamW(other.parameters()))
+    assert_same_bits(other.state_dict(), plain.state_dict())
+
+    save_checkpoint(network(), optimizer, 0, tmp_path / "plain.pt")
+    load_checkpoint(tmp_path / "plain.pt", compiled, optimizer)
+    expected = torch.load(tmp_path / "plain.pt", weights_only=True)["model"]
+    assert_same_bits(plain.state_dict(), expected)
+
+
+# -- ResumeStore
+
+
+def test_store_is_empty_at_first(tmp_path: Path) -> None:
+    assert ResumeStore(tmp_path / "none").load(*trained(seed=1)) is None
+
+
+def test_store_restores_the_newest_state(tmp_path: Path) -> None:
+    store = ResumeStore(tmp_path)
+    store.save(*trained(seed=1), 9, {"train": [], "valid": []})
+    model, optimizer = trained(seed=2)
+    store.save(model, optimizer, 10, ROWS)
+    other, other_optimizer = trained(seed=3, steps=0)
+    assert store.load(other, other_optimizer) == (10, ROWS)
+    assert_same_bits(other.state_dict(), model.state_dict())
+    assert_same_bits(other_optimizer.state_dict(), optimizer.state_dict())
+
+
+def test_store_keeps_the_newest_two(tmp_path: Path) -> None:
+    """Counted by number, not by text: 10 is newer than 9. A torn write of a kill goes, too."""
+    store = ResumeStore(tmp_path)
+    (tmp_path / "step-000000005.pt.tmp").write_bytes(b"half")
+    model, optimizer = trained(seed=1)
+    for step in (8, 9, 10, 11):
+        store.save(model, optimizer, step, ROWS)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["step-000000010.pt", "step-000000011.pt"]
+
+
+def truncate(content: bytes) -> bytes:
+    return content[:-1]
+
+
+def flip_a_byte(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def flip_the_digest(content: bytes) -> bytes:
+    return b"x" + content[1:]
+
+
+def empty(_content: bytes) -> bytes:
+    return b""
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_byte, flip_the_digest, empty])
+def test_store_falls_back_from_a_damaged_state(
+    tmp_path: Path, damage: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = ResumeStore(tmp_path)
+    model, optimizer = trained(seed=1)
+    store.save(model, optimizer, 1, ROWS)
+    store.save(*trained(seed=2), 2, ROWS)
+    newest = tmp_path / "step-000000002.pt"
+    newest.write_bytes(damage(newest.read_bytes()))
+
+    other, other_optimizer = trained(seed=3)
+    with caplog.at_level(logging.WARNING):
+        assert store.load(other, other_optimizer) == (1, ROWS)
+    assert f"{newest}: damaged; removed, going back" in caplog.text
+    assert_same_bits(other.state_dict(), model.state_dict())
+
+
+def test_damaged_state_takes_no_place_among_the_newest_two(tmp_path: Path) -> None:
+    store = ResumeStore(tmp_path)
+    model, optimizer = trained(seed=1)
+    store.save(model, optimizer, 10, ROWS)
+    store.save(model, optimizer, 20, ROWS)
+    (tmp_path / "step-000000020.pt").write_bytes(b"")
+    assert store.load(model, optimizer) == (10, ROWS)
+    store.save(model, optimizer, 12, ROWS)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["step-000000010.pt", "step-000000012.pt"]
+
+
+def test_store_with_nothing_but_damage_starts_anew(tmp_path: Path) -> None:
+    store = ResumeStore(tmp_path)
+    model, optimizer = trained(seed=1)
+    store.save(model, optimizer, 1, ROWS)
+    (tmp_path / "step-000000001.pt").write_bytes(b"")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    assert store.load(model, optimizer) is None
+    assert_same_bits(model.state_dict(), before)
+
+
+def test_lock_refuses_a_second_process(tmp_path: Path) -> None:
+    """And is free again after the holder has gone, even killed."""
+    folder = tmp_path / "resume"
+    code = (
+        "import sys; from lmlib.checkpoint import ResumeStore\n"
+        "with ResumeStore(sys.argv[1]).lock():\n"
+        "    print('locked', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)],
+        cwd=Path(__file__).parent.parent,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "locked\n"
+        with (
+            pytest.raises(ValueError, match=r"resume: another process trains this very model"),
+            ResumeStore(folder).lock(),
+        ):
+            pass
+        holder.kill()
+    with ResumeStore(folder).lock():
+        pass
+
+
+def test_discard_leaves_nothing(tmp_path: Path) -> None:
+    store = ResumeStore(tmp_path / "resume")
+    with store.lock():
+        store.save(*trained(seed=1), 1, ROWS)
+    store.discard()
+    assert list(tmp_path.iterdir()) == []
+    store.discard()  # nothing is there: nothing to do
+
+
+# -- models
+
+
+@pytest.mark.parametrize("tie_embeddings", [False, True])
+def test_model_round_trip(tmp_path: Path, tie_embeddings: bool) -> None:
+    params = replace(PARAMS, tie_embeddings=tie_embeddings, norm="post", rope_theta=500.0)
+    model = TransformerLM(params, VOCAB_SIZE, seed=5)
+    save_model(tmp_path / "lm", model)
+    loaded = load_model(tmp_path / "lm")
+    assert loaded.params == params
+    assert loaded.vocab_size == VOCAB_SIZE
+    assert not loaded.training
+    assert_same_bits(loaded.state_dict(), model.state_dict())
+    assert_same_bits(loaded(torch.arange(8)), model(torch.arange(8)))
+    assert (loaded.lm_head.weight is loaded.token_embeddings.weight) == tie_embeddings
+
+
+def test_tied_matrix_is_stored_once(tmp_path: Path) -> None:
+    save_model(tmp_path, TransformerLM(replace(PARAMS, tie_embeddings=True), VOCAB_SIZE))
+    assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
+
+
+def test_bfloat16_weights_load_as_float32(tmp_path: Path) -> None:
+    """Each bfloat16 is also a float32: no value changes."""
+    model = TransformerLM(PARAMS, VOCAB_SIZE).to(torch.bfloat16)
+    save_model(tmp_path, model)
+    assert load_file(tmp_path / "model.safetensors")["lm_head.weight"].dtype == torch.bfloat16
+    loaded = load_model(tmp_path)
+    assert loaded.lm_head.weight.dtype == torch.float32
+    torch.testing.assert_close(loaded.lm_head.weight, model.lm_head.weight.float(), rtol=0, atol=0)
+
+
+def test_same_model_same_bytes(tmp_path: Path) -> None:
+    """DVC hashes them: a rerun must not look like a change."""
+    for name in ("a", "b"):
+        save_model(tmp_path / name, TransformerLM(PARAMS, VOCAB_SIZE, seed=1))
+    for file in ("model.safetensors", "config.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
+def test_missing_file_of_a_model(tmp_path: Path, missing: str) -> None:
+    save_model(tmp_path, TransformerLM(PARAMS, VOCAB_SIZE))
+    (tmp_path / missing).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"{missing}: no model here; run `dvc repro train"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "config", ["{", "[1]", "3", "{}", '{"vocab_size": "many"}', '{"vocab_size": null}']
+)
+def test_foreign_config(tmp_path: Path, config: str) -> None:
+    save_model(tmp_path, TransformerLM(PARAMS, VOCAB_SIZE))
+    (tmp_path / "config.json").write_text(config, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"config\.json: not the configuration of a model"):
+        load_model(tmp_path)
+
+
+def test_config_without_a_key(tmp_path: Path) -> None:
+    save_model(tmp_path, TransformerLM(PARAMS, VOCAB_SIZE))
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    del config["norm"]
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"config\.json\.norm is missing"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [truncate, empty])
+def test_damaged_weights(tmp_path: Path, damage: Any) -> None:
+    save_model(tmp_path, TransformerLM(PARAMS, VOCAB_SIZE))
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"model\.safetensors: damaged, or not the weights of"):
+        load_model(tmp_path)
+
+
+def test_weights_of_another_model(tmp_path: Path) -> None:
+    save_model(tmp_path, TransformerLM(PARAMS, VOCAB_SIZE))
+    path = tmp_path / "model.safetensors"
+    weights = load_file(path)
+    del weights["ln_final.weight"]
+    save_file(weights, path)
+    with pytest.raises(ValueError, match=r"model\.safetensors: damaged, or not (.|\n)*ln_final"):
+        load_model(tmp_path)

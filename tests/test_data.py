@@ -1,0 +1,272 @@
+"""Token files and batches: what a file must hold, and which windows a batch takes."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lmlib.data import (
+    TokenDataset,
+    TokenInfo,
+    count_documents,
+    get_batch,
+    read_token_info,
+    write_token_info,
+)
+from lmlib.files import sha256_file
+
+INFO = TokenInfo(tokens=50, vocab_size=100, tokenizer_sha256="ab", source_bytes=180, documents=3)
+
+
+def write(folder: Path, tokens: np.ndarray | None = None, info: TokenInfo = INFO) -> Path:
+    path = folder / "train.npy"
+    np.save(path, np.arange(50, dtype=np.uint16) if tokens is None else tokens)
+    write_token_info(path, info)
+    return path
+
+
+# -- batches
+
+
+def test_targets_are_the_inputs_one_token_later() -> None:
+    inputs, targets = get_batch(np.arange(100), 5, 7)
+    assert inputs.shape == targets.shape == (5, 7)
+    assert inputs.dtype == targets.dtype == torch.int64
+    assert torch.equal(inputs[:, 1:], targets[:, :-1])
+    assert torch.equal(targets, inputs + 1)  # the tokens are their own positions
+    assert torch.equal(inputs, inputs[:, :1] + torch.arange(7))
+
+
+def test_starts_are_uniform_from_the_first_to_the_last_window() -> None:
+    """n - context_length = 5 starts, 0 to 4: the last window's last target is the last token.
+
+    10,000 draws: each start 2,000 times, standard deviation 40.
+    """
+    inputs, targets = get_batch(np.arange(8), 10_000, 3, rng=np.random.default_rng(0))
+    counts = torch.bincount(inputs[:, 0])
+    assert len(counts) == 5
+    assert (counts - 2000).abs().max() < 5 * 40
+    assert targets.max() == 7
+
+
+def test_one_window() -> None:
+    inputs, targets = get_batch(np.array([5, 6, 7], dtype=np.uint16), 2, 2)
+    assert inputs.tolist() == [[5, 6], [5, 6]]
+    assert targets.tolist() == [[6, 7], [6, 7]]
+
+
+def test_uint32_ids_above_65535_do_not_wrap() -> None:
+    inputs, targets = get_batch(np.array([70_000, 2**32 - 1], dtype=np.uint32), 1, 1)
+    assert inputs.tolist() == [[70_000]]
+    assert targets.tolist() == [[2**32 - 1]]
+
+
+def test_batches_differ_without_a_generator() -> None:
+    """Nothing is seeded behind the caller's back, nor is the global generator used."""
+    tokens = np.arange(100_000)
+    np.random.seed(0)  # noqa: NPY002
+    first, _ = get_batch(tokens, 8, 4)
+    np.random.seed(0)  # noqa: NPY002
+    second, _ = get_batch(tokens, 8, 4)
+    assert not torch.equal(first, second)
+
+
+def test_too_few_tokens_for_a_batch() -> None:
+    with pytest.raises(ValueError, match="get_batch: 4 tokens are too few for context_length=4"):
+        get_batch(np.arange(4), 1, 4)
+
+
+def test_batch_is_a_pure_function_of_seed_and_step(tmp_path: Path) -> None:
+    settings: dict[str, int] = {"batch_size": 4, "context_length": 8}
+    dataset = TokenDataset.open(write(tmp_path))
+    inputs, targets = dataset.batch(7, seed=1, **settings)
+    dataset.batch(8, seed=1, **settings)  # what was drawn before changes nothing
+    again, _ = TokenDataset.open(tmp_path / "train.npy").batch(7, seed=1, **settings)
+    assert torch.equal(inputs, again)
+    assert torch.equal(targets, inputs + 1)
+    for step, seed in ((8, 1), (7, 2), (1, 7)):
+        assert not torch.equal(inputs, dataset.batch(step, seed=seed, **settings)[0])
+
+
+# -- files
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
+def test_opens_what_encode_writes(tmp_path: Path, dtype: Any) -> None:
+    dataset = TokenDataset.open(write(tmp_path, np.arange(50, dtype=dtype)))
+    assert isinstance(dataset.tokens, np.memmap)
+    assert dataset.tokens.dtype == dtype
+    assert dataset.info == INFO
+    assert dataset.tokens.tolist() == list(range(50))
+    assert not dataset.tokens.flags.writeable
+
+
+def test_opens_an_empty_file(tmp_path: Path) -> None:
+    path = write(tmp_path, np.array([], dtype=np.uint16), replace(INFO, tokens=0))
+    assert len(TokenDataset.open(path).tokens) == 0
+
+
+def test_largest_id_of_the_vocabulary_is_accepted(tmp_path: Path) -> None:
+    tokens = np.full(50, 99, dtype=np.uint16)
+    assert TokenDataset.open(write(tmp_path, tokens)).tokens[0] == 99
+
+
+def test_id_beyond_the_vocabulary(tmp_path: Path) -> None:
+    tokens = np.arange(50, dtype=np.uint16)
+    tokens[20] = 100
+    with pytest.raises(ValueError, match=r"holds token id 100, the vocabulary ends at 99; make it"):
+        TokenDataset.open(write(tmp_path, tokens))
+
+
+def test_missing_token_file(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"train\.npy: no such token file; run `dvc repro"):
+        TokenDataset.open(path)
+
+
+def cut_in_the_data(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-2])
+
+
+def cut_in_the_header(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:20])
+
+
+def cut_to_nothing(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def text(path: Path) -> None:
+    path.write_text("Once upon a time", encoding="utf-8")
+
+
+def pickled_objects(path: Path) -> None:
+    np.save(path, np.array(["a", None], dtype=object))
+
+
+def archive(path: Path) -> None:
+    with path.open("wb") as file:
+        np.savez(file, tokens=np.arange(50, dtype=np.uint16))
+
+
+@pytest.mark.parametrize(
+    "damage", [cut_in_the_data, cut_in_the_header, cut_to_nothing, text, pickled_objects, archive]
+)
+def test_truncated_or_foreign_file(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    path = write(tmp_path)
+    damage(path)
+    message = r"train\.npy: truncated, or not a token file \(.*\); run `dvc repro -f encode`"
+    with pytest.raises(ValueError, match=message):
+        TokenDataset.open(path)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "held"),
+    [
+        (np.arange(50), r"int64 of shape \(50,\)"),
+        (np.arange(50, dtype=">u2"), r">u2 of shape \(50,\)"),
+        (np.zeros((5, 10), dtype=np.uint16), r"uint16 of shape \(5, 10\)"),
+        (np.zeros(50), r"float64 of shape \(50,\)"),
+    ],
+)
+def test_array_of_another_kind(tmp_path: Path, tokens: np.ndarray, held: str) -> None:
+    message = rf"train\.npy: holds {held}; a token file holds one row of uint16 or uint32; make"
+    with pytest.raises(ValueError, match=message):
+        TokenDataset.open(write(tmp_path, tokens))
+
+
+def test_file_of_another_run_than_its_sidecar(tmp_path: Path) -> None:
+    path = write(tmp_path, info=replace(INFO, tokens=51))
+    with pytest.raises(ValueError, match=r"holds 50 tokens, train\.json says 51; make it again"):
+        TokenDataset.open(path)
+
+
+def test_sidecar_round_trip(tmp_path: Path) -> None:
+    write_token_info(tmp_path / "train.npy", INFO)
+    assert read_token_info(tmp_path / "train.npy") == INFO
+    assert [path.name for path in tmp_path.iterdir()] == ["train.json"]
+
+
+def test_missing_sidecar(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    path.with_suffix(".json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"train\.json: missing; .* Run `dvc repro encode`"):
+        TokenDataset.open(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", r"train\.json: not valid JSON: "),
+        ("[]", r"train\.json: holds \[\]; it should hold keys and values"),
+        ("{}", r"train\.json\.tokens is missing; add it \(a whole number\)"),
+    ],
+)
+def test_damaged_sidecar(tmp_path: Path, content: str, message: str) -> None:
+    path = write(tmp_path)
+    path.with_suffix(".json").write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        TokenDataset.open(path)
+
+
+def test_require_context(tmp_path: Path) -> None:
+    """A sequence of 49 inputs needs 50 tokens: the last is a target."""
+    dataset = TokenDataset.open(write(tmp_path))
+    dataset.require_context(49)
+    message = (
+        r"train\.npy: 50 tokens are too few for model.context_length=50, which needs at least 51; "
+        "lower it or take a larger corpus$"
+    )
+    with pytest.raises(ValueError, match=message):
+        dataset.require_context(50)
+
+
+def test_require_tokenizer(tmp_path: Path) -> None:
+    tokenizer = tmp_path / "tokenizer.json"
+    tokenizer.write_text("{}", encoding="utf-8")
+    info = replace(INFO, tokenizer_sha256=sha256_file(tokenizer))
+    dataset = TokenDataset.open(write(tmp_path, info=info))
+    dataset.require_tokenizer(tokenizer)
+    tokenizer.write_text("{ }", encoding="utf-8")
+    message = r"train\.npy: was made with another tokenizer than .*tokenizer\.json; run `dvc repro"
+    with pytest.raises(ValueError, match=message):
+        dataset.require_tokenizer(tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "documents"),
+    [
+        ([], 0),
+        ([1, 2], 1),
+        ([1, 2, 0], 1),
+        ([1, 0, 2], 2),
+        ([1, 0, 2, 0], 2),
+        ([0], 1),  # an empty text before its separator
+        ([1, 0, 0, 2], 3),
+        ([1, 0, 9, 8], 1),  # a separator and a newline end the file
+        ([1, 0, 2, 9], 2),  # a text that ends with a newline is a text
+        ([9, 8], 0),
+        ([9, 0], 1),  # blank, but ended by a separator
+    ],
+)
+def test_count_documents(tokens: list[int], documents: int) -> None:
+    """0 is the separator, 8 and 9 are white space."""
+    array = np.array(tokens, dtype=np.uint16)
+    assert count_documents(array, separator_id=0, blank_ids={8, 9}) == documents
+
+
+def test_count_documents_without_a_separator() -> None:
+    assert count_documents(np.array([1, 0, 2]), separator_id=None, blank_ids=set()) == 1
+    assert count_documents(np.array([]), separator_id=None, blank_ids=set()) == 0
+
+
+def test_count_documents_across_blocks() -> None:
+    """More tokens than one block of 2**22 holds, a separator in each."""
+    tokens = np.ones((1 << 22) + 2, dtype=np.uint16)
+    tokens[[0, -1]] = 0
+    assert count_documents(tokens, separator_id=0, blank_ids=set()) == 2

@@ -1,0 +1,143 @@
+"""The `auto` settings: each choice on machines that have, or lack, a device."""
+
+import logging
+
+import pytest
+import torch
+
+from lmlib.device import autocast, resolve_device, resolve_dtype, should_compile
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> "Machine":
+    return Machine(monkeypatch)
+
+
+class Machine:
+    """Lets torch report other hardware than there is."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.set = monkeypatch.setattr
+        self.has(gpus=0, mps=False)
+
+    def has(self, *, gpus: int, mps: bool) -> None:
+        self.set("torch.cuda.is_available", lambda: gpus > 0)
+        self.set("torch.cuda.device_count", lambda: gpus)
+        self.set("torch.backends.mps.is_available", lambda: mps)
+
+    def multiplies_bfloat16(self, *, capability: str, avx512_bf16: bool, amx: bool) -> None:
+        self.set("torch.backends.cpu.get_cpu_capability", lambda: capability)
+        self.set("torch.cpu._is_avx512_bf16_supported", lambda: avx512_bf16)
+        self.set("torch.cpu._is_amx_tile_supported", lambda: amx)
+
+    def has_compilers(self, *names: str) -> None:
+        self.set("shutil.which", lambda name: f"/usr/bin/{name}" if name in names else None)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "mps", "expected"),
+    [(1, True, "cuda"), (1, False, "cuda"), (0, True, "mps"), (0, False, "cpu")],
+)
+def test_auto_device(machine: Machine, gpus: int, mps: bool, expected: str) -> None:
+    machine.has(gpus=gpus, mps=mps)
+    assert resolve_device("auto") == torch.device(expected)
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda", "cuda:1", "mps"])
+def test_named_device_that_is_there(machine: Machine, name: str) -> None:
+    machine.has(gpus=2, mps=True)
+    assert resolve_device(name) == torch.device(name)
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "cuda:-1", "xpu", "meta"])
+def test_unknown_device(machine: Machine, name: str) -> None:
+    machine.has(gpus=1, mps=True)
+    message = f"^train.device is '{name}'; choose auto, cpu, cuda, cuda:N or mps$"
+    with pytest.raises(ValueError, match=message):
+        resolve_device(name)
+
+
+@pytest.mark.parametrize(("name", "gpus"), [("cuda", 0), ("cuda:0", 0), ("cuda:2", 2), ("mps", 1)])
+def test_device_that_is_not_there(machine: Machine, name: str, gpus: int) -> None:
+    machine.has(gpus=gpus, mps=False)
+    message = f"^train.device is '{name}', which this machine does not have; `auto` takes"
+    with pytest.raises(ValueError, match=message):
+        resolve_device(name)
+
+
+@pytest.mark.parametrize("device", [CPU, CUDA])
+def test_named_dtype(device: torch.device) -> None:
+    assert resolve_dtype("float32", device) == torch.float32
+    assert resolve_dtype("bfloat16", device) == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("capability", "avx512_bf16", "amx", "expected"),
+    [
+        ("AVX2", True, True, torch.float32),
+        ("AVX512", False, False, torch.float32),
+        ("AVX512", True, False, torch.bfloat16),
+        ("AVX512_BF16", True, False, torch.bfloat16),
+        ("AVX512", False, True, torch.bfloat16),
+        ("DEFAULT", False, False, torch.float32),
+    ],
+)
+def test_auto_dtype_on_a_cpu(
+    machine: Machine, capability: str, avx512_bf16: bool, amx: bool, expected: torch.dtype
+) -> None:
+    """Where bfloat16 is only emulated it is slower than float32."""
+    machine.multiplies_bfloat16(capability=capability, avx512_bf16=avx512_bf16, amx=amx)
+    assert resolve_dtype("auto", CPU) == expected
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_auto_dtype_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, native: bool, expected: torch.dtype
+) -> None:
+    """A GPU older than Ampere emulates bfloat16, which torch counts as support unless asked."""
+    monkeypatch.setattr(
+        "torch.cuda.is_bf16_supported", lambda including_emulation: including_emulation or native
+    )
+    assert resolve_dtype("auto", CUDA) == expected
+
+
+def test_auto_dtype_on_mps() -> None:
+    assert resolve_dtype("auto", torch.device("mps")) == torch.float32
+
+
+def test_autocast_multiplies_in_the_dtype_and_keeps_weights() -> None:
+    weight = torch.ones(2, 2)
+    with autocast(CPU, torch.bfloat16):
+        assert (weight @ weight).dtype == torch.bfloat16
+    assert weight.dtype == torch.float32
+    with autocast(CPU, torch.float32):
+        assert (weight @ weight).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "expected"),
+    [
+        ("off", CPU, False),
+        ("off", CUDA, False),
+        ("on", CPU, True),
+        ("on", CUDA, True),
+        ("auto", CPU, False),
+        ("auto", CUDA, True),
+    ],
+)
+def test_should_compile(machine: Machine, name: str, device: torch.device, expected: bool) -> None:
+    machine.has_compilers("g++", "gcc")
+    assert should_compile(name, device) is expected
+
+
+@pytest.mark.parametrize("name", ["auto", "on"])
+def test_does_not_compile_without_a_compiler(
+    machine: Machine, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """Said aloud only to those who asked for it."""
+    machine.has_compilers()
+    with caplog.at_level(logging.WARNING):
+        assert not should_compile(name, CPU)
+    assert ("no C++ compiler found; training uncompiled" in caplog.text) == (name == "on")

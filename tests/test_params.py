@@ -1,0 +1,236 @@
+"""Sections of a YAML file as dataclasses: every mistake is named with file, section and key."""
+
+import json
+import re
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from ruamel.yaml import YAML
+
+from lmlib.corpus.params import CorpusParams
+from lmlib.model import ModelParams
+from lmlib.optim import OptimParams
+from lmlib.params import from_dict, load_params
+from lmlib.sampling import SamplingParams
+from lmlib.tokenizer import TokenizerParams
+from lmlib.training import TrainParams
+
+PARAMS = Path(__file__).parent.parent / "params.yaml"
+SECTIONS = {
+    "corpus": CorpusParams,
+    "tokenizer": TokenizerParams,
+    "model": ModelParams,
+    "optim": OptimParams,
+    "train": TrainParams,
+    "sampling": SamplingParams,
+}
+
+
+@dataclass(frozen=True)
+class Example:
+    steps: int
+    lr: float
+    on: bool
+    kind: Literal["fast", "slow", 1]
+    names: tuple[str, ...]
+    betas: tuple[float, float]
+    limit: int | None
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise ValueError(f"steps is {self.steps}; it must be at least 0")
+
+
+GIVEN: dict[str, Any] = {
+    "steps": 3,
+    "lr": 0.5,
+    "on": True,
+    "kind": "fast",
+    "names": ["a", "b"],
+    "betas": [0.9, 0.95],
+    "limit": None,
+}
+
+
+def example(**changes: Any) -> Example:
+    return from_dict(Example, GIVEN | changes, where="p.yaml: example")
+
+
+def exactly(text: str) -> str:
+    return f"^{re.escape(text)}$"
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@dataclass(frozen=True)
+class Rate:
+    lr: float
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-05", 1e-5), ("3e-4", 3e-4), ("3.0e-3", 3e-3), ("1", 1.0), ("10_000.0", 1e4)],
+)
+def test_numbers_as_yaml_1_2_writes_them(tmp_path: Path, text: str, value: float) -> None:
+    """`1e-05` is what `dvc exp run -S optim.lr=1e-5` writes; YAML 1.1 takes it for a text."""
+    rate = load_params(write(tmp_path, f"optim:\n  lr: {text}\n"), "optim", Rate)
+    assert rate.lr == value
+    assert type(rate.lr) is float
+
+
+def test_infinity(tmp_path: Path) -> None:
+    assert load_params(write(tmp_path, "optim: {lr: .inf}"), "optim", Rate).lr == float("inf")
+
+
+def test_on_and_off_are_texts(tmp_path: Path) -> None:
+    """YAML 1.1 reads them as booleans; train.compile is `on` or `off`."""
+
+    @dataclass(frozen=True)
+    class Switch:
+        compile: str
+
+    path = write(tmp_path, "train: {compile: on}")
+    assert load_params(path, "train", Switch).compile == "on"
+
+
+def test_values_of_every_kind() -> None:
+    assert example() == Example(3, 0.5, True, "fast", ("a", "b"), (0.9, 0.95), None)
+    assert example(limit=7).limit == 7
+    assert example(kind=1).kind == 1
+    assert example(names=[]).names == ()
+    assert example(betas=[0, 1]).betas == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 3.0}, "steps is the value 3.0; it should be a whole number"),
+        ({"steps": True}, "steps is the value True; it should be a whole number"),
+        ({"steps": None}, "steps is the value None; it should be a whole number"),
+        (
+            {"steps": "3"},
+            "steps is the text '3'; it should be a whole number; write the number without quotes",
+        ),
+        ({"steps": "many"}, "steps is the text 'many'; it should be a whole number"),
+        ({"lr": True}, "lr is the value True; it should be a number"),
+        (
+            {"lr": "1e-3"},
+            "lr is the text '1e-3'; it should be a number; write the number without quotes",
+        ),
+        ({"on": 1}, "on is the value 1; it should be true or false"),
+        ({"kind": "medium"}, "kind is 'medium'; choose one of fast, slow, 1"),
+        ({"kind": True}, "kind is True; choose one of fast, slow, 1"),
+        ({"names": "a"}, "names is the text 'a'; it should be a list, each item a text"),
+        ({"names": [1]}, "names is the value 1; it should be a text"),
+        ({"betas": [0.9]}, "betas is [0.9]; it should be a list of 2 values"),
+        ({"limit": 0.5}, "limit is the value 0.5; it should be a whole number or null"),
+    ],
+)
+def test_mistyped_values(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=exactly(f"p.yaml: example.{message}")):
+        example(**changes)
+
+
+def test_unknown_key_names_the_known_ones() -> None:
+    message = (
+        "p.yaml: example.stesp is unknown; the keys here are "
+        "steps, lr, on, kind, names, betas, limit"
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        example(stesp=1)
+
+
+def test_missing_key_says_what_to_add() -> None:
+    values = {key: value for key, value in GIVEN.items() if key != "betas"}
+    message = "p.yaml: example.betas is missing; add it (a list, each item a number)"
+    with pytest.raises(ValueError, match=exactly(message)):
+        from_dict(Example, values, where="p.yaml: example")
+
+
+def test_a_field_with_a_default_is_still_required() -> None:
+    """A file shows every value that is used."""
+
+    @dataclass(frozen=True)
+    class Defaulted:
+        eps: float = 1e-5
+
+    with pytest.raises(ValueError, match=r"^f\.eps is missing; add it \(a number\)$"):
+        from_dict(Defaulted, {}, where="f")
+
+
+def test_contradictory_values_are_said_to_be_where_they_stand() -> None:
+    with pytest.raises(ValueError, match=r"^p\.yaml: example: steps is -1; it must be at least 0$"):
+        example(steps=-1)
+
+
+@pytest.mark.parametrize("values", [[1, 2], "steps", 3, None])
+def test_something_else_than_keys_and_values(values: Any) -> None:
+    with pytest.raises(ValueError, match=r"^f: holds .*; it should hold keys and values$"):
+        from_dict(Rate, values, where="f")
+
+
+@pytest.mark.parametrize("text", ["", "model: {}", "- optim", "optim:", "optim: 3"])
+def test_missing_section(tmp_path: Path, text: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"params\.yaml: section `optim` is missing; it holds Rate"
+    ):
+        load_params(write(tmp_path, text), "optim", Rate)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"params\.yaml: no such file; run from the root"):
+        load_params(tmp_path / "params.yaml", "optim", Rate)
+
+
+@pytest.mark.parametrize("text", ["optim: {lr: 1", "optim:\n  lr: 1\n  lr: 2\n", "a\tb: ["])
+def test_invalid_yaml(tmp_path: Path, text: str) -> None:
+    """Also a key given twice: the first value would be lost in silence."""
+    with pytest.raises(ValueError, match=r"params\.yaml: not valid YAML: "):
+        load_params(write(tmp_path, text), "optim", Rate)
+
+
+def test_file_in_another_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(b"optim: {lr: 1}  # gr\xf6\xdfer\n")
+    with pytest.raises(ValueError, match=r"params\.yaml: not valid YAML: "):
+        load_params(path, "optim", Rate)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_params_yaml_loads_and_shows_every_field(section: str) -> None:
+    """Each key is a field and each field a key; no value changes its meaning."""
+    params = load_params(PARAMS, section, SECTIONS[section])
+    values = YAML(typ="safe").load(PARAMS.read_text(encoding="utf-8"))[section]
+    assert set(values) == {field.name for field in fields(SECTIONS[section])}
+    assert json.loads(json.dumps(asdict(params))) == values
+
+
+def test_params_yaml_has_no_other_section() -> None:
+    assert set(YAML(typ="safe").load(PARAMS.read_text(encoding="utf-8"))) == set(SECTIONS)
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "message"),
+    [
+        ("model", {"num_heads": 5}, ", not divisible by num_heads 5"),
+        ("model", {"d_model": 18}, "RoPE rotates pairs and needs an even size"),
+        ("tokenizer", {"vocab_size": 256}, "vocab_size is 256; 256 bytes and 1 special tokens"),
+        ("optim", {"lr": 0.0}, "lr is 0.0; it must be above 0"),
+        ("optim", {"schedule": "cosinus"}, "choose one of cosine, linear, wsd, constant"),
+        ("train", {"batch_size": 0}, "batch_size is 0; it must be at least 1"),
+        ("train", {"compile": True}, "choose one of auto, on, off"),
+        ("corpus", {"source": "wikipedia"}, "choose one of toystories, tinystories, owt, local"),
+        ("sampling", {"top_p": 0.0}, "top_p is 0.0; it must be in (0, 1]"),
+    ],
+)
+def test_contradictions_in_params_yaml(section: str, change: dict[str, Any], message: str) -> None:
+    values = YAML(typ="safe").load(PARAMS.read_text(encoding="utf-8"))[section] | change
+    where = f"params.yaml: {section}"
+    with pytest.raises(ValueError, match=rf"^{where}.*{re.escape(message)}"):
+        from_dict(SECTIONS[section], values, where=where)
