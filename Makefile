@@ -48,10 +48,10 @@ type: $(READY) ## Check types
 
 .PHONY: test test-all
 test: lint type ## Style, types and tests
-	@cd "$(ROOT)" && pytest -n auto
+	@cd "$(ROOT)" && pytest -n auto --dist loadfile
 
 test-all: lint type ## The tests that take minutes, too
-	@cd "$(ROOT)" && pytest -n auto -m ''
+	@cd "$(ROOT)" && pytest -n auto --dist loadfile -m ''
 
 .PHONY: bench
 bench: $(READY) ## Measure the tokenizer: make bench CORPUS=FILE VOCAB=10000

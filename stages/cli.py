@@ -1,0 +1,52 @@
+"""What every stage does around its work: logging, progress, one clear sentence for bad input."""
+
+import contextlib
+import logging
+import sys
+from collections.abc import Callable, Iterator
+
+from tqdm import tqdm
+
+from lmlib.signals import terminate_with_parent
+
+OnProgress = Callable[[str, int, int], None]  # (what is done, how much of it, of how much)
+
+
+def run_stage(main: Callable[[], None]) -> None:
+    """Run `main`; bad input ends it with one sentence on stderr and exit status 1.
+
+    Ctrl-C ends it with 130 and no traceback.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    terminate_with_parent()
+    try:
+        main()
+    except (ValueError, OSError, FloatingPointError) as error:
+        logging.getLogger("stages").debug("traceback of the error below", exc_info=True)
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@contextlib.contextmanager
+def progress_bars(units: dict[str, str]) -> Iterator[OnProgress]:
+    """Give a function that draws a bar for each kind of work, one after the other.
+
+    `units` maps the kind to its unit; bytes ("B") show as MB and MB/s.
+    """
+    bar: tqdm | None = None
+
+    def on_progress(what: str, done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None or bar.desc.removesuffix(": ") != what:
+            if bar is not None:
+                bar.close()
+            unit = units[what]
+            bar = tqdm(desc=what, total=total, unit=unit, unit_scale=unit == "B")
+        bar.update(done - bar.n)
+
+    try:
+        yield on_progress
+    finally:
+        if bar is not None:
+            bar.close()

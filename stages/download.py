@@ -1,0 +1,31 @@
+"""Stage `download`: write the training and the validation text of the corpus.
+
+Params: corpus. Reads: what `corpus.source` names. Writes: data/raw/.
+Run:    dvc repro download   (by hand, from the repository root: python -m stages.download)
+"""
+
+from lmlib.corpus import CorpusParams, write_corpus
+from lmlib.params import load_params
+from lmlib.tracking import flatten, open_run, root
+from stages.cli import run_stage
+from stages.fingerprint import fingerprint
+from stages.paths import PARAMS, RAW_TRAIN, RAW_VALID, spool_folder
+
+
+def main() -> None:
+    """Write both texts, whole or not at all."""
+    params = load_params(PARAMS, "corpus", CorpusParams)
+    with open_run(
+        "download",
+        fingerprint("download"),
+        spool=spool_folder(),
+        makes_model=False,
+        params=flatten({"corpus": params}),
+    ) as run:
+        write_corpus(params, RAW_TRAIN, RAW_VALID, root())
+        run.summary({"train/bytes": RAW_TRAIN.stat().st_size})
+        run.summary({"valid/bytes": RAW_VALID.stat().st_size})
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,56 @@
+"""Stage `encode`: turn the texts into files of token ids.
+
+Params: none. Reads: data/raw/, models/tokenizer/. Writes: data/tokens/.
+Run:    dvc repro encode   (by hand, from the repository root: python -m stages.encode)
+"""
+
+import numpy as np
+
+from lmlib.data import TokenInfo, count_documents, write_token_info
+from lmlib.files import sha256_file
+from lmlib.separator import SEPARATOR
+from lmlib.tokenizer import Tokenizer
+from lmlib.tracking import open_run
+from stages.cli import progress_bars, run_stage
+from stages.fingerprint import fingerprint
+from stages.paths import (
+    RAW_TRAIN,
+    RAW_VALID,
+    TOKENIZER,
+    TRAIN_TOKENS,
+    VALID_TOKENS,
+    spool_folder,
+)
+
+
+def main() -> None:
+    """Encode the training and the validation text; note beside each what it was made from."""
+    tokenizer = Tokenizer.load(TOKENIZER)
+    tokenizer_sha256 = sha256_file(TOKENIZER / "tokenizer.json")
+    TRAIN_TOKENS.parent.mkdir(parents=True, exist_ok=True)
+    with open_run("encode", fingerprint("encode"), spool=spool_folder(), makes_model=False) as run:
+        for name, text, tokens in (
+            ("train", RAW_TRAIN, TRAIN_TOKENS),
+            ("valid", RAW_VALID, VALID_TOKENS),
+        ):
+            with progress_bars({"encode": "B"}) as on_progress:
+                count = tokenizer.encode_file(text, tokens, on_progress=on_progress)
+            info = TokenInfo(
+                tokens=count,
+                vocab_size=tokenizer.vocab_size,
+                tokenizer_sha256=tokenizer_sha256,
+                source_bytes=text.stat().st_size,
+                documents=count_documents(
+                    np.load(tokens, mmap_mode="r"),
+                    tokenizer.special_ids.get(SEPARATOR),
+                    {token_id for token_id, token in tokenizer.vocab.items() if not token.strip()},
+                ),
+            )
+            write_token_info(tokens, info)
+            numbers = {"tokens": info.tokens, "bytes": info.source_bytes}
+            numbers |= {"documents": info.documents}
+            run.summary({f"{name}/{key}": value for key, value in numbers.items()})
+
+
+if __name__ == "__main__":
+    run_stage(main)

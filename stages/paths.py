@@ -1,0 +1,36 @@
+"""Every path of the pipeline, relative to the working directory, written once.
+
+Under `dvc exp run --temp` and in the queue a stage works in a copy that is thrown away: what must
+outlive it (resume states, numbers on their way to MLflow) lies below `root()`, the real repository.
+"""
+
+from pathlib import Path
+
+from lmlib.tracking import root
+
+PARAMS = Path("params.yaml")
+PIPELINE = Path("dvc.yaml")
+
+RAW_TRAIN = Path("data/raw/train.txt")
+RAW_VALID = Path("data/raw/valid.txt")
+TOKENIZER = Path("models/tokenizer")
+TRAIN_TOKENS = Path("data/tokens/train.npy")
+VALID_TOKENS = Path("data/tokens/valid.npy")
+MODEL = Path("models/lm")
+SAMPLES = Path("models/samples.md")
+
+TOKENIZER_METRICS = Path("models/metrics/tokenizer.json")
+TRAIN_METRICS = Path("models/metrics/train.json")
+EVALUATE_METRICS = Path("models/metrics/evaluate.json")
+TRAIN_CURVE = Path("models/plots/train.csv")
+VALID_CURVE = Path("models/plots/valid.csv")
+
+
+def resume_folder(fingerprint: str) -> Path:
+    """Return the folder of the unfinished training with this fingerprint."""
+    return root() / "models" / ".resume" / fingerprint
+
+
+def spool_folder() -> Path:
+    """Return the folder where numbers wait while the tracking server is away."""
+    return root() / "models" / ".tracking"

@@ -1,0 +1,38 @@
+"""Print the results of the last `dvc repro`: scores, samples, and how to open the MLflow UI.
+
+Reads:  models/metrics/evaluate.json, models/samples.md.
+Run:    python -m stages.report
+"""
+
+import json
+import sys
+
+from stages.cli import run_stage
+from stages.paths import EVALUATE_METRICS, SAMPLES
+
+
+def main() -> None:
+    """Write the report to stdout."""
+    if not EVALUATE_METRICS.is_file() or not SAMPLES.is_file():
+        raise FileNotFoundError(f"{EVALUATE_METRICS}: no results yet; run `dvc repro`")
+    scores = json.loads(EVALUATE_METRICS.read_text(encoding="utf-8"))
+    samples = [line for line in SAMPLES.read_text(encoding="utf-8").splitlines() if line[:1] == ">"]
+    sys.stdout.write(
+        "\n".join(
+            [
+                "",
+                *(line.removeprefix(">").strip() for line in samples),
+                "",
+                f"validation loss  {scores['loss']:.4f} nats per token",
+                f"perplexity       {scores['perplexity']:.3f}",
+                f"bits per byte    {scores['bits_per_byte']:.4f}",
+                "",
+                "Compare runs in MLflow:  make ui",
+                "",
+            ]
+        )
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,60 @@
+"""Stage `train_tokenizer`: learn the byte-pair encoding of the training text.
+
+Params: tokenizer. Reads: data/raw/train.txt. Writes: models/tokenizer/, models/metrics/.
+Run:    dvc repro train_tokenizer   (by hand, from the root: python -m stages.train_tokenizer)
+"""
+
+from lmlib.files import write_json
+from lmlib.params import load_params
+from lmlib.tokenizer import Tokenizer, TokenizerParams, train_bpe
+from lmlib.tracking import flatten, open_run
+from stages.cli import progress_bars, run_stage
+from stages.fingerprint import fingerprint
+from stages.paths import PARAMS, RAW_TRAIN, TOKENIZER, TOKENIZER_METRICS, spool_folder
+
+SAMPLE_BYTES = 1_000_000
+
+
+def main() -> None:
+    """Learn from the training text alone: the validation text stays unseen."""
+    params = load_params(PARAMS, "tokenizer", TokenizerParams)
+    special_tokens = list(params.special_tokens)
+    with open_run(
+        "train_tokenizer",
+        fingerprint("train_tokenizer"),
+        spool=spool_folder(),
+        makes_model=False,
+        params=flatten({"tokenizer": params}),
+    ) as run:
+        with progress_bars({"count": "B", "merge": "merge"}) as on_progress:
+            vocab, merges = train_bpe(
+                RAW_TRAIN,
+                params.vocab_size,
+                special_tokens,
+                pattern=params.pattern,
+                on_progress=on_progress,
+            )
+        tokenizer = Tokenizer(vocab, merges, special_tokens, pattern=params.pattern)
+        tokenizer.save(TOKENIZER)
+        metrics = _statistics(tokenizer)
+        write_json(TOKENIZER_METRICS, metrics)
+        run.summary({f"tokenizer/{key}": value for key, value in metrics.items()})
+        run.artifact(TOKENIZER / "tokenizer.json")
+
+
+def _statistics(tokenizer: Tokenizer) -> dict[str, float]:
+    """Return what the vocabulary is like; bytes per token come from the start of the text."""
+    with RAW_TRAIN.open("rb") as file:
+        sample = file.read(SAMPLE_BYTES).decode("utf-8", errors="ignore")
+    special_ids = set(tokenizer.special_ids.values())
+    learnt = [token for token_id, token in tokenizer.vocab.items() if token_id not in special_ids]
+    return {
+        "vocab_size": tokenizer.vocab_size,
+        "merges": len(tokenizer.merges),
+        "longest_token_bytes": max(map(len, learnt)),
+        "bytes_per_token": round(len(sample.encode()) / len(tokenizer.encode(sample)), 4),
+    }
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,90 @@
+"""A copy of the project at tiny size, in a git repository of its own."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.pipeline.imports import ROOT
+
+TOOLS = Path(sys.executable).parent  # dvc, and the python that the stages start
+
+
+class Project:
+    """A working copy to run commands in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        kept = {
+            k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "GIT_"))
+        }
+        self.env = kept | {
+            "PATH": f"{TOOLS}{os.pathsep}{os.environ['PATH']}",
+            "GIT_AUTHOR_NAME": "test",
+            "GIT_AUTHOR_EMAIL": "test@example.com",
+            "GIT_COMMITTER_NAME": "test",
+            "GIT_COMMITTER_EMAIL": "test@example.com",
+        }
+
+    def run(self, *command: str, status: int = 0) -> str:
+        """Run a command; return its stdout and stderr; fail the test on another exit status."""
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=300
+        )
+        output = done.stdout + done.stderr
+        assert done.returncode == status, f"{' '.join(command)} gave {done.returncode}:\n{output}"
+        return output
+
+    def set_params(self, overrides: dict[str, str]) -> None:
+        """Change params.yaml as `dvc exp run -S KEY=VALUE` does."""
+        path = self.folder / "params.yaml"
+        yaml = YAML()
+        document = yaml.load(path)
+        for dotted, value in overrides.items():
+            *sections, key = dotted.split(".")
+            section = document
+            for name in sections:
+                section = section[name]
+            assert key in section, f"{dotted} is not in params.yaml"
+            section[key] = YAML(typ="safe").load(value)
+        yaml.dump(document, path)
+
+
+def tiny_overrides() -> dict[str, str]:
+    """Return the parameters of the preset `tiny`, as the Makefile spells them."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    definition = re.search(r"^TINY = ((?:.*\\\n)*.*)$", makefile, re.MULTILINE)
+    assert definition
+    return dict(re.findall(r"-S ([\w.]+)=(\S+)", definition[1]))
+
+
+@pytest.fixture(scope="session")
+def make_project(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Project]:
+    """Return a function that copies the project, as it stands here, into a new repository."""
+
+    def make(name: str, **overrides: str) -> Project:
+        folder = tmp_path_factory.mktemp(name)
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT,
+            capture_output=True,
+            check=True,
+        ).stdout.decode()
+        for relative in filter(None, listed.split("\0")):
+            if (ROOT / relative).is_file():  # not one that is deleted but still in the index
+                (folder / relative).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / relative, folder / relative)
+        project = Project(folder)
+        project.set_params(tiny_overrides() | overrides)
+        project.run("git", "init", "--quiet", "--initial-branch=main")
+        project.run("git", "add", "--all")
+        project.run("git", "commit", "--quiet", "--message=start")
+        return project
+
+    return make

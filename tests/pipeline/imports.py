@@ -1,0 +1,52 @@
+"""Which modules of the project a module imports, directly or through others."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# They move values and report them, but no value in an out comes from them: an edit to one must
+# not retrain. dvc.yaml leaves them out of `deps`.
+PLUMBING = (
+    "lmlib/__init__.py",
+    "lmlib/signals.py",
+    "lmlib/tracking/",
+    "stages/__init__.py",
+    "stages/cli.py",
+    "stages/fingerprint.py",
+    "stages/paths.py",
+)
+
+
+def modules_behind(module: Path) -> set[str]:
+    """Return the files, relative to the root, whose change can change what `module` computes.
+
+    Imports inside functions count. `module` is relative to the root, and in the result.
+    """
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        path = waiting.pop()
+        if path.as_posix() in found or path.as_posix().startswith(PLUMBING):
+            continue
+        found.add(path.as_posix())
+        for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                # `from lmlib import toystories` names a module, `from lmlib.data import x` may not
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            else:
+                continue
+            waiting += [file for name in names for file in _files_of(name)]
+    return found
+
+
+def _files_of(name: str) -> list[Path]:
+    """Return the project's files that `import name` runs: packages on the way, and the module."""
+    parts = name.split(".")
+    if parts[0] not in ("lmlib", "stages"):
+        return []
+    files = [Path(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)]
+    files.append(Path(*parts).with_suffix(".py"))
+    return [file for file in files if (ROOT / file).is_file()]

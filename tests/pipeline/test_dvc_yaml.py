@@ -1,0 +1,61 @@
+"""dvc.yaml against the code: deps, params, and stages that only import what they need."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.pipeline.imports import ROOT, modules_behind
+from tests.test_params import SECTIONS
+
+PIPELINE = YAML(typ="safe").load(ROOT / "dvc.yaml")
+STAGES = PIPELINE["stages"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_are_the_modules_behind_the_stage(stage: str) -> None:
+    """An edit to a module reruns exactly the stages whose outs it can change."""
+    listed = {dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")}
+    assert listed == modules_behind(Path(f"stages/{stage}.py"))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_params_are_the_sections_the_stage_reads(stage: str) -> None:
+    """`load_params(PARAMS, "model", ModelParams)` in the script, `model` in dvc.yaml."""
+    source = (ROOT / "stages" / f"{stage}.py").read_text(encoding="utf-8")
+    read = {name for name in SECTIONS if f'load_params(PARAMS, "{name}"' in source}
+    assert set(STAGES[stage].get("params", [])) == read
+
+
+def test_editing_sampling_does_not_retrain() -> None:
+    assert "lmlib/sampling.py" in STAGES["evaluate"]["deps"]
+    assert "lmlib/sampling.py" not in STAGES["train"]["deps"]
+
+
+def test_every_stage_has_a_description_and_reads_only_what_another_writes() -> None:
+    outs = [out for stage in STAGES.values() for out in stage["outs"]]
+    for name, stage in STAGES.items():
+        assert stage["desc"]
+        assert stage["cmd"] == f"python -m stages.{name}"
+        for dep in stage["deps"]:
+            assert dep.endswith(".py") or dep.startswith(tuple(outs)), f"{name}: {dep}"
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("stages.download", ["torch", "mlflow", "pyarrow", "huggingface_hub", "fsspec", "numba"]),
+        ("stages.train_tokenizer", ["torch", "mlflow", "numba"]),
+        ("stages.train", ["mlflow", "dvc"]),
+        ("stages.report", ["torch", "mlflow", "numpy"]),
+    ],
+)
+def test_a_stage_imports_late_what_is_slow(module: str, unwanted: list[str]) -> None:
+    """torch and mlflow take 3 s each to import: who does not need them does not wait."""
+    code = f"import {module}, sys; print(sorted(set({unwanted}) & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

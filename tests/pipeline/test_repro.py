@@ -1,0 +1,216 @@
+"""The pipeline end to end at tiny size, with the real commands."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from tokenizers import Tokenizer as HuggingFaceTokenizer
+
+from lmlib.files import sha256_file
+from lmlib.separator import SEPARATOR
+from lmlib.tokenizer import Tokenizer
+from tests.pipeline.conftest import Project
+
+pytestmark = pytest.mark.pipeline
+MakeProject = Callable[..., Project]
+
+
+@pytest.fixture(scope="module")
+def project(make_project: MakeProject) -> Project:
+    """The project after its first `dvc repro`, committed."""
+    project = make_project("project")
+    project.run("dvc", "repro")
+    project.run("git", "add", "--all")
+    project.run("git", "commit", "--quiet", "--message=results")
+    return project
+
+
+def stages_run(output: str) -> list[str]:
+    return re.findall(r"Running stage '(\w+)'", output)
+
+
+def rows(project: Project, path: str) -> list[dict[str, str]]:
+    with (project.folder / path).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def read_json(project: Project, path: str) -> dict:
+    return json.loads((project.folder / path).read_text(encoding="utf-8"))
+
+
+def runs(project: Project, experiment: str = "lm") -> list:
+    client = MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    return list(client.search_runs([found.experiment_id], order_by=["attributes.start_time ASC"]))
+
+
+def test_outs_belong_together(project: Project) -> None:
+    """Tokens decode to the text, losses are finite numbers of the right size, samples are there."""
+    folder = project.folder
+    tokenizer = Tokenizer.load(folder / "models/tokenizer")
+    for name in ("train", "valid"):
+        tokens = np.load(folder / f"data/tokens/{name}.npy", mmap_mode="r")
+        text = (folder / f"data/raw/{name}.txt").read_bytes()
+        assert tokens.dtype == np.uint16
+        assert tokenizer.decode_bytes(tokens) == text
+        info = read_json(project, f"data/tokens/{name}.json")
+        assert info["tokens"] == len(tokens)
+        assert info["source_bytes"] == len(text)
+        assert info["documents"] == text.count(SEPARATOR.encode())
+    huggingface = HuggingFaceTokenizer.from_file(str(folder / "models/tokenizer/tokenizer.json"))
+    story = text.decode()[:2000]
+    assert huggingface.encode(story).ids == tokenizer.encode(story)
+
+    steps = [int(row["step"]) for row in rows(project, "models/plots/train.csv")]
+    assert steps == [5, 10, 15, 20]
+    assert [int(row["step"]) for row in rows(project, "models/plots/valid.csv")] == [10, 20]
+    scores = read_json(project, "models/metrics/evaluate.json")
+    assert 2.0 < scores["loss"] < np.log(512) + 0.5  # untrained: ln 512 = 6.2
+    assert scores["tokens"] == read_json(project, "data/tokens/valid.json")["tokens"]
+    samples = (folder / "models/samples.md").read_text(encoding="utf-8")
+    assert samples.count("\n> **") == 3
+    assert "validation loss" in project.run("python", "-m", "stages.report")
+
+
+def test_nothing_large_is_left_to_git(project: Project) -> None:
+    """What git holds of data/ and models/ is small: numbers and curves."""
+    tracked = project.run("git", "ls-files", "data", "models").split()
+    assert set(tracked) == {
+        "data/.gitignore",
+        "models/.gitignore",
+        "models/metrics/evaluate.json",
+        "models/metrics/tokenizer.json",
+        "models/metrics/train.json",
+        "models/plots/train.csv",
+        "models/plots/valid.csv",
+    }
+
+
+def test_second_repro_does_nothing(project: Project) -> None:
+    assert "up to date" in project.run("dvc", "status")
+    output = project.run("dvc", "repro")
+    assert "Running stage" not in output
+    assert "up to date" in output
+
+
+def test_mlflow_has_one_row_for_the_model(project: Project) -> None:
+    """The evaluation is a child of the training, and its scores stand on the parent too."""
+    parents = [run for run in runs(project) if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs(project) if "mlflow.parentRunId" in run.data.tags]
+    (parent,) = parents
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params["model.d_model"] == "32"
+    assert parent.data.tags["stage"] == "train"
+    scores = read_json(project, "models/metrics/evaluate.json")
+    assert parent.data.metrics["evaluate/bits_per_byte"] == pytest.approx(scores["bits_per_byte"])
+    assert parent.info.run_id in {run.data.tags["mlflow.parentRunId"] for run in children}
+    client = MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
+    history = client.get_metric_history(parent.info.run_id, "train/loss")
+    assert [point.step for point in history] == [5, 10, 15, 20]
+    written = [float(row["loss"]) for row in rows(project, "models/plots/train.csv")]
+    assert [point.value for point in history] == pytest.approx(written)
+
+
+def test_data_stages_have_runs_of_their_own(project: Project) -> None:
+    stages = [run.data.tags["stage"] for run in runs(project, "lm-data")]
+    assert stages == ["download", "train_tokenizer", "encode"]
+
+
+def test_experiments_rerun_what_depends_on_the_change(project: Project) -> None:
+    """Sampling only evaluates; a learning rate trains, also as `1e-05`, a text to YAML 1.1."""
+    warm = project.run("dvc", "exp", "run", "--name", "warm", "-S", "sampling.temperature=1.5")
+    assert stages_run(warm) == ["evaluate"]
+    slow = project.run("dvc", "exp", "run", "--name", "slow", "-S", "optim.lr=1e-5")
+    assert stages_run(slow) == ["train", "evaluate"]
+    assert "lr: 1e-05" in (project.folder / "params.yaml").read_text(encoding="utf-8")
+    shown = project.run("dvc", "exp", "show", "--csv")
+    assert "warm" in shown
+    assert "slow" in shown
+    (run,) = [run for run in runs(project) if run.data.params.get("optim.lr") == "1e-05"]
+    assert run.data.tags["DVC_EXP_NAME"] == "slow"
+    assert run.info.run_name == "slow"
+    project.run("git", "checkout", "--", ".")
+    project.run("dvc", "checkout")
+
+
+def test_killed_training_goes_on_to_the_same_bits(make_project: MakeProject) -> None:
+    """kill -9 in mid-training; the second run resumes, and a third from the start agrees."""
+    project = make_project("killed", **{"train.num_steps": "200", "train.checkpoint_every": "20"})
+    dvc = subprocess.Popen(
+        ["dvc", "repro", "train"],
+        cwd=project.folder,
+        env=project.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 240
+    while not list(project.folder.glob("models/.resume/*/step-*.pt")):
+        assert dvc.poll() is None, dvc.communicate()[0].decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(trainer_below(dvc.pid), signal.SIGKILL)
+    dvc.communicate()
+    assert dvc.returncode != 0
+    assert not (project.folder / "models/lm/model.safetensors").exists()
+
+    assert "resuming after step" in project.run("dvc", "repro")
+    assert not list(project.folder.glob("models/.resume/*/*"))  # DVC has the model now
+    (run,) = [run for run in runs(project) if run.data.tags["stage"] == "train"]
+    assert run.info.status == "FINISHED"
+    client = MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
+    logged = [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")]
+    assert logged == list(range(5, 201, 5))
+
+    lock = (project.folder / "dvc.lock").read_text(encoding="utf-8")
+    assert "resuming" not in project.run("dvc", "repro", "--force", "--single-item", "train")
+    assert (project.folder / "dvc.lock").read_text(encoding="utf-8") == lock  # the same hashes
+
+
+def trainer_below(pid: int) -> int:
+    """Return the process of `stages.train` among the descendants of `pid`."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (entry / "cmdline").read_bytes().split(b"\0")
+            session = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[3])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if session == pid and b"stages.train" in command and command[0].endswith(b"python"):
+            return int(entry.name)
+    raise AssertionError("no trainer runs")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"model.d_model": "33"}, "d_model is 33, not divisible by num_heads 2"),
+        ({"optim.lr": "'3e-4'"}, "params.yaml: optim.lr is the text '3e-4'"),
+        ({"train.device": "tpu"}, "train.device is 'tpu'"),
+        ({"model.context_length": "20000"}, "too few for model.context_length=20000"),
+    ],
+)
+def test_bad_input_gets_one_sentence(
+    project: Project, overrides: dict[str, str], message: str
+) -> None:
+    """The sentence is the last line, without a traceback, and what is there stays there."""
+    before = (project.folder / "params.yaml").read_text(encoding="utf-8")
+    model = sha256_file(project.folder / "models/lm/model.safetensors")
+    project.set_params(overrides)
+    try:
+        output = project.run("python", "-m", "stages.train", status=1)
+    finally:
+        (project.folder / "params.yaml").write_text(before, encoding="utf-8")
+    assert output.strip().splitlines()[-1].startswith("error: ")
+    assert message in output
+    assert "Traceback" not in output
+    assert sha256_file(project.folder / "models/lm/model.safetensors") == model
