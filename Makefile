@@ -1,15 +1,20 @@
 # `make` builds everything and shows the result; `make help` lists the rest.
 # Every command runs from this folder, wherever make was called.
 .DEFAULT_GOAL := all
-.DELETE_ON_ERROR:
 SHELL := /bin/bash
 ROOT := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 BIN := $(ROOT)/.venv/bin
 READY := $(ROOT)/.venv/.ready
-PYTHON ?= python3
+# the first Python 3.11 or newer that is not the one in .venv
+PYTHON ?= $(shell PATH="$${PATH//$(BIN):/}"; for p in python3 python3.11 python3.12 python3.13; do \
+  "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v "$$p" && break; done)
 # stages start plain `python`: it is the one in .venv
 export PATH := $(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
+# the stamp names the folder it was made for: the scripts in a .venv that was moved do not start
+ifneq ($(shell cat "$(READY)" 2>/dev/null),$(ROOT))
+$(shell rm -f "$(READY)")
+endif
 
 .PHONY: all
 all: $(READY) ## Build the pipeline (dvc repro), then print scores and samples
@@ -18,15 +23,19 @@ all: $(READY) ## Build the pipeline (dvc repro), then print scores and samples
 .PHONY: setup
 setup: $(READY) ## Create .venv with the pinned dependencies
 
-# The stamp is written last: a half-made .venv is made anew.
+# The stamp is written last. A .venv without it is half made, and made anew; one with an old stamp
+# gets what has changed in the pinned versions.
 $(READY): $(ROOT)/pyproject.toml $(ROOT)/constraints.txt
+	@if [ ! -e "$@" ]; then \
+	  "$(PYTHON)" -c 'import ensurepip' 2>/dev/null || { \
+	    echo "error: Python 3.11 or newer with venv is needed (Debian: apt install python3-venv," \
+	      "or name one: make PYTHON=/path/to/python3)"; exit 1; }; \
+	  rm -rf "$(ROOT)/.venv" && "$(PYTHON)" -m venv "$(ROOT)/.venv" || exit 1; \
+	fi
 	@rm -f "$@"
-	@"$(PYTHON)" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "error: $(PYTHON) should be Python 3.11 or newer with venv (Debian: apt install python3-venv)"; exit 1; }
-	@"$(PYTHON)" -m venv --clear "$(ROOT)/.venv"
-	@cd "$(ROOT)" && python -m pip install --quiet --disable-pip-version-check \
+	@cd "$(ROOT)" && "$(BIN)/python" -m pip install --quiet --disable-pip-version-check \
 	  --constraint constraints.txt --editable '.[dev]'
-	@touch "$@"
+	@echo "$(ROOT)" > "$@"
 
 .PHONY: repro
 repro: $(READY) ## Rebuild what changed, without the report
@@ -55,33 +64,38 @@ test-all: lint type ## The tests that take minutes, too
 
 .PHONY: bench
 bench: $(READY) ## Measure the tokenizer: make bench CORPUS=FILE VOCAB=10000
-	@cd "$(ROOT)" && python -m tests.benchmarks.bench_tokenizer "$(CORPUS)" --vocab-size $(or $(VOCAB),10000)
+	@cd "$(ROOT)" && python -m tests.benchmarks.bench_tokenizer "$(abspath $(CORPUS))" --vocab-size $(or $(VOCAB),10000)
 
-.PHONY: clean
+.PHONY: clean prune
+prune: ## Remove the states of trainings that were never finished
+	@rm -rf "$(ROOT)/models/.resume"
+
 clean: ## Remove .venv and caches of tools (never data, models or runs)
 	@cd "$(ROOT)" && rm -rf .venv .pytest_cache .ruff_cache .hypothesis build *.egg-info
 
-# Presets: experiments with several parameters changed. Add more: make tinystories ARGS="-S train.seed=2"
+# Presets: experiments with several parameters changed, which `dvc exp run` writes to params.yaml.
+# Back to the default: git checkout params.yaml dvc.lock && dvc checkout
+# Change more: make tinystories ARGS="-S train.seed=2"
 EXPERIMENT = cd "$(ROOT)" && dvc exp run $(ARGS)
-MODEL_17M = -S tokenizer.vocab_size=10000 -S model.context_length=256 -S model.d_model=512 \
-  -S model.d_ff=1344 -S model.num_layers=4 -S model.num_heads=16 -S model.rope_theta=10000.0
-LONG = -S optim.lr=1e-3 -S train.log_every=50 -S train.valid_every=500 \
-  -S train.checkpoint_every=500
+LARGE = -S tokenizer.vocab_size=10000 -S model.context_length=256 -S model.d_model=512 \
+  -S model.d_ff=1344 -S model.num_layers=4 -S model.num_heads=16 -S model.rope_theta=10000.0 \
+  -S optim.lr=1e-3 -S train.log_every=50 -S train.valid_every=500 -S train.valid_batches=16 \
+  -S train.checkpoint_every=500 -S sampling.max_tokens=256
 
 .PHONY: tinystories tinystories-cpu owt tiny
-tinystories: $(READY) ## Preset: 17M-parameter model on TinyStories, 327,680,000 tokens (GPU)
-	@$(EXPERIMENT) -S corpus.source=tinystories $(MODEL_17M) $(LONG) -S optim.warmup_steps=200 \
+tinystories: $(READY) ## Preset: 22.7M weights on TinyStories, 327,680,000 tokens (GPU)
+	@$(EXPERIMENT) -S corpus.source=tinystories $(LARGE) -S optim.warmup_steps=200 \
 	  -S train.batch_size=128 -S train.num_steps=10000
 
 tinystories-cpu: $(READY) ## Preset: the same at 40,960,000 tokens (CPU, or Apple's MPS)
-	@$(EXPERIMENT) -S corpus.source=tinystories $(MODEL_17M) $(LONG) -S optim.warmup_steps=100 \
+	@$(EXPERIMENT) -S corpus.source=tinystories $(LARGE) -S optim.warmup_steps=100 \
 	  -S train.batch_size=32 -S train.num_steps=5000
 
 owt: $(READY) ## Preset: the same model on OpenWebText, vocabulary of 32,000 (GPU)
-	@$(EXPERIMENT) -S corpus.source=owt $(MODEL_17M) $(LONG) -S tokenizer.vocab_size=32000 \
+	@$(EXPERIMENT) -S corpus.source=owt $(LARGE) -S tokenizer.vocab_size=32000 \
 	  -S optim.warmup_steps=200 -S train.batch_size=128 -S train.num_steps=10000
 
-TINY = -S corpus.train_bytes=200000 -S corpus.valid_bytes=20000 -S tokenizer.vocab_size=512 \
+TINY = -S corpus.source=toystories -S corpus.train_bytes=200000 -S corpus.valid_bytes=20000 -S tokenizer.vocab_size=512 \
   -S model.context_length=32 -S model.d_model=32 -S model.d_ff=64 -S model.num_layers=2 \
   -S model.num_heads=2 -S train.num_steps=20 -S train.batch_size=4 -S train.log_every=5 \
   -S train.valid_every=10 -S train.valid_batches=2 -S train.checkpoint_every=5 \

@@ -15,7 +15,7 @@ from typing import IO, Any
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from lmlib.files import write_atomically, write_json
@@ -96,23 +96,22 @@ class ResumeStore:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        # beside the folder, not in it: `discard` removes the folder
+        self._lock = FileLock(self.folder.with_name(self.folder.name + ".lock"))
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder; raise ValueError when another process trains the same thing."""
+        """Hold the folder; wait while another process trains the same thing."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        # beside the folder, not in it: `discard` removes the folder
-        lock = FileLock(self.folder.with_name(self.folder.name + ".lock"))
         try:
-            lock.acquire(timeout=0)
+            self._lock.acquire(timeout=0)
         except Timeout:
-            raise ValueError(
-                f"{self.folder}: another process trains this very model; wait for it, or stop it"
-            ) from None
+            logger.info("waiting for another process that trains this very model")
+            self._lock.acquire()
         try:
             yield
         finally:
-            lock.release()
+            self._lock.release()
 
     def save(
         self,
@@ -148,9 +147,9 @@ class ResumeStore:
         return None
 
     def discard(self) -> None:
-        """Remove all states."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.with_name(self.folder.name + ".lock").unlink(missing_ok=True)
+        """Remove all states, unless another process trains from them."""
+        with contextlib.suppress(Timeout), self._lock.acquire(timeout=0):
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _files(self) -> list[Path]:
         """Return the files of states, newest first."""
@@ -160,12 +159,11 @@ class ResumeStore:
 def save_model(folder: str | Path, model: TransformerLM) -> None:
     """Write `model.safetensors` and `config.json` (the model's params and vocabulary size)."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     state = plain_state_dict(model)
     if model.params.tie_embeddings:
         del state["lm_head.weight"]  # safetensors refuses the same memory twice
     weights = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    save_file(weights, folder / "model.safetensors")
+    write_atomically(folder / "model.safetensors", save(weights))
     config = {"vocab_size": model.vocab_size, **asdict(model.params)}
     write_json(folder / "config.json", config)
 

@@ -1,8 +1,5 @@
-"""Token files and seeded batches."""
+"""Training data: token files as memory maps, and seeded batches."""
 
-import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,28 +7,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from lmlib.files import sha256_file, write_json
-from lmlib.params import from_dict
+from lmlib.files import sha256_file
+from lmlib.tokens import TokenInfo, blocks, read_token_info
 
 Batch = tuple[Int[Tensor, "batch context"], Int[Tensor, "batch context"]]
-
-
-@dataclass(frozen=True)
-class TokenInfo:
-    """What a token file was made from; stands beside `NAME.npy` as `NAME.json`.
-
-    tokens:            number of token ids in the file
-    vocab_size:        size of the tokenizer's vocabulary; every id is below it
-    tokenizer_sha256:  hash of the tokenizer's tokenizer.json
-    source_bytes:      bytes of the text that was encoded, separators included
-    documents:         texts between separators
-    """
-
-    tokens: int
-    vocab_size: int
-    tokenizer_sha256: str
-    source_bytes: int
-    documents: int
 
 
 class TokenDataset:
@@ -66,7 +45,7 @@ class TokenDataset:
                 f"{path}: holds {len(tokens)} tokens, {path.with_suffix('.json').name} says "
                 f"{info.tokens}{remake}"
             )
-        largest = max((int(block.max()) for block in _blocks(tokens)), default=0)
+        largest = max((int(block.max()) for block in blocks(tokens)), default=0)
         if largest >= info.vocab_size:
             raise ValueError(
                 f"{path}: holds token id {largest}, the vocabulary ends at "
@@ -119,43 +98,3 @@ def get_batch(
     windows = np.stack([tokens[start : start + context_length + 1] for start in starts])
     sequences = torch.from_numpy(windows.astype(np.int64)).to(device)
     return sequences[:, :-1], sequences[:, 1:]
-
-
-def read_token_info(path: str | Path) -> TokenInfo:
-    """Return what stands beside the token file `path`."""
-    sidecar = Path(path).with_suffix(".json")
-    try:
-        values = json.loads(sidecar.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{sidecar}: missing; it says what the token file was made from. Run `dvc repro encode`"
-        ) from None
-    except ValueError as error:
-        raise ValueError(f"{sidecar}: not valid JSON: {error}") from error
-    return from_dict(TokenInfo, values, where=str(sidecar))
-
-
-def write_token_info(path: str | Path, info: TokenInfo) -> None:
-    """Write what the token file `path` was made from beside it."""
-    write_json(Path(path).with_suffix(".json"), asdict(info))
-
-
-def count_documents(tokens: np.ndarray, separator_id: int | None, blank_ids: set[int]) -> int:
-    """Return the number of documents: each ends with the separator, the last one need not.
-
-    What follows the last separator is no document when it is all `blank_ids`, tokens of white
-    space, as after a newline at the end of the file. Without separators a text is one document.
-    """
-    if separator_id is None:
-        return min(len(tokens), 1)
-    separators = sum(int((block == separator_id).sum()) for block in _blocks(tokens))
-    end = len(tokens)
-    while end and int(tokens[end - 1]) in blank_ids:
-        end -= 1
-    return separators + int(end > 0 and tokens[end - 1] != separator_id)
-
-
-def _blocks(tokens: np.ndarray, size: int = 1 << 22) -> Iterator[np.ndarray]:
-    """Yield the array in pieces, so that memory stays bounded."""
-    for start in range(0, len(tokens), size):
-        yield tokens[start : start + size]

@@ -63,11 +63,14 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 
 
 def should_compile(name: str, device: torch.device) -> bool:
-    """Return whether to `torch.compile`; `auto` does where it pays and its compiler is there."""
-    if name == "off":
+    """Return whether to `torch.compile`; `auto` does on CUDA, where it pays in every training.
+
+    Without the compiler that PyTorch calls (C++ for the CPU, C for CUDA) nothing is compiled.
+    """
+    if name == "off" or (name == "auto" and device.type != "cuda"):
         return False
-    if device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
-        if name == "on":
-            logger.warning("train.compile: no C++ compiler found; training uncompiled")
+    compilers = ("gcc", "clang", "cc") if device.type == "cuda" else ("g++", "clang++")
+    if not any(map(shutil.which, compilers)):
+        logger.warning("train.compile: none of %s found; training uncompiled", ", ".join(compilers))
         return False
-    return name == "on" or device.type == "cuda"
+    return True

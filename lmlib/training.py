@@ -18,7 +18,7 @@ from lmlib.data import TokenDataset
 from lmlib.device import autocast, resolve_device, resolve_dtype, should_compile
 from lmlib.evaluation import sampled_loss
 from lmlib.functional import cross_entropy
-from lmlib.model import TransformerLM
+from lmlib.model import ModelParams, TransformerLM
 from lmlib.optim import AdamW, OptimParams, clip_grad_norm_, decay_groups
 from lmlib.signals import DeferredSignals, Interrupted
 
@@ -69,6 +69,29 @@ class TrainResult:
     valid: list[Row]
 
 
+def require_trainable(
+    model_params: ModelParams,
+    train_data: TokenDataset,
+    valid_data: TokenDataset,
+    params: TrainParams,
+    optim_params: OptimParams,
+) -> None:
+    """Raise ValueError when the settings and the data cannot make a training."""
+    resolve_device(params.device)
+    train_data.require_context(model_params.context_length)
+    valid_data.require_context(model_params.context_length)
+    if train_data.info.tokenizer_sha256 != valid_data.info.tokenizer_sha256:
+        raise ValueError(
+            f"{train_data.name} and {valid_data.name} were made with two tokenizers; run "
+            "`dvc repro -f encode`"
+        )
+    if optim_params.warmup_steps >= params.num_steps:
+        raise ValueError(
+            f"optim.warmup_steps is {optim_params.warmup_steps}, not below train.num_steps, "
+            f"{params.num_steps}: the learning rate would never reach optim.lr; lower it"
+        )
+
+
 def train(
     model: TransformerLM,
     train_data: TokenDataset,
@@ -92,6 +115,7 @@ def train(
     Raises Interrupted after SIGINT or SIGTERM, once the state is saved; FloatingPointError when
     the loss or a gradient is not finite: the states saved before that step stay.
     """
+    require_trainable(model.params, train_data, valid_data, params, optim_params)
     device = resolve_device(params.device)
     dtype = resolve_dtype(params.dtype, device)
     if device.type == "cuda":
@@ -99,13 +123,6 @@ def train(
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
     context_length = model.params.context_length
-    train_data.require_context(context_length)
-    valid_data.require_context(context_length)
-    if optim_params.warmup_steps >= params.num_steps:
-        raise ValueError(
-            f"optim.warmup_steps is {optim_params.warmup_steps}, not below train.num_steps, "
-            f"{params.num_steps}: the learning rate would never reach optim.lr; lower it"
-        )
 
     model.to(device)
     optimizer = AdamW(
@@ -119,6 +136,8 @@ def train(
     if (saved := store.load(model, optimizer)) is not None:
         first_step, rows = saved
         logger.info("resuming after step %d of %d", first_step, params.num_steps)
+        if first_step == params.num_steps:
+            logger.info("it was finished before; delete %s to train anew", store.folder)
     forward = _compiled(model) if should_compile(params.compile, device) else model
     logger.info(
         "training %s parameters on %s in %s, steps %d to %d",

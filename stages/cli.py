@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 
@@ -15,9 +16,13 @@ OnProgress = Callable[[str, int, int], None]  # (what is done, how much of it, o
 def run_stage(main: Callable[[], None]) -> None:
     """Run `main`; bad input ends it with one sentence on stderr and exit status 1.
 
-    Ctrl-C ends it with 130 and no traceback.
+    LMLIB_DEBUG=1 in the environment shows the traceback behind the sentence. Ctrl-C ends it
+    with 130 and no traceback.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    level = logging.DEBUG if os.environ.get("LMLIB_DEBUG") else logging.INFO
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    for name in ("lmlib", "stages"):
+        logging.getLogger(name).setLevel(level)
     terminate_with_parent()
     try:
         main()

@@ -6,10 +6,10 @@ Run:    dvc repro encode   (by hand, from the repository root: python -m stages.
 
 import numpy as np
 
-from lmlib.data import TokenInfo, count_documents, write_token_info
 from lmlib.files import sha256_file
 from lmlib.separator import SEPARATOR
 from lmlib.tokenizer import Tokenizer
+from lmlib.tokens import TokenInfo, count_documents, write_token_info
 from lmlib.tracking import open_run
 from stages.cli import progress_bars, run_stage
 from stages.fingerprint import fingerprint

@@ -7,15 +7,13 @@ Run:    dvc repro evaluate   (by hand, from the repository root: python -m stage
 
 from dataclasses import asdict
 
-from lmlib.checkpoint import ResumeStore, load_model
+from lmlib.checkpoint import ResumeStore
 from lmlib.data import TokenDataset
-from lmlib.device import resolve_device
 from lmlib.evaluation import Evaluation, evaluate
-from lmlib.files import write_json
+from lmlib.files import write_atomically, write_json
 from lmlib.params import load_params
 from lmlib.sampling import SamplingParams, generate_text
 from lmlib.separator import SEPARATOR
-from lmlib.tokenizer import Tokenizer
 from lmlib.tracking import flatten, open_run
 from stages.cli import run_stage
 from stages.fingerprint import fingerprint
@@ -25,10 +23,12 @@ from stages.paths import (
     PARAMS,
     SAMPLES,
     TOKENIZER,
+    TRAIN_TOKENS,
     VALID_TOKENS,
     resume_folder,
     spool_folder,
 )
+from stages.trained import load_trained
 
 BATCH_SIZE = 32  # sequences in a forward pass: a matter of memory and speed, not of results
 
@@ -36,16 +36,11 @@ BATCH_SIZE = 32  # sequences in a forward pass: a matter of memory and speed, no
 def main() -> None:
     """Score the whole validation text, then continue the fixed prompts."""
     params = load_params(PARAMS, "sampling", SamplingParams)
-    tokenizer = Tokenizer.load(TOKENIZER)
+    model, tokenizer = load_trained("auto")
     valid_data = TokenDataset.open(VALID_TOKENS)
     valid_data.require_tokenizer(TOKENIZER / "tokenizer.json")
-    model = load_model(MODEL, resolve_device("auto"))
-    if model.vocab_size != tokenizer.vocab_size:
-        raise ValueError(
-            f"{MODEL}: the model knows {model.vocab_size} tokens, the tokenizer in {TOKENIZER} "
-            f"has {tokenizer.vocab_size}; train the model again with `dvc repro train`"
-        )
-    trained_as = fingerprint("train")
+    # a partial `dvc pull` may leave out what the training read: then its run is not known
+    trained_as = fingerprint("train") if TRAIN_TOKENS.exists() else None
 
     with open_run(
         "evaluate",
@@ -64,15 +59,16 @@ def main() -> None:
         )
         write_json(EVALUATE_METRICS, asdict(scores))
         texts = generate_text(model, tokenizer, params.prompts, params)
-        SAMPLES.write_text(_samples_page(params, scores, texts), encoding="utf-8")
+        write_atomically(SAMPLES, _samples_page(params, scores, texts).encode("utf-8"))
 
         run.summary({f"evaluate/{k}": v for k, v in asdict(scores).items()}, on_parent=True)
         run.artifact(SAMPLES, "samples", on_parent=True)
         run.model(
             MODEL, TOKENIZER, asdict(params), bits_per_byte=scores.bits_per_byte, on_parent=True
         )
-    # DVC has the trained model by now: what it was resumed from is no longer needed
-    ResumeStore(resume_folder(trained_as)).discard()
+    if trained_as:
+        # DVC has the trained model by now: what it was resumed from is no longer needed
+        ResumeStore(resume_folder(trained_as)).discard()
 
 
 def _samples_page(params: SamplingParams, scores: Evaluation, texts: list[str]) -> str:

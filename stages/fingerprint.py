@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
+from ruamel.yaml import YAML, YAMLError
 
 from lmlib.files import sha256_file
 from stages.paths import PARAMS, PIPELINE
@@ -19,7 +19,10 @@ def fingerprint(stage: str) -> str:
     """
     yaml = YAML(typ="safe")
     entry = yaml.load(PIPELINE.read_text(encoding="utf-8"))["stages"][stage]
-    params = yaml.load(PARAMS.read_text(encoding="utf-8"))
+    try:
+        params = yaml.load(PARAMS.read_text(encoding="utf-8"))
+    except YAMLError as error:
+        raise ValueError(f"{PARAMS}: not valid YAML: {error}") from error
     identity = {
         "stage": stage,
         "params": {key: _look_up(params, key) for key in entry.get("params", [])},

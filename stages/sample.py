@@ -8,13 +8,11 @@ import argparse
 import dataclasses
 import sys
 
-from lmlib.checkpoint import load_model
-from lmlib.device import resolve_device
 from lmlib.params import load_params
 from lmlib.sampling import SamplingParams, stream_text
-from lmlib.tokenizer import Tokenizer
 from stages.cli import run_stage
-from stages.paths import MODEL, PARAMS, TOKENIZER
+from stages.paths import PARAMS
+from stages.trained import load_trained
 
 
 def main() -> None:
@@ -28,8 +26,7 @@ def main() -> None:
         top_k=args.top_k,
         top_p=args.top_p,
     )
-    tokenizer = Tokenizer.load(TOKENIZER)
-    model = load_model(MODEL, resolve_device(args.device))
+    model, tokenizer = load_trained(args.device)
     for sample in range(args.num_samples):
         sys.stdout.write(args.prompt)
         numbered = dataclasses.replace(params, seed=args.seed + sample)

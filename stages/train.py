@@ -6,16 +6,17 @@ Run:    dvc repro train   (by hand, from the repository root: python -m stages.t
 """
 
 import csv
+import io
 from pathlib import Path
 
 from lmlib.checkpoint import ResumeStore, save_model
 from lmlib.data import TokenDataset
-from lmlib.files import sha256_file, write_json
+from lmlib.files import sha256_file, write_atomically, write_json
 from lmlib.model import ModelParams, TransformerLM
 from lmlib.optim import OptimParams
 from lmlib.params import load_params
 from lmlib.tracking import Dataset, flatten, open_run
-from lmlib.training import TrainParams, train
+from lmlib.training import TrainParams, require_trainable, train
 from stages.cli import run_stage
 from stages.fingerprint import fingerprint
 from stages.paths import (
@@ -38,6 +39,7 @@ def main() -> None:
     train_params = load_params(PARAMS, "train", TrainParams)
     train_data = TokenDataset.open(TRAIN_TOKENS)
     valid_data = TokenDataset.open(VALID_TOKENS)
+    require_trainable(model_params, train_data, valid_data, train_params, optim_params)
     model = TransformerLM(model_params, train_data.info.vocab_size, seed=train_params.seed)
 
     identity = fingerprint("train")
@@ -76,11 +78,11 @@ def main() -> None:
 
 
 def _write_csv(path: Path, rows: list[dict[str, float]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode("utf-8"))
 
 
 if __name__ == "__main__":

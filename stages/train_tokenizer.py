@@ -52,7 +52,7 @@ def _statistics(tokenizer: Tokenizer) -> dict[str, float]:
         "vocab_size": tokenizer.vocab_size,
         "merges": len(tokenizer.merges),
         "longest_token_bytes": max(map(len, learnt)),
-        "bytes_per_token": round(len(sample.encode()) / len(tokenizer.encode(sample)), 4),
+        "bytes_per_token": round(len(sample.encode()) / max(len(tokenizer.encode(sample)), 1), 4),
     }
 
 

@@ -5,6 +5,9 @@ import json
 import logging
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -199,9 +202,8 @@ def test_store_with_nothing_but_damage_starts_anew(tmp_path: Path) -> None:
     assert_same_bits(model.state_dict(), before)
 
 
-def test_lock_refuses_a_second_process(tmp_path: Path) -> None:
-    """And is free again after the holder has gone, even killed."""
-    folder = tmp_path / "resume"
+@contextmanager
+def held_by_another_process(folder: Path) -> Iterator[subprocess.Popen[str]]:
     code = (
         "import sys; from lmlib.checkpoint import ResumeStore\n"
         "with ResumeStore(sys.argv[1]).lock():\n"
@@ -217,23 +219,52 @@ def test_lock_refuses_a_second_process(tmp_path: Path) -> None:
     with holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "locked\n"
-        with (
-            pytest.raises(ValueError, match=r"resume: another process trains this very model"),
-            ResumeStore(folder).lock(),
-        ):
-            pass
+        yield holder
         holder.kill()
-    with ResumeStore(folder).lock():
-        pass
 
 
-def test_discard_leaves_nothing(tmp_path: Path) -> None:
+def test_lock_waits_for_the_other_process(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is free when the holder has gone, even killed."""
+    folder = tmp_path / "resume"
+    with held_by_another_process(folder) as holder, caplog.at_level(logging.INFO):
+        entered = threading.Event()
+
+        def wait_for_it() -> None:
+            with ResumeStore(folder).lock():
+                entered.set()
+
+        waiting = threading.Thread(target=wait_for_it)
+        waiting.start()
+        assert not entered.wait(0.5)
+        holder.kill()
+        waiting.join(timeout=30)
+        assert entered.is_set()
+    assert "waiting for another process that trains this very model" in caplog.text
+
+
+def test_discard_leaves_the_states_of_a_running_training(tmp_path: Path) -> None:
+    """Two experiments that differ in sampling alone train the same model."""
     store = ResumeStore(tmp_path / "resume")
-    with store.lock():
-        store.save(*trained(seed=1), 1, ROWS)
+    store.save(*trained(seed=1), 1, ROWS)
+    with held_by_another_process(store.folder):
+        store.discard()
+        assert len(list(store.folder.iterdir())) == 1
     store.discard()
-    assert list(tmp_path.iterdir()) == []
+    assert not store.folder.exists()
     store.discard()  # nothing is there: nothing to do
+
+
+def test_saving_a_model_does_not_write_into_the_old_file(tmp_path: Path) -> None:
+    """DVC's cache holds a hard link to it."""
+    sizes = ModelParams(context_length=4, d_model=8, num_layers=1, num_heads=2, d_ff=8)
+    old = TransformerLM(sizes, 11, seed=1)
+    save_model(tmp_path / "lm", old)
+    cached = tmp_path / "cached"
+    cached.hardlink_to(tmp_path / "lm" / "model.safetensors")
+    before = cached.read_bytes()
+    save_model(tmp_path / "lm", TransformerLM(sizes, 11, seed=2))
+    assert cached.read_bytes() == before
+    assert (tmp_path / "lm" / "model.safetensors").read_bytes() != before
 
 
 # -- models

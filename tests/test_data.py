@@ -9,15 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from lmlib.data import (
-    TokenDataset,
-    TokenInfo,
-    count_documents,
-    get_batch,
-    read_token_info,
-    write_token_info,
-)
+from lmlib.data import TokenDataset, get_batch
 from lmlib.files import sha256_file
+from lmlib.tokens import TokenInfo, count_documents, read_token_info, write_token_info
 
 INFO = TokenInfo(tokens=50, vocab_size=100, tokenizer_sha256="ab", source_bytes=180, documents=3)
 

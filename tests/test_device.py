@@ -132,12 +132,17 @@ def test_should_compile(machine: Machine, name: str, device: torch.device, expec
     assert should_compile(name, device) is expected
 
 
-@pytest.mark.parametrize("name", ["auto", "on"])
+@pytest.mark.parametrize(
+    ("device", "others", "missing"), [(CPU, ["gcc"], "g++, clang++"), (CUDA, ["g++"], "gcc, clang")]
+)
 def test_does_not_compile_without_a_compiler(
-    machine: Machine, caplog: pytest.LogCaptureFixture, name: str
+    machine: Machine,
+    caplog: pytest.LogCaptureFixture,
+    device: torch.device,
+    others: list[str],
+    missing: str,
 ) -> None:
-    """Said aloud only to those who asked for it."""
-    machine.has_compilers()
+    machine.has_compilers(*others)
     with caplog.at_level(logging.WARNING):
-        assert not should_compile(name, CPU)
-    assert ("no C++ compiler found; training uncompiled" in caplog.text) == (name == "on")
+        assert not should_compile("on", device)
+    assert f"train.compile: none of {missing}" in caplog.text

@@ -75,6 +75,8 @@ def test_outs_belong_together(project: Project) -> None:
     assert steps == [5, 10, 15, 20]
     assert [int(row["step"]) for row in rows(project, "models/plots/valid.csv")] == [10, 20]
     scores = read_json(project, "models/metrics/evaluate.json")
+    losses = [float(row["loss"]) for row in rows(project, "models/plots/train.csv")]
+    assert losses[-1] < losses[0] - 0.1  # it has learnt
     assert 2.0 < scores["loss"] < np.log(512) + 0.5  # untrained: ln 512 = 6.2
     assert scores["tokens"] == read_json(project, "data/tokens/valid.json")["tokens"]
     samples = (folder / "models/samples.md").read_text(encoding="utf-8")
