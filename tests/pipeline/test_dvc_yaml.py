@@ -48,6 +48,7 @@ def test_every_stage_has_a_description_and_reads_only_what_another_writes() -> N
     [
         ("stages.download", ["torch", "mlflow", "pyarrow", "huggingface_hub", "fsspec", "numba"]),
         ("stages.train_tokenizer", ["torch", "mlflow", "numba"]),
+        ("stages.encode", ["torch", "mlflow", "numba"]),
         ("stages.train", ["mlflow", "dvc"]),
         ("stages.report", ["torch", "mlflow", "numpy"]),
     ],
