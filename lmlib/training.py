@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from tqdm import tqdm
 
 from lmlib.checkpoint import ResumeStore, Row, Rows
 from lmlib.data import TokenDataset
-from lmlib.device import autocast, resolve_device, resolve_dtype, should_compile
+from lmlib.device import autocast, deterministic, resolve_device, resolve_dtype, should_compile
 from lmlib.evaluation import sampled_loss
 from lmlib.functional import cross_entropy
 from lmlib.model import ModelParams, TransformerLM
@@ -118,10 +117,6 @@ def train(
     require_trainable(model.params, train_data, valid_data, params, optim_params)
     device = resolve_device(params.device)
     dtype = resolve_dtype(params.dtype, device)
-    if device.type == "cuda":
-        # the same sums in the same order at every run; the cuBLAS of a process reads this once
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
     context_length = model.params.context_length
 
     model.to(device)
@@ -150,7 +145,7 @@ def train(
     model.train()
     meter = _Meter(params.batch_size * context_length, first_step)
     bar = tqdm(total=params.num_steps, initial=first_step, unit="step", desc="train")
-    with bar, DeferredSignals() as signals:
+    with bar, deterministic(device), DeferredSignals() as signals:
         for step in range(first_step + 1, params.num_steps + 1):
             lr = optim_params.lr_at(step, params.num_steps)
             for group in optimizer.param_groups:

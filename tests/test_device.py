@@ -1,11 +1,13 @@
 """The `auto` settings: each choice on machines that have, or lack, a device."""
 
 import logging
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from lmlib.device import autocast, resolve_device, resolve_dtype, should_compile
+from lmlib.device import autocast, deterministic, resolve_device, resolve_dtype, should_compile
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -34,6 +36,9 @@ class Machine:
 
     def has_compilers(self, *names: str) -> None:
         self.set("shutil.which", lambda name: f"/usr/bin/{name}" if name in names else None)
+
+    def has_headers_of_python_in(self, folder: Path) -> None:
+        self.set("sysconfig.get_path", {"include": str(folder)}.__getitem__)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +138,8 @@ def test_should_compile(machine: Machine, name: str, device: torch.device, expec
 
 
 @pytest.mark.parametrize(
-    ("device", "others", "missing"), [(CPU, ["gcc"], "g++, clang++"), (CUDA, ["g++"], "gcc, clang")]
+    ("device", "others", "missing"),
+    [(CPU, ["gcc"], "g++, clang++"), (CUDA, ["g++", "cc"], "gcc, clang")],
 )
 def test_does_not_compile_without_a_compiler(
     machine: Machine,
@@ -145,4 +151,64 @@ def test_does_not_compile_without_a_compiler(
     machine.has_compilers(*others)
     with caplog.at_level(logging.WARNING):
         assert not should_compile("on", device)
-    assert f"train.compile: none of {missing}" in caplog.text
+    assert f"train.compile: none of {missing} found; training uncompiled" in caplog.text
+
+
+@pytest.mark.parametrize("device", [CPU, CUDA])
+def test_does_not_compile_without_the_headers_of_python(
+    machine: Machine, caplog: pytest.LogCaptureFixture, tmp_path: Path, device: torch.device
+) -> None:
+    """Debian has them in a package of their own; what torch.compile writes includes them."""
+    machine.has_compilers("g++", "gcc")
+    machine.has_headers_of_python_in(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        assert not should_compile("on", device)
+    assert "train.compile: no Python.h found (Debian: apt install python3-dev)" in caplog.text
+    (tmp_path / "Python.h").touch()
+    assert should_compile("on", device)
+
+
+def strictness() -> tuple[bool, bool, bool]:
+    memory: Any = torch.utils.deterministic
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        memory.fill_uninitialized_memory,
+    )
+
+
+def test_deterministic_is_strict_on_cuda_and_ends_with_its_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Under `warn_only` attention would keep its random order. An exception ends it, too."""
+    environment: dict[str, str] = {}
+    monkeypatch.setattr("os.environ", environment)
+
+    def interrupted() -> None:
+        with deterministic(CUDA):
+            assert strictness() == (True, False, False)
+            raise KeyboardInterrupt
+
+    assert strictness() == (False, False, True)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert strictness() == (False, False, True)
+    assert environment["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+def test_deterministic_restores_the_settings_of_its_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {"CUBLAS_WORKSPACE_CONFIG": ":16:8"}
+    monkeypatch.setattr("os.environ", environment)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with deterministic(CUDA):
+            assert strictness() == (True, False, False)
+        assert strictness() == (True, True, True)
+        assert environment["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_deterministic_changes_nothing_on_the_cpu() -> None:
+    with deterministic(CPU):
+        assert strictness() == (False, False, True)

@@ -1,0 +1,204 @@
+"""What only a CUDA GPU can show: the same bits at every run, and the results of the CPU.
+
+Run:    pytest tests/test_cuda.py   (without a GPU all tests here are skipped)
+"""
+
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lmlib.checkpoint import ResumeStore, load_checkpoint, load_model, save_checkpoint, save_model
+from lmlib.device import autocast, deterministic, resolve_device, resolve_dtype, should_compile
+from lmlib.evaluation import evaluate
+from lmlib.functional import cross_entropy
+from lmlib.model import ModelParams, TransformerLM
+from lmlib.optim import AdamW, clip_grad_norm_
+from lmlib.sampling import SamplingParams, generate
+from lmlib.signals import Interrupted
+from tests.test_training import TRAIN, assert_same_bits, run, saved_state, send
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+VOCAB_SIZE = 300
+SIZES = ModelParams(context_length=64, d_model=64, num_layers=2, num_heads=2, d_ff=96)
+
+
+def random_ids(*shape: int) -> torch.Tensor:
+    return torch.randint(0, VOCAB_SIZE, shape, generator=torch.Generator().manual_seed(0))
+
+
+def trained(device: torch.device) -> tuple[TransformerLM, AdamW]:
+    """Return a model after three steps, and its optimizer."""
+    model = TransformerLM(SIZES, VOCAB_SIZE, seed=1).to(device)
+    optimizer = AdamW(model.parameters(), lr=1e-2)
+    ids = random_ids(4, 65).to(device)
+    for _ in range(3):
+        cross_entropy(model(ids[:, :-1]), ids[:, 1:]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model, optimizer
+
+
+# -- the same bits at every run
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("compile_", ["off", "on"])
+def test_interrupted_training_equals_an_uninterrupted_one(
+    tmp_path: Path, dtype: str, compile_: str
+) -> None:
+    """In a process of its own: torch.compile cannot read functions whose shapes are checked."""
+    code = "import sys; from tests import test_cuda; test_cuda.compare_trainings(*sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path), dtype, compile_],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def compare_trainings(folder: str, dtype: Any, compile_: Any) -> None:
+    """20 steps equal 10 steps, SIGTERM, and 10 more steps, bit for bit."""
+    params = replace(TRAIN, device="cuda", dtype=dtype, compile=compile_)
+    whole, halves = Path(folder) / "whole", Path(folder) / "halves"
+    model, result = run(whole, params)
+    with pytest.raises(Interrupted):
+        run(halves, params, on_step=send(signal.SIGTERM, at_step=10))
+    resumed, resumed_result = run(halves, params)
+    assert_same_bits(resumed.state_dict(), model.state_dict())
+    assert_same_bits(saved_state(halves, 20), saved_state(whole, 20))
+    assert resumed_result == result
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kernel", ["sdpa", "plain"])
+def test_gradients_are_the_same_at_every_run(dtype: torch.dtype, kernel: Any) -> None:
+    """A context of many blocks, whose gradients fused attention adds up in any order it likes."""
+    params = replace(SIZES, context_length=1024, attention=kernel)
+    model = TransformerLM(params, VOCAB_SIZE).to(CUDA)
+    ids = random_ids(8, 1025).to(CUDA)
+    runs = []
+    with deterministic(CUDA):
+        for _ in range(5):
+            with autocast(CUDA, dtype):
+                loss = cross_entropy(model(ids[:, :-1]), ids[:, 1:])
+            runs.append(torch.autograd.grad(loss, list(model.parameters())))
+    for gradients in runs[1:]:
+        assert_same_bits(gradients, runs[0])
+
+
+@pytest.mark.parametrize("norm", ["pre", "post", "none"])
+@pytest.mark.parametrize("tie_embeddings", [False, True])
+def test_every_model_can_be_trained_in_a_fixed_order(norm: Any, tie_embeddings: bool) -> None:
+    """`deterministic` raises RuntimeError for an operation that has no such form."""
+    params = replace(SIZES, norm=norm, tie_embeddings=tie_embeddings, position="none", ffn="silu")
+    model = TransformerLM(params, VOCAB_SIZE).to(CUDA)
+    ids = random_ids(2, 65).to(CUDA)
+    with deterministic(CUDA):
+        cross_entropy(model(ids[:, :-1]), ids[:, 1:]).backward()
+
+
+# -- the results of the CPU
+
+
+def test_evaluation_gives_the_loss_of_the_cpu() -> None:
+    model, _ = trained(CPU)
+    tokens = random_ids(1000).numpy().astype(np.uint16)
+    on_cpu, on_cuda = (
+        evaluate(model.to(device), tokens, 4000, context_length=64, batch_size=4, start_id=0)
+        for device in (CPU, CUDA)
+    )
+    assert on_cuda.loss == pytest.approx(on_cpu.loss, abs=1e-5)
+    assert on_cuda.tokens == on_cpu.tokens
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_generation_gives_the_tokens_of_the_cpu(temperature: float) -> None:
+    """Drawn on the CPU with one seed; the prompts outgrow the context."""
+    model, _ = trained(CPU)
+    params = SamplingParams(
+        prompts=("a",), max_tokens=80, temperature=temperature, top_k=0, top_p=0.9, seed=1
+    )
+    prompts = [[1, 2, 3], [4], [5, 6]]
+    on_cpu = generate(model, prompts, params)
+    assert generate(model.to(CUDA), prompts, params) == on_cpu
+
+
+@pytest.mark.parametrize(("source", "target"), [(CUDA, CPU), (CPU, CUDA)])
+def test_checkpoints_move_between_devices(
+    tmp_path: Path, source: torch.device, target: torch.device
+) -> None:
+    """Weights and moments keep their bits, and stand where the new model stands."""
+    model, optimizer = trained(source)
+    save_checkpoint(model, optimizer, 3, tmp_path / "checkpoint.pt")
+    ResumeStore(tmp_path / "resume").save(model, optimizer, 3, {"train": [], "valid": []})
+    save_model(tmp_path / "lm", model)
+
+    for store in (None, ResumeStore(tmp_path / "resume")):
+        other = TransformerLM(SIZES, VOCAB_SIZE, seed=2).to(target)
+        other_optimizer = AdamW(other.parameters(), lr=1.0)
+        if store is None:
+            assert load_checkpoint(tmp_path / "checkpoint.pt", other, other_optimizer) == 3
+        else:
+            assert store.load(other, other_optimizer) == (3, {"train": [], "valid": []})
+        assert_same_bits(other.cpu().state_dict(), model.cpu().state_dict())
+        for state, expected in zip(
+            other_optimizer.state.values(), optimizer.state.values(), strict=True
+        ):
+            assert state["m"].device.type == target.type
+            assert_same_bits(state["m"].cpu(), expected["m"].cpu())
+            assert_same_bits(state["v"].cpu(), expected["v"].cpu())
+            assert state["t"] == expected["t"] == 3
+
+    loaded = load_model(tmp_path / "lm", target)
+    assert loaded.lm_head.weight.device.type == target.type
+    assert_same_bits(loaded.cpu().state_dict(), model.cpu().state_dict())
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_adamw_agrees_with_pytorch(weight_decay: float) -> None:
+    ours = [torch.nn.Parameter(torch.ones(33, 17, device=CUDA))]
+    theirs = [torch.nn.Parameter(torch.ones(33, 17, device=CUDA))]
+    settings = {"lr": 1e-2, "betas": (0.9, 0.99), "weight_decay": weight_decay}
+    optimizers = AdamW(ours, **settings), torch.optim.AdamW(theirs, **settings)
+    generator = torch.Generator(CUDA).manual_seed(0)
+    for _ in range(50):
+        ours[0].grad = torch.randn(33, 17, device=CUDA, generator=generator)
+        theirs[0].grad = ours[0].grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(ours[0], theirs[0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_clipping_agrees_with_pytorch(scale: float) -> None:
+    parameters = [torch.nn.Parameter(torch.ones(5, 3, device=CUDA)) for _ in range(2)]
+    for p in parameters:
+        p.grad = scale * torch.randn(5, 3, device=CUDA)
+    others = [torch.nn.Parameter(p.detach().clone()) for p in parameters]
+    for p, other in zip(parameters, others, strict=True):
+        assert p.grad is not None
+        other.grad = p.grad.clone()
+    norm, expected = clip_grad_norm_(parameters, 1.0), torch.nn.utils.clip_grad_norm_(others, 1.0)
+    torch.testing.assert_close(norm, expected)
+    torch.testing.assert_close([p.grad for p in parameters], [p.grad for p in others])
+
+
+# -- `auto`
+
+
+def test_auto_takes_the_gpu_compiled() -> None:
+    assert resolve_device("auto") == CUDA
+    native = torch.cuda.get_device_capability() >= (8, 0)  # Ampere was the first
+    assert resolve_dtype("auto", CUDA) == (torch.bfloat16 if native else torch.float32)
+    assert should_compile("auto", CUDA)
