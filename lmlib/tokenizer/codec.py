@@ -2,9 +2,11 @@
 
 import os
 import pickle
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -12,10 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmlib.tokenizer import engine, files
-from lmlib.tokenizer.engine import Encoder
+from lmlib.tokenizer.engine import Encoder, TokenTable
+from lmlib.tokenizer.paths import CorpusFile, CorpusPath, as_file, read_range
 from lmlib.tokenizer.reference import apply_merges, apply_merges_long, pre_tokens
-from lmlib.tokenizer.splitting import Splitter, check_special_tokens, encode_strictly
-from lmlib.tokenizer.workers import map_in_order, open_executor
+from lmlib.tokenizer.splitting import (
+    Splitter,
+    check_special_tokens,
+    encode_strictly,
+    file_chunks,
+)
+from lmlib.tokenizer.workers import default_num_workers, map_in_order, open_executor
 
 PathLike = str | os.PathLike[str]
 AllowedSpecial = Literal["all", "none"] | set[str] | frozenset[str]
@@ -24,7 +32,10 @@ OnProgress = Callable[[str, int, int], None]  # (what, bytes done, bytes in all)
 LONG_PRE_TOKEN = 100  # bytes; from here on a heap beats trying every pair again
 CACHE_SIZE = 1 << 16  # pre-tokens
 STREAM_CHARS = 1 << 15  # characters read ahead by encode_iterable, at most 4 bytes each
-CHUNK_BYTES = 1 << 22  # bytes of a file that one worker holds at a time
+CHUNK_BYTES = 1 << 20  # bytes of a file, or of a batch of texts, that one worker holds at a time
+CLUSTER_CHUNK_BYTES = 1 << 24  # the same with an executor: the tokenizer travels with each chunk
+ENGINE_HABIT_BYTES = 1 << 16  # what a tokenizer does plainly though the kernels are loaded already
+BYTES_PER_ID = 4  # of text, about
 
 
 class Tokenizer:
@@ -65,7 +76,14 @@ class Tokenizer:
         self._merge_table = _merge_table(self.merges, by_bytes)
         self._splitter = Splitter(pattern, self.special_tokens)
         self._cache: dict[str, list[int]] = {}
+        self._can_use_engine = (
+            pattern in engine.ENGINE_PATTERNS
+            and min(self._byte_ids) >= 0
+            and self.vocab_size - 1 <= engine.ENGINE_MAX_ID
+        )
+        self._done_plainly = 0  # bytes of text so far
         self._encoder: Encoder | None = None
+        self._token_table: TokenTable | None = None
         self._pickled: bytes | None = None
 
     def __reduce__(self) -> tuple:
@@ -95,18 +113,32 @@ class Tokenizer:
         """
         data = encode_strictly(text, "encode")
         splitter = self._splitter_for(allowed_special)
-        if self._uses_engine(len(data)):
-            return self._get_encoder().encode(data, splitter).tolist()
+        if self._wants_engine(len(data)):
+            return self._get_encoder().encode(data, splitter)
         return self._encode_plainly(text, splitter)
 
     def encode_batch(
         self, texts: Sequence[str], *, allowed_special: AllowedSpecial = "all"
     ) -> list[NDArray[np.unsignedinteger]]:
         """Return the ids of each text as an array of `dtype`."""
-        return [
-            np.array(self.encode(text, allowed_special=allowed_special), dtype=self.dtype)
-            for text in texts
-        ]
+        splitter = self._splitter_for(allowed_special)
+        data = [encode_strictly(text, "encode_batch") for text in texts]
+        starts = np.cumsum([0, *map(len, data)], dtype=np.int64)
+        size = int(starts[-1])
+        if not self._wants_engine(size):
+            return [np.array(self._encode_plainly(t, splitter), dtype=self.dtype) for t in texts]
+        encoder = self._get_encoder()
+
+        def encode_share(first: int, stop: int) -> list[NDArray[np.unsignedinteger]]:
+            ids, id_starts = encoder.encode_many(data[first:stop], splitter, self.dtype)
+            return [ids[start:end] for start, end in pairwise(id_starts.tolist())]
+
+        share = max(CHUNK_BYTES // 4, size // (4 * default_num_workers()))
+        firsts = np.searchsorted(starts[:-1], range(share, size, share)).tolist()
+        cuts = sorted({0, *firsts, len(texts)})
+        with open_executor(None, None, True, len(cuts), 1) as pool:
+            shares = map_in_order(pool, encode_share, pairwise(cuts))
+            return [ids for share in shares for ids in share]
 
     def encode_iterable(
         self, iterable: Iterable[str], *, allowed_special: AllowedSpecial = "all"
@@ -136,13 +168,13 @@ class Tokenizer:
 
     def encode_file(
         self,
-        src: PathLike,
+        src: CorpusPath,
         dst: PathLike,
         *,
         num_workers: int | None = None,
         executor: Executor | None = None,
         on_progress: OnProgress | None = None,
-        chunk_bytes: int = CHUNK_BYTES,
+        chunk_bytes: int | None = None,
     ) -> int:
         """Encode the file `src` into the one-dimensional array file `dst`; return its length.
 
@@ -151,31 +183,34 @@ class Tokenizer:
         no UTF-8 are encoded one by one. `executor` may be any concurrent.futures.Executor whose
         workers see the path `src`.
         """
-        src, dst = Path(src), Path(dst)
-        if not src.is_file():
+        file, dst = as_file(src), Path(dst)
+        if not file.is_file():
             raise FileNotFoundError(f"{src}: no such file to encode; check the path.")
-        size = src.stat().st_size
-        in_threads = self._uses_engine(size)
-        if in_threads:
+        size = file.stat().st_size
+        use_engine = self._can_use_engine and size >= engine.ENGINE_MIN_BYTES
+        if use_engine:
             self._get_encoder()  # before any thread needs it
+        chunk_bytes = chunk_bytes or (CLUSTER_CHUNK_BYTES if executor else CHUNK_BYTES)
+        splitter = self._splitter
+        find_cut = partial(engine.find_cut, splitter) if use_engine else splitter.find_cut
         tasks = (
-            (self, in_threads, src, start, end)
-            for start, end in self._splitter.chunks(src, chunk_bytes)
+            (self, use_engine, file, start, end)
+            for start, end in file_chunks(file, splitter, chunk_bytes, find_cut)
         )
         part = dst.with_name(f".{dst.name}.part")
         done = num_tokens = 0
         try:
-            with part.open("wb") as file:
-                file.write(_npy_header(self.dtype, 0))
-                with open_executor(executor, num_workers, in_threads, size, chunk_bytes) as pool:
-                    for num_bytes, ids in map_in_order(pool, encode_chunk, tasks):
-                        ids.tofile(file)
+            with part.open("wb") as output:
+                output.write(_npy_header(self.dtype, 0))
+                with open_executor(executor, num_workers, use_engine, size, chunk_bytes) as pool:
+                    for num_bytes, ids in map_in_order(pool, encode_chunk, tasks, num_workers):
+                        ids.tofile(output)
                         num_tokens += len(ids)
                         done += num_bytes
                         if on_progress:
                             on_progress("encode", done, size)
-                file.seek(0)
-                file.write(_npy_header(self.dtype, num_tokens))
+                output.seek(0)
+                output.write(_npy_header(self.dtype, num_tokens))
             part.replace(dst)
         finally:
             part.unlink(missing_ok=True)
@@ -184,7 +219,7 @@ class Tokenizer:
     def encode_bytes(self, data: bytes, *, use_engine: bool) -> NDArray[np.unsignedinteger]:
         """Return the ids of bytes that need not be UTF-8, as an array of `dtype`."""
         if use_engine:
-            return self._get_encoder().encode(data, self._splitter).astype(self.dtype)
+            return self._get_encoder().encode_many([data], self._splitter, self.dtype)[0]
         text = data.decode("utf-8", "surrogateescape")
         return np.array(self._encode_plainly(text, self._splitter), dtype=self.dtype)
 
@@ -192,18 +227,29 @@ class Tokenizer:
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """Return the bytes of the tokens; raise ValueError for an id outside the vocabulary."""
-        ids = ids.tolist() if isinstance(ids, np.ndarray) else ids
+        return bytes(self._decode(ids))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of the tokens, with U+FFFD where they are no valid UTF-8."""
+        return str(self._decode(ids), "utf-8", errors="replace")
+
+    def _decode(self, ids: Iterable[int]) -> bytes | memoryview:
+        ids = ids if isinstance(ids, list | np.ndarray) else list(ids)
+        if self._wants_engine(BYTES_PER_ID * len(ids)):
+            numbers = _as_uint32(ids)
+            if numbers is not None:
+                if self._token_table is None:
+                    self._token_table = TokenTable(self.vocab)
+                decoded = self._token_table.decode(numbers)
+                if decoded is not None:
+                    return decoded.data
         try:
-            return b"".join(map(self.vocab.__getitem__, ids))
+            return b"".join(map(self.vocab.__getitem__, _as_list(ids)))
         except KeyError as error:
             raise ValueError(
                 f"decode: {error.args[0]} is not a token id; this vocabulary has ids from 0 to "
                 f"{self.vocab_size - 1}. Were the ids made with another tokenizer?"
             ) from None
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of the tokens, with U+FFFD where they are no valid UTF-8."""
-        return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     # -- files
 
@@ -262,13 +308,20 @@ class Tokenizer:
             return _splitter(self.pattern, frozenset())
         raise ValueError(f"allowed_special is {allowed_special!r}; pass 'all', 'none' or a set.")
 
-    def _uses_engine(self, num_bytes: int) -> bool:
-        """Whether the kernels can and should encode a text of this size."""
-        return (
-            num_bytes >= engine.ENGINE_MIN_BYTES
-            and self.pattern in engine.ENGINE_PATTERNS
-            and min(self._byte_ids) >= 0
-        )
+    def _wants_engine(self, num_bytes: int) -> bool:
+        """Whether the kernels can do a piece of work and are worth what it takes to have them.
+
+        Loading them takes as long as plain Python takes for ENGINE_MIN_BYTES, building the tables
+        of a tokenizer as long as for ENGINE_HABIT_BYTES. When so much has been done plainly, much
+        more is likely to come.
+        """
+        if not self._can_use_engine:
+            return False
+        if self._encoder is None:
+            self._done_plainly += num_bytes
+            worth = ENGINE_HABIT_BYTES if engine.is_loaded() else engine.ENGINE_MIN_BYTES
+            return self._done_plainly >= min(worth, engine.ENGINE_MIN_BYTES)
+        return True
 
     def _get_encoder(self) -> Encoder:
         if self._encoder is None:
@@ -278,7 +331,9 @@ class Tokenizer:
         return self._encoder
 
     def _encode_piece(self, text: str, splitter: Splitter) -> list[int]:
-        encode_strictly(text, "encode_iterable")
+        data = encode_strictly(text, "encode_iterable")
+        if self._encoder is not None:  # never loads the kernels: a stream promises little memory
+            return self._encoder.encode(data, splitter)
         return self._encode_plainly(text, splitter)
 
     def _encode_plainly(self, text: str, splitter: Splitter) -> list[int]:
@@ -314,12 +369,28 @@ class Tokenizer:
 
 
 def encode_chunk(
-    tokenizer: Tokenizer, use_engine: bool, path: Path, start: int, end: int
+    tokenizer: Tokenizer, use_engine: bool, file: CorpusFile, start: int, end: int
 ) -> tuple[int, NDArray[np.unsignedinteger]]:
     """Return the number of bytes and the ids of one byte range of a file."""
-    with path.open("rb") as file:
-        file.seek(start)
-        return end - start, tokenizer.encode_bytes(file.read(end - start), use_engine=use_engine)
+    data = read_range(file, start, end)
+    return end - start, tokenizer.encode_bytes(data, use_engine=use_engine)
+
+
+def _as_list(ids: list[int] | NDArray) -> list[int]:
+    return ids.tolist() if isinstance(ids, np.ndarray) else ids
+
+
+def _as_uint32(ids: list[int] | NDArray) -> NDArray[np.uint32] | None:
+    """Return the ids as an array, or None where there are any that cannot be ids."""
+    if not isinstance(ids, np.ndarray):
+        try:
+            return np.frombuffer(array("I", ids), dtype=np.uint32)
+        except (OverflowError, TypeError):
+            return None
+    fits = ids.dtype.kind == "u" and ids.dtype.itemsize <= 4
+    if not fits and ids.size and not 0 <= ids.min() <= ids.max() <= engine.ENGINE_MAX_ID:
+        return None
+    return ids.astype(np.uint32)
 
 
 @lru_cache(maxsize=2)

@@ -1,13 +1,14 @@
 """The fast path: NumPy arrays around the kernels, which are compiled once and then cached.
 
-Numba is imported only when a text is large enough to pay for it.
+Numba is imported only when there is enough text to pay for it.
 """
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
@@ -21,17 +22,118 @@ from lmlib.tokenizer.splitting import Splitter
 logger = logging.getLogger(__name__)
 
 ENGINE_MIN_BYTES = 1 << 22  # below, plain Python is done before the kernels are read from the disk
-ENGINE_PATTERNS = {"gpt2": 0, "cl100k": 1}  # as numbered in kernels.py
-WHOLE = 2  # kernels.WHOLE: do not split at all
+ENGINE_MAX_ID = (1 << 20) - 1  # an id takes 20 bits in the cache
+ENGINE_PATTERNS = {"gpt2": 0, "cl100k": 1, "o200k": 2}  # as numbered in kernels.py
+WHOLE = 3  # kernels.WHOLE: do not split at all
+PADDING = 64  # kernels.PADDING: bytes that may be read behind a text
 
-# Cached pre-tokens of one thread: 2**17 entries of 32 bytes with half of them used, and 8 bytes
-# and 4 ids for each on average. Larger tables fall out of the caches of the CPU.
-CACHE_ENTRIES = 1 << 17
-CACHE_BYTES = 1 << 19
-CACHE_IDS = 1 << 18
+# Cached pre-tokens of one thread, 32 bytes each. Larger tables fall out of the CPU's caches.
+CACHE_ROWS = 1 << 18
+KEPT_BYTES = 1 << 21  # of text for which a thread keeps room
 
 ANNOUNCE_AFTER_S = 2.0  # reading cached kernels takes less, compiling them more
 POLL_S = 0.1
+
+
+# -- getting ready
+
+_load_lock = threading.RLock()
+_kernels: ModuleType | None = None
+
+
+def is_loaded() -> bool:
+    """Whether the kernels are there, so that a short text can use them too."""
+    return _kernels is not None
+
+
+def load() -> ModuleType:
+    """Return the kernels, compiled; the first time on a machine this takes some seconds."""
+    global _kernels
+    with _load_lock:
+        if _kernels is None:
+            with _announcing():
+                from lmlib.tokenizer import kernels
+
+                # One use of each kernel with the types used below compiles it, or reads it.
+                encoder = Encoder("gpt2", list(range(256)), {(97, 98): (0, 256)}, {}, kernels)
+                encoder.encode(b"ab ab", Splitter("gpt2", []))
+                TokenTable({0: b"a"}, kernels).decode(np.zeros(1, np.uint32))
+                counter = WordCounter(kernels)
+                counter.add_text(b"ab", Splitter("gpt2", []))
+                counter.add_words(counter.words())
+            _kernels = kernels
+            find_cut(Splitter("gpt2", []), b"ab", 0, 2)
+        return _kernels
+
+
+@contextmanager
+def _announcing() -> Iterator[None]:
+    """Say what takes so long when the kernels must be compiled."""
+    notice = threading.Timer(
+        ANNOUNCE_AFTER_S,
+        logger.warning,
+        ["compiling the tokenizer's kernels, once; later runs read them from the disk"],
+    )
+    notice.daemon = True
+    notice.start()
+    try:
+        yield
+    finally:
+        notice.cancel()
+
+
+@lru_cache(maxsize=1)
+def char_classes() -> NDArray[np.uint8]:
+    """Return the class of every character, as `regex` has it and kernels.py numbers it."""
+    classes = np.zeros(0x110000, dtype=np.uint8)
+    every_character = "".join(map(chr, range(0x110000)))
+    expressions = (
+        r"\p{M}+",
+        r"\p{N}+",
+        r"\s+",
+        r"[\p{Lu}\p{Lt}]+",
+        r"\p{Ll}+",
+        r"[\p{Lm}\p{Lo}]+",
+    )
+    for number, expression in enumerate(expressions, 1):
+        for run in regex.finditer(expression, every_character):
+            classes[run.start() : run.end()] = number
+    return classes
+
+
+def padded(data: bytes) -> NDArray[np.uint8]:
+    """Return the bytes, with room behind them for loads that go too far."""
+    array = np.empty(len(data) + PADDING, dtype=np.uint8)
+    array[: len(data)] = np.frombuffer(data, dtype=np.uint8)
+    return array
+
+
+SpecialTable = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8]]
+
+
+@lru_cache(maxsize=32)
+def special_table(tokens: tuple[bytes, ...]) -> SpecialTable:
+    """Return (data, starts, heads) of special tokens, as kernels.py has it."""
+    data = padded(b"".join(tokens))
+    starts = np.cumsum([0, *map(len, tokens)], dtype=np.int64)
+    heads = np.array(sorted({token[0] for token in tokens}), dtype=np.uint8)
+    return data, starts, heads
+
+
+def find_cut(splitter: Splitter, data: bytes, first: int, last: int) -> int:
+    """Return what `splitter.find_cut(data, first, last)` does, or another place as good."""
+    return load().find_cut(
+        padded(data),
+        first,
+        last,
+        len(data),
+        char_classes(),
+        ENGINE_PATTERNS[splitter.pattern],
+        special_table(splitter.special_bytes),
+    )
+
+
+# -- counting and learning
 
 
 @dataclass(frozen=True)
@@ -83,122 +185,60 @@ class WordCounts:
         return counts
 
 
-def add_up(parts: list[WordCounts], use_engine: bool) -> WordCounts:
-    """Return the words of all parts, equal ones added up."""
-    lengths = np.concatenate([np.diff(part.starts) for part in parts])
-    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    data = np.concatenate([part.data for part in parts])
-    joined = WordCounts(data, starts, np.concatenate([part.counts for part in parts]))
-    if not use_engine:
-        return WordCounts.from_dict(joined.to_dict())
-    segments = np.stack([starts[:-1], starts[1:]], axis=1)
-    return _count(load(), joined.data, segments, joined.counts, WHOLE)
+class WordCounter:
+    """A table of pre-tokens and how often each was seen, to which one thread at a time adds."""
 
+    def __init__(self, kernels: ModuleType | None = None) -> None:
+        self._kernels = kernels or load()
+        self._rows = np.zeros((1 << 14, 4), dtype=np.uint64)
+        self._arena = np.empty(1 << 14, dtype=np.uint8)
+        self._used = np.zeros(2, dtype=np.int64)
 
-def _count(
-    kernels: ModuleType,
-    data: NDArray[np.uint8],
-    segments: NDArray[np.int64],
-    weights: NDArray[np.int64],
-    pattern: int,
-) -> WordCounts:
-    """Return the distinct pre-tokens of the segments, see `kernels.count_words`."""
-    words, starts, counts = kernels.count_words(data, segments, weights, char_classes(), pattern)
-    return WordCounts(words, starts, counts)
+    def __len__(self) -> int:
+        return int(self._used[0])
 
+    def add_text(self, data: bytes, splitter: Splitter) -> None:
+        """Add the pre-tokens of a text outside of special tokens."""
+        self._rows, self._arena = self._kernels.count_text(
+            padded(data),
+            len(data),
+            char_classes(),
+            ENGINE_PATTERNS[splitter.pattern],
+            special_table(splitter.special_bytes),
+            np.empty(len(data), dtype=np.int32),
+            self._rows,
+            self._arena,
+            self._used,
+        )
 
-@lru_cache(maxsize=1)
-def char_classes() -> NDArray[np.uint8]:
-    r"""Return the class of every character: 0 other, 1 \p{L}, 2 \p{N}, 3 \s, as `regex` has it."""
-    classes = np.zeros(0x110000, dtype=np.uint8)
-    every_character = "".join(map(chr, range(0x110000)))
-    for number, expression in ((1, r"\p{L}+"), (2, r"\p{N}+"), (3, r"\s+")):
-        for run in regex.finditer(expression, every_character):
-            classes[run.start() : run.end()] = number
-    return classes
-
-
-_load_lock = threading.Lock()
-
-
-def load() -> ModuleType:
-    """Return the kernels, compiled; the first time on a machine this takes some seconds."""
-    with _load_lock:
-        return _load()
-
-
-@lru_cache(maxsize=1)
-def _load() -> ModuleType:
-    notice = threading.Timer(
-        ANNOUNCE_AFTER_S,
-        logger.warning,
-        ["compiling the tokenizer's kernels, once; later runs read them from the disk"],
-    )
-    notice.daemon = True
-    notice.start()
-    try:
-        from lmlib.tokenizer import kernels
-
-        # One call of each kernel with the types used below compiles it, or reads it.
-        text = np.frombuffer(b"ab ab", dtype=np.uint8)
-        pieces = np.array([[0, 5]], dtype=np.int64)
-        words = _count(kernels, text, pieces, np.ones(1, dtype=np.int64), WHOLE)
-        kernels.learn_merges(
-            words.data,
-            words.starts,
+    def add_words(self, words: WordCounts) -> None:
+        """Add words that were counted elsewhere."""
+        self._rows, self._arena = self._kernels.count_pieces(
+            np.concatenate([words.data, np.zeros(PADDING, np.uint8)]),
+            0,
+            words.starts[1:].astype(np.int32),
+            len(words),
             words.counts,
-            np.empty((1, 2), np.int32),
-            np.zeros(2, np.int64),
+            self._rows,
+            self._arena,
+            self._used,
         )
-        Encoder._from_kernels(kernels, "gpt2", list(range(256)), {(97, 98): (0, 256)}, {}).encode(
-            b"ab ab", Splitter("gpt2", [])
-        )
-    finally:
-        notice.cancel()
-    return kernels
 
-
-def text_segments(
-    data: bytes, splitter: Splitter, special_ids: Mapping[str, int] | None = None
-) -> NDArray[np.int64]:
-    """Return (n, 3): start and end of each stretch of text, and the special id after it or -1."""
-    rows = []
-    start = 0
-    if splitter.special_bytes:
-        ids = {token.encode(): token_id for token, token_id in (special_ids or {}).items()}
-        for match in splitter.special_bytes.finditer(data):
-            rows.append((start, match.start(), ids.get(match[0], -1)))
-            start = match.end()
-    rows.append((start, len(data), -1))
-    return np.array(rows, dtype=np.int64)
-
-
-def count_words(data: bytes, splitter: Splitter) -> WordCounts:
-    """Return how often each pre-token occurs outside of special tokens."""
-    segments = np.ascontiguousarray(text_segments(data, splitter)[:, :2])
-    weights = np.ones(len(segments), dtype=np.int64)
-    text = np.frombuffer(data, dtype=np.uint8)
-    pattern = ENGINE_PATTERNS[splitter.pattern]
-    return _count(load(), text, segments, weights, pattern)
+    def words(self) -> WordCounts:
+        """Return what was counted."""
+        return WordCounts(*self._kernels.list_words(self._rows, self._arena, self._used))
 
 
 def learn_merges(
     words: WordCounts, num_merges: int, on_progress: Callable[[int], None] | None = None
 ) -> list[tuple[bytes, bytes]]:
     """Return the merges in the order learnt; fewer than asked when no pair is left."""
-    if words.num_bytes >= 1 << 31:
-        raise ValueError(
-            f"the distinct pre-tokens have {words.num_bytes} bytes; the limit is 2**31 - 1: "
-            "train on a part of the corpus."
-        )
-    kernels = load()
+    learn = load_learning()
     pairs = np.empty((num_merges, 2), dtype=np.int32)
     progress = np.zeros(2, dtype=np.int64)
     # In a thread of its own, so that Ctrl-C works and progress can be told.
     with ThreadPoolExecutor(1) as thread:
-        future = thread.submit(
-            kernels.learn_merges, words.data, words.starts, words.counts, pairs, progress
-        )
+        future = thread.submit(learn, words.data, words.starts, words.counts, pairs, progress)
         try:
             while True:
                 try:
@@ -220,79 +260,152 @@ def learn_merges(
     return merges
 
 
-class _Cache:
-    """The pre-tokens that one thread has met, as `kernels.encode_words` keeps them."""
+@lru_cache(maxsize=1)
+def load_learning() -> Callable[..., int]:
+    """Return the compiled kernel that learns merges; only training needs it."""
+    with _announcing():
+        from lmlib.tokenizer.learning import learn_merges as learn
 
-    def __init__(self) -> None:
-        self.entries = np.zeros((CACHE_ENTRIES, 4), dtype=np.int64)
-        self.words = np.empty(CACHE_BYTES, dtype=np.uint8)
-        self.word_ids = np.empty(CACHE_IDS, dtype=np.int32)
-        self.used = np.zeros(3, dtype=np.int64)
+        words = WordCounts.from_dict({b"ab": 1})
+        pairs, progress = np.empty((1, 2), np.int32), np.zeros(2, np.int64)
+        learn(words.data, words.starts, words.counts, pairs, progress)
+    return learn
+
+
+# -- encoding and decoding
+
+
+def _aligned_rows(count: int) -> NDArray[np.uint64]:
+    """Return (count, 4) zeros, each pair of rows in one 64-byte line of the CPU's caches."""
+    memory = np.zeros(32 * count + 64, dtype=np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + 32 * count].view(np.uint64).reshape(count, 4)
+
+
+class _Workspace:
+    """What one thread at a time encodes with: the pre-tokens met before, and room for texts."""
+
+    def __init__(self, num_queues: int, kernels: ModuleType) -> None:
+        self._rows = _aligned_rows(CACHE_ROWS)
+        self._room = np.zeros(kernels.ROOM_BYTES, dtype=np.uint8)
+        self._long_bytes = kernels.LONG_BYTES
+        self.queues = np.full((num_queues, 2), -1, dtype=np.int32)
+        self.make_room(1 << 10)
+
+    def make_room(self, size: int) -> None:
+        """Have room for texts of `size` bytes in all."""
+        self.size = size
+        self.data = np.empty(size + PADDING, dtype=np.uint8)
+        self.ends = np.empty(size, dtype=np.int32)
+        self.out = np.empty(size + 8, dtype=np.uint32)
+        long_room = np.empty(self._long_bytes * (size + 1), dtype=np.uint8)  # mostly never touched
+        self.cache = (self._rows, self._room, long_room)
 
 
 class Encoder:
-    """The tables of one tokenizer for the kernels; its `encode` may run in several threads.
+    """The tables of one tokenizer for the kernels; its methods may run in several threads.
 
     byte_ids     the id of each of the 256 bytes
-    merges       (left id, right id) -> (rank, merged id)
+    merges       (left id, right id) -> (rank, merged id); ids up to ENGINE_MAX_ID
     special_ids  special token -> id
     """
 
     def __init__(
         self,
         pattern: str,
-        byte_ids: list[int],
+        byte_ids: Sequence[int],
         merges: Mapping[tuple[int, int], tuple[int, int]],
         special_ids: Mapping[str, int],
+        kernels: ModuleType | None = None,
     ) -> None:
-        self._set_up(load(), pattern, byte_ids, merges, special_ids)
-
-    @classmethod
-    def _from_kernels(cls, kernels: ModuleType, *args: object) -> "Encoder":
-        encoder = cls.__new__(cls)
-        encoder._set_up(kernels, *args)  # type: ignore[arg-type]
-        return encoder
-
-    def _set_up(
-        self,
-        kernels: ModuleType,
-        pattern: str,
-        byte_ids: list[int],
-        merges: Mapping[tuple[int, int], tuple[int, int]],
-        special_ids: Mapping[str, int],
-    ) -> None:
-        self._kernels = kernels
+        self._kernels = kernels or load()
         self._pattern = ENGINE_PATTERNS[pattern]
-        self._byte_ids = np.array(byte_ids, dtype=np.int32)
-        self._special_ids = dict(special_ids)
-        size = 1 << max(4, (2 * len(merges)).bit_length())  # at most half full
-        self._keys = np.full(size, -1, dtype=np.int64)
-        self._values = np.zeros(size, dtype=np.int64)
-        rows = [(*pair, *found) for pair, found in merges.items()]
-        kernels.fill_merges(np.array(rows, dtype=np.int64).reshape(-1, 4), self._keys, self._values)
-        self._idle_caches: list[_Cache] = []  # append and pop are atomic
+        self._special_ids = special_ids
+        self._byte_ids = np.array(byte_ids, dtype=np.uint32)
+        size = 1 << max(4, (2 * len(merges)).bit_length())
+        self._merges = np.full((size, 2), self._kernels.ALL, dtype=np.uint64)
+        rows = np.array([(*pair, *found) for pair, found in merges.items()], dtype=np.int64)
+        self._kernels.fill_merges(rows.reshape(-1, 4), self._merges)
+        self._num_queues = max((rank for rank, _ in merges.values()), default=0) + 1
+        self._idle: list[_Workspace] = []  # append and pop are atomic
+        self._tables: dict[tuple[bytes, ...], tuple[SpecialTable, NDArray[np.uint32]]] = {}
 
-    def encode(self, data: bytes, splitter: Splitter) -> NDArray[np.uint32]:
+    def encode(self, data: bytes, splitter: Splitter) -> list[int]:
         """Return the ids of UTF-8, or of any bytes."""
-        segments = text_segments(data, splitter, self._special_ids)
-        out = np.empty(len(data), dtype=np.uint32)
+        space = self._workspace(data)
+        ids = self._run(space, np.array((0, len(data))), splitter)[0].tolist()
+        self._give_back(space)
+        return ids
+
+    def encode_many(
+        self, texts: Sequence[bytes], splitter: Splitter, dtype: type[np.unsignedinteger]
+    ) -> tuple[NDArray[np.unsignedinteger], NDArray[np.int64]]:
+        """Return the ids of all texts, and where those of each begin, and the end."""
+        starts = np.cumsum([0, *map(len, texts)], dtype=np.int64)
+        space = self._workspace(texts[0] if len(texts) == 1 else b"".join(texts))
+        ids, id_starts = self._run(space, starts, splitter)
+        ids = ids.astype(dtype)
+        self._give_back(space)
+        return ids, id_starts
+
+    def _workspace(self, data: bytes) -> _Workspace:
+        """Return a workspace with the data in it."""
         try:
-            cache = self._idle_caches.pop()
+            space = self._idle.pop()
         except IndexError:
-            cache = _Cache()
-        written = self._kernels.encode_words(
-            np.frombuffer(data, dtype=np.uint8),
-            segments,
+            space = _Workspace(self._num_queues, self._kernels)
+        if space.size < len(data):
+            space.make_room(1 << (len(data) - 1).bit_length())
+        space.data[: len(data)] = np.frombuffer(data, dtype=np.uint8)
+        return space
+
+    def _give_back(self, space: _Workspace) -> None:
+        if space.size > KEPT_BYTES:
+            space.make_room(KEPT_BYTES)
+        self._idle.append(space)
+
+    def _run(
+        self, space: _Workspace, starts: NDArray[np.int64], splitter: Splitter
+    ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """Return the ids, which lie in the workspace, and where those of each text begin."""
+        tokens = splitter.special_bytes
+        if tokens not in self._tables:
+            ids = [self._special_ids[token] for token in splitter.special_tokens]
+            self._tables[tokens] = special_table(tokens), np.array(ids, dtype=np.uint32)
+        special, special_ids = self._tables[tokens]
+        id_starts = np.empty(len(starts), dtype=np.int64)
+        self._kernels.encode_texts(
+            space.data,
+            starts,
             char_classes(),
             self._pattern,
-            self._byte_ids,
-            self._keys,
-            self._values,
-            cache.entries,
-            cache.words,
-            cache.word_ids,
-            cache.used,
-            out,
+            special,
+            special_ids,
+            (self._byte_ids, self._merges, space.queues),
+            space.cache,
+            space.ends,
+            space.out,
+            id_starts,
         )
-        self._idle_caches.append(cache)
-        return out[:written]
+        return space.out[: id_starts[-1]], id_starts
+
+
+class TokenTable:
+    """The bytes of every token, side by side."""
+
+    def __init__(self, vocab: Mapping[int, bytes], kernels: ModuleType | None = None) -> None:
+        self._kernels = kernels or load()
+        self._places = np.full((max(vocab, default=-1) + 1, 2), -1, dtype=np.int64)
+        sizes = [len(token) for token in vocab.values()]
+        self._places[list(vocab), 0] = np.cumsum([0, *sizes])[:-1]
+        self._places[list(vocab), 1] = sizes
+        self._tokens = padded(b"".join(vocab.values()))
+
+    def decode(self, ids: NDArray[np.uint32]) -> NDArray[np.uint8] | None:
+        """Return the bytes of the tokens, or None where an id is none."""
+        size = self._kernels.decoded_size(ids, self._places)
+        if size < 0:
+            return None
+        out = np.empty(size + 8, dtype=np.uint8)
+        self._kernels.decode(ids, self._tokens, self._places, out)
+        return out[:size]

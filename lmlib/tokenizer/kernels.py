@@ -1,39 +1,226 @@
-"""Numba kernels of byte-level BPE: split, count, learn, encode. No Python object per token.
+"""Numba kernels of byte-level BPE: split, count, encode, decode. No Python object per token.
 
 They hold no lock (`nogil`), so that threads use every core, and are compiled at the first call
-and then read from the disk (`cache`). What they compute is written plainly in reference.py. Arrays
-are copied by loops: assigning one slice to another takes seconds more to compile.
+and then read from the disk (`cache`). What they compute is written plainly in reference.py.
+
+What makes them fast: 64 bytes are classified at once, and where pre-tokens begin follows from
+shifts of the resulting bit masks; a pre-token of up to 15 bytes is two words, which are their own
+key in a table; tables are looked up in batches, asked from memory before they are needed.
+
+Texts have PADDING bytes of any value behind them, since loads are 64 bytes wide; the machine is
+little-endian. What is called for every character or pre-token takes addresses (`text`, `classes`)
+in place of arrays, since Numba counts the references to an array at every call, atomically. Masks
+and what indexes the tables are unsigned: Numba checks signed indices for being negative, and makes
+floats where the two kinds meet.
+
+All in one file, because Numba takes a cached kernel for stale only when the file that it stands
+in has changed, whatever else it calls. Learning merges shares nothing with these: learning.py.
 """
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
+# Numba gives an intrinsic its typing context, a method of llvmlite its block.
+
+from typing import Any
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
-OTHER, LETTER, NUMBER, SPACE = 0, 1, 2, 3  # the classes of characters that patterns know
-GPT2, CL100K, WHOLE = 0, 1, 2  # how to split a segment; WHOLE: not at all
+PADDING = 64
+OTHER, MARK, NUMBER, SPACE, UPPER, LOWER, CASELESS = range(7)  # of characters; letters: >= UPPER
+GPT2, CL100K, O200K, WHOLE = range(4)  # how to split a text; WHOLE: not at all
 
-NO_MERGE = (1 << 63) - 1  # greater than every (rank << 32 | merged id)
-SHORT = 64  # pre-tokens up to this many bytes are merged in a small array, longer ones by a heap
 LOW_32 = 0xFFFFFFFF
+KEY_BYTES = 15  # longest pre-token that is its own key
+SHORT = 64  # pre-tokens up to this many bytes are cached, and merged in a small array
+LONG_SLOTS = 1 << 12  # for cached pre-tokens of more bytes than a key holds, or more ids
+SLOT_BYTES = 16 + SHORT + 4 * SHORT
+ROOM_BYTES = 8 * SHORT + LONG_SLOTS * SLOT_BYTES
+LONG_BYTES = 32
+NONE = 0xFFFFFFFF  # no place, no entry, no token
+SORTED = 1 << 31
+INLINE = 6  # ids that fit into a row of the cache, 20 bits each
+BATCH = 64  # pre-tokens whose rows are asked from memory ahead
+
+ZERO, ONE, TWO, THREE, FOUR, FIVE = (np.uint64(n) for n in range(6))
+ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
+NO_MERGE = ALL  # greater than every rank << 32 | merged id
+RANK_SHIFT = np.uint64(32)
+LAST = np.uint64(63)  # the highest bit of a mask
+ROW_BYTES, MERGE_BYTES = 32, 16  # of the tables: four words in a row, two for a merge
+LENGTH_SHIFT = np.uint64(56)
+LONG_KEY = np.uint64(KEY_BYTES + 1) << LENGTH_SHIFT
+COUNT_SHIFT = np.uint64(60)  # of the number of ids in a row
+ID_BITS, ID_MASK = np.uint64(20), np.uint64(0xFFFFF)
+# To Numba a plain 0, True or False is a type of its own: one more version of what it is given to.
+START, YES, NO = np.int64(0), np.bool_(True), np.bool_(False)
+MIX_1, MIX_2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)  # odd, well mixed
 
 kernel = njit(nogil=True, cache=True, error_model="numpy")
+# What the others are made of: to be callable from Python too would take longer to compile.
+INNER: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+part = njit(**INNER, nogil=True, error_model="numpy")
 
 
-# -- splitting
+# -- what LLVM has and Numba does not offer
 
 
-@kernel
-def char_at(data, i, stop, classes):
+@intrinsic
+def byte_at(typing_context, address):
+    """Return the byte at an address, as an int64."""
+
+    def generate(context, builder, signature, args):
+        pointer = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+        return builder.zext(builder.load(pointer), ir.IntType(64))
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def word_at(typing_context, address):
+    """Return the 8 bytes from an address as one uint64, the first byte lowest."""
+
+    def generate(context, builder, signature, args):
+        pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        return builder.load(pointer, align=1)
+
+    return types.uint64(types.int64), generate
+
+
+@intrinsic
+def write_word(typing_context, address, word):
+    """Write one uint64 as the 8 bytes from an address, the lowest byte first."""
+
+    def generate(context, builder, signature, args):
+        pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        builder.store(args[1], pointer, align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.uint64), generate
+
+
+@intrinsic
+def id_at(typing_context, address):
+    """Return the uint32 at an address, as an int64."""
+
+    def generate(context, builder, signature, args):
+        pointer = builder.inttoptr(args[0], ir.IntType(32).as_pointer())
+        return builder.zext(builder.load(pointer), ir.IntType(64))
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def write_id(typing_context, address, token_id):
+    """Write the low 32 bits of an int64 to an address."""
+
+    def generate(context, builder, signature, args):
+        pointer = builder.inttoptr(args[0], ir.IntType(32).as_pointer())
+        builder.store(builder.trunc(args[1], ir.IntType(32)), pointer)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+BLOCK = ir.VectorType(ir.IntType(8), 64)
+
+
+def _load_block(builder, address):
+    return builder.load(builder.inttoptr(address, BLOCK.as_pointer()), align=1)
+
+
+def _mask(builder, found):
+    return builder.bitcast(found, ir.IntType(64))
+
+
+@intrinsic
+def class_masks(typing_context, address):
+    r"""Return five masks of the 64 bytes from an address: letters, digits, \s, " ", non-ASCII."""
+
+    def generate(context, builder, signature, args):
+        block = _load_block(builder, args[0])
+
+        def each(value):
+            return ir.Constant(BLOCK, [value] * 64)
+
+        def between(values, low, high):
+            distance = builder.sub(values, each(low))
+            return builder.icmp_unsigned("<=", distance, each(high - low))
+
+        blanks = builder.icmp_unsigned("==", block, each(0x20))
+        found = [
+            between(builder.or_(block, each(0x20)), 0x61, 0x7A),
+            between(block, 0x30, 0x39),
+            builder.or_(between(block, 0x09, 0x0D), blanks),
+            blanks,
+            builder.icmp_unsigned(">", block, each(0x7F)),
+        ]
+        masks = [_mask(builder, bits) for bits in found]
+        return context.make_tuple(builder, signature.return_type, masks)
+
+    return types.UniTuple(types.uint64, 5)(types.int64), generate
+
+
+@intrinsic
+def byte_mask(typing_context, address, byte):
+    """Return which of the 64 bytes from an address equal `byte`, as a mask."""
+
+    def generate(context, builder, signature, args):
+        place = ir.IntType(32)
+        one = builder.insert_element(ir.Constant(BLOCK, None), args[1], place(0))
+        same = builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(place, 64), None))
+        return _mask(builder, builder.icmp_unsigned("==", _load_block(builder, args[0]), same))
+
+    return types.uint64(types.int64, types.uint8), generate
+
+
+@intrinsic
+def lowest_bit(typing_context, mask):
+    """Return the number of the lowest bit that is set; the mask is not 0."""
+
+    def generate(context, builder, signature, args):
+        return builder.cttz(args[0], ir.IntType(1)(1))
+
+    return types.int64(types.uint64), generate
+
+
+@intrinsic
+def prefetch(typing_context, address):
+    """Ask for the bytes at an address, without waiting for them."""
+
+    def generate(context, builder, signature, args):
+        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        pointer = builder.inttoptr(args[0], byte)
+        builder.call(function, [pointer, word(0), word(3), word(1)])  # to read, keep, data
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+@part
+def address_of(array):
+    """Return where the array's items begin in memory."""
+    return np.int64(array.ctypes.data)
+
+
+# -- characters
+
+
+@part
+def char_at(text, i, stop, classes):
     """Return (class, width in bytes) of the character at i; a byte that is no UTF-8 is OTHER."""
-    b = data[i]
+    b = byte_at(text + i)
     if b < 0x80:
-        return classes[b], 1
+        return byte_at(classes + b), 1
     left = stop - i
     if 0xC2 <= b <= 0xDF and left > 1:
-        c = data[i + 1]
+        c = byte_at(text + i + 1)
         if c & 0xC0 == 0x80:
-            return classes[(np.int64(b) & 0x1F) << 6 | c & 0x3F], 2
+            return byte_at(classes + ((b & 0x1F) << 6 | c & 0x3F)), 2
     elif 0xE0 <= b <= 0xEF and left > 2:
-        c, d = data[i + 1], data[i + 2]
+        c, d = byte_at(text + i + 1), byte_at(text + i + 2)
         # E0 80..9F would be overlong, ED A0..BF are the surrogates
         if (
             c & 0xC0 == 0x80
@@ -41,9 +228,9 @@ def char_at(data, i, stop, classes):
             and not (b == 0xE0 and c < 0xA0)
             and not (b == 0xED and c > 0x9F)
         ):
-            return classes[(np.int64(b) & 0x0F) << 12 | (np.int64(c) & 0x3F) << 6 | d & 0x3F], 3
+            return byte_at(classes + ((b & 0x0F) << 12 | (c & 0x3F) << 6 | d & 0x3F)), 3
     elif 0xF0 <= b <= 0xF4 and left > 3:
-        c, d, e = data[i + 1], data[i + 2], data[i + 3]
+        c, d, e = byte_at(text + i + 1), byte_at(text + i + 2), byte_at(text + i + 3)
         # F0 80..8F would be overlong, F4 90..BF lies beyond U+10FFFF
         if (
             c & 0xC0 == 0x80
@@ -52,675 +239,960 @@ def char_at(data, i, stop, classes):
             and not (b == 0xF0 and c < 0x90)
             and not (b == 0xF4 and c > 0x8F)
         ):
-            high = (np.int64(b) & 0x07) << 18 | (np.int64(c) & 0x3F) << 12
-            return classes[high | (np.int64(d) & 0x3F) << 6 | e & 0x3F], 4
-    return classes[0], 1  # U+0000 is OTHER
+            high = (b & 0x07) << 18 | (c & 0x3F) << 12
+            return byte_at(classes + (high | (d & 0x3F) << 6 | e & 0x3F)), 4
+    return OTHER, 1
 
 
-@kernel
-def run_end(data, i, stop, classes, wanted):
-    """Return where the run of characters of one class ends that goes on at i."""
+@part
+def kind_at(text, i, stop, classes):
+    """Return (class, width) as `char_at`, letters all LOWER and marks OTHER (gpt2, cl100k)."""
+    found, width = char_at(text, i, stop, classes)
+    if found >= UPPER:
+        return LOWER, width
+    return OTHER if found == MARK else found, width
+
+
+@part
+def contraction_end(text, i, stop, ignore_case):
+    """Return the end of 's 'd 'm 't 'll 've 're at apostrophe i, or i when there is none."""
+    fold = 0x20 if ignore_case else 0
+    if i + 1 < stop:
+        c = byte_at(text + i + 1) | fold
+        if c == 0x73 or c == 0x64 or c == 0x6D or c == 0x74:
+            return i + 2
+        if i + 2 < stop:
+            d = byte_at(text + i + 2) | fold
+            if (c == 0x6C and d == 0x6C) or (c == 0x76 and d == 0x65) or (c == 0x72 and d == 0x65):
+                return i + 3
+            # U+017F, the long s, is an s to whoever ignores case
+            if ignore_case and byte_at(text + i + 1) == 0xC5 and byte_at(text + i + 2) == 0xBF:
+                return i + 3
+    return i
+
+
+# -- splitting
+
+
+@part
+def gpt2_ends(text, start, stop, classes, ends):
+    r"""Write the ends of the pre-tokens of the GPT-2 pattern; return how many there are.
+
+    In masks, bit k stands for byte base + k, and a character's bytes are all of its class. Seen
+    from the left, a pre-token begins
+      - where a run of letters, of numbers or of others begins, unless a blank stands before it,
+        which ` ?` takes along;
+      - where white space begins;
+      - at the last character of white space before other text, which `\s+(?!\S)` leaves.
+    Contractions are found afterwards, at apostrophes that begin a pre-token.
+    """
+    num_ends = 0
+    token = start  # where the pre-token begins whose end is sought
+    was_letter = was_number = was_other = was_space = was_blank = ZERO  # of the byte before base
+    char_end, kind = start, OTHER  # of the last character beyond ASCII
+    for base in range(start, stop, 64):
+        letters, numbers, spaces, blanks, wide = class_masks(text + base)
+        inside = ALL if stop - base >= 64 else (ONE << np.uint64(stop - base)) - ONE
+        letters, numbers, wide = letters & inside, numbers & inside, wide & inside
+        wide_spaces = ZERO
+        while wide:
+            k = lowest_bit(wide)
+            if base + k >= char_end:
+                kind, width = kind_at(text, base + k, stop, classes)
+                char_end = base + k + width
+            run = (ONE << np.uint64(char_end - base - k)) - ONE << np.uint64(k)
+            wide &= ~run
+            if kind == LOWER:
+                letters |= run
+            elif kind == NUMBER:
+                numbers |= run
+            elif kind == SPACE:
+                wide_spaces |= run
+        spaces |= wide_spaces | ~inside  # the end of the text is no other text
+        others = ~(letters | numbers | spaces)
+        space_follows = ONE
+        if spaces >> LAST and base + 64 < stop and (char_end <= base + 64 or kind != SPACE):
+            following, _ = char_at(text, base + 64, stop, classes)
+            space_follows = ONE if following == SPACE else ZERO
+
+        first_spaces = spaces & ~(spaces << ONE | was_space)
+        last_spaces = spaces & ~(spaces >> ONE | space_follows << LAST)
+        starts = letters & ~(letters << ONE | was_letter)
+        starts |= numbers & ~(numbers << ONE | was_number)
+        starts |= others & ~(others << ONE | was_other)
+        starts &= ~(blanks << ONE | was_blank)
+        starts = (starts | first_spaces | last_spaces) & inside
+        was_letter, was_number, was_other = letters >> LAST, numbers >> LAST, others >> LAST
+        was_space, was_blank = spaces >> LAST, blanks >> LAST
+
+        misplaced = last_spaces & wide_spaces  # on the last byte of a character, not the first
+        while misplaced:
+            k = lowest_bit(misplaced)
+            misplaced &= misplaced - ONE
+            starts &= ~(ONE << np.uint64(k))
+            first = base + k
+            while byte_at(text + first) & 0xC0 == 0x80:
+                first -= 1
+            if first >= base:
+                starts |= ONE << np.uint64(first - base)
+            elif first > token:  # in the block before
+                ends[num_ends] = token = first
+                num_ends += 1
+
+        while starts:
+            end = base + lowest_bit(starts)
+            starts &= starts - ONE
+            if end == token:
+                continue
+            if byte_at(text + token) == 0x27:
+                contraction = contraction_end(text, token, stop, NO)
+                if contraction > token:
+                    ends[num_ends] = token = contraction
+                    num_ends += 1
+                    if end <= token:
+                        continue
+            ends[num_ends] = token = end
+            num_ends += 1
+    while token < stop:
+        end = contraction_end(text, token, stop, NO) if byte_at(text + token) == 0x27 else token
+        ends[num_ends] = token = end if end > token else stop
+        num_ends += 1
+    return num_ends
+
+
+@part
+def run_end(text, i, stop, classes, wanted):
+    """Return where the run of characters of one kind ends that goes on at i."""
     while i < stop:
-        found, width = char_at(data, i, stop, classes)
+        found, width = kind_at(text, i, stop, classes)
         if found != wanted:
             break
         i += width
     return i
 
 
-@kernel
-def spaces_end(data, i, stop, classes):
-    r"""Return the end of `\s+(?!\S)|\s+` at white space i: all of it but one before other text."""
-    last = i
-    j = i
-    while j < stop:
-        found, width = char_at(data, j, stop, classes)
-        if found != SPACE:
-            return last if last > i else j
-        last = j
-        j += width
-    return stop
-
-
-@kernel
-def contraction_end(data, i, stop, ignore_case):
-    """Return the end of 's 'd 'm 't 'll 've 're at apostrophe i, or i when there is none."""
-    fold = 0x20 if ignore_case else 0
-    if i + 1 < stop:
-        c = data[i + 1] | fold
-        if c == 0x73 or c == 0x64 or c == 0x6D or c == 0x74:
-            return i + 2
-        if i + 2 < stop:
-            d = data[i + 2] | fold
-            if (c == 0x6C and d == 0x6C) or (c == 0x76 and d == 0x65) or (c == 0x72 and d == 0x65):
-                return i + 3
-            # U+017F, the long s, is an s to whoever ignores case
-            if ignore_case and data[i + 1] == 0xC5 and data[i + 2] == 0xBF:
-                return i + 3
-    return i
-
-
-@kernel
-def gpt2_end(data, i, stop, classes):
-    """Return the end of the pre-token of the GPT-2 pattern that begins at i."""
-    if data[i] == 0x27:
-        end = contraction_end(data, i, stop, False)
-        if end > i:
-            return end
-    found, width = char_at(data, i, stop, classes)
-    if found != SPACE:
-        return run_end(data, i + width, stop, classes, found)
-    if data[i] == 0x20 and i + 1 < stop:
-        after, width = char_at(data, i + 1, stop, classes)
-        if after != SPACE:
-            return run_end(data, i + 1 + width, stop, classes, after)
-    return spaces_end(data, i, stop, classes)
-
-
-@kernel
-def cl100k_end(data, i, stop, classes):
+@part
+def cl100k_end(text, i, stop, classes):
     """Return the end of the pre-token of the cl100k pattern that begins at i."""
-    b = data[i]
+    b = byte_at(text + i)
     if b == 0x27:
-        end = contraction_end(data, i, stop, True)
+        end = contraction_end(text, i, stop, YES)
         if end > i:
             return end
-    found, width = char_at(data, i, stop, classes)
+    found, width = kind_at(text, i, stop, classes)
     j = i + width
-    if found == LETTER:
-        return run_end(data, j, stop, classes, LETTER)
+    if found == LOWER:
+        return run_end(text, j, stop, classes, LOWER)
     after, after_width = OTHER, 0
     if j < stop:
-        after, after_width = char_at(data, j, stop, classes)
+        after, after_width = kind_at(text, j, stop, classes)
     if found == NUMBER:
         digits = 1
         while digits < 3 and j < stop:
-            after, after_width = char_at(data, j, stop, classes)
+            after, after_width = kind_at(text, j, stop, classes)
             if after != NUMBER:
                 break
             j += after_width
             digits += 1
         return j
-    if after_width and after == LETTER and b != 0x0A and b != 0x0D:
-        return run_end(data, j + after_width, stop, classes, LETTER)
+    if after_width and after == LOWER and b != 0x0A and b != 0x0D:
+        return run_end(text, j + after_width, stop, classes, LOWER)
     if found == OTHER or (b == 0x20 and after_width and after == OTHER):
-        j = run_end(data, j, stop, classes, OTHER)
-        while j < stop and (data[j] == 0x0A or data[j] == 0x0D):
+        j = run_end(text, j, stop, classes, OTHER)
+        while j < stop and byte_at(text + j) in (0x0A, 0x0D):
             j += 1
         return j
-    end = run_end(data, j, stop, classes, SPACE)
-    if end == stop:
-        return stop
-    for k in range(end - 1, i - 1, -1):
-        if data[k] == 0x0A or data[k] == 0x0D:
-            return k + 1
-    return spaces_end(data, i, stop, classes)
+    return space_end(text, i, stop, classes, YES)
+
+
+@part
+def space_end(text, i, stop, classes, all_at_end):
+    r"""Return the end of `\s*[\r\n]+|\s+(?!\S)|\s+` at white space i.
+
+    all_at_end  at the end of the text take all of it, line ends or not (cl100k)
+    """
+    last, line_end, j = i, i, i
+    while j < stop:
+        found, width = char_at(text, j, stop, classes)
+        if found != SPACE:
+            break
+        last = j
+        j += width
+        if byte_at(text + last) in (0x0A, 0x0D):
+            line_end = j
+    if line_end > i and not (all_at_end and j == stop):
+        return line_end
+    return last if i < last and j < stop else j
+
+
+@part
+def numbers_end(text, i, stop, classes):
+    r"""Return the end of `\p{N}{1,3}` at i, or i when there is no number."""
+    for _ in range(3):
+        if i == stop:
+            break
+        found, width = char_at(text, i, stop, classes)
+        if found != NUMBER:
+            break
+        i += width
+    return i
+
+
+@part
+def cased_letters_end(text, start, stop, classes):
+    """Return the end of `[UC]*[LC]+|[UC]+[LC]*` at start, or start when nothing matches.
+
+    U is upper or title case, L lower case, C a letter without case or a mark. `[UC]*` takes all
+    it can, then the character after it decides:
+
+    - an L: `[LC]+` goes on from there;
+    - another one: `[UC]*` gives back down to its last C, which is what `[LC]+` then takes, and
+      that alone, for only U follow;
+    - there is no C: the second alternative takes the run of U.
+
+    Only a run of U is ever given back, and the next pre-token takes it whole: no character is
+    looked at more than twice, however long the run.
+    """
+    i = caseless_end = start  # where the last C ends
+    while i < stop:
+        found, width = char_at(text, i, stop, classes)
+        if found == LOWER:
+            while found in (LOWER, CASELESS, MARK):
+                i += width
+                if i == stop:
+                    break
+                found, width = char_at(text, i, stop, classes)
+            return i
+        i += width
+        if found in (CASELESS, MARK):
+            caseless_end = i
+        elif found != UPPER:
+            i -= width
+            break
+    return caseless_end if caseless_end > start else i
+
+
+@part
+def o200k_end(text, i, stop, classes):
+    """Return the end of the pre-token of the o200k pattern that begins at i.
+
+    Unlike in cl100k, a mark is one of the letters where any stand, letters are split where upper
+    case follows lower case, and a contraction stays with the letters before it.
+    """
+    b = byte_at(text + i)
+    found, width = char_at(text, i, stop, classes)
+    if found == NUMBER:
+        return numbers_end(text, i, stop, classes)
+    # One other character may lead the letters. So may a mark, but with it the letters after it
+    # match no further than without, since it is a letter itself.
+    leads = found == OTHER or (found == SPACE and b != 0x0A and b != 0x0D)
+    letters = i + width if leads else i
+    end = cased_letters_end(text, letters, stop, classes)
+    if end > letters:
+        if end < stop and byte_at(text + end) == 0x27:
+            return contraction_end(text, end, stop, YES)
+        return end
+    j = i
+    if b == 0x20 and i + 1 < stop:
+        found, width = char_at(text, i + 1, stop, classes)
+        j += 1
+    if found == OTHER:
+        while j < stop and found in (OTHER, MARK):
+            j += width
+            if j < stop:
+                found, width = char_at(text, j, stop, classes)
+        while j < stop and byte_at(text + j) in (0x0A, 0x0D, 0x2F):
+            j += 1
+        return j
+    return space_end(text, i, stop, classes, NO)
+
+
+@part
+def split(text, start, stop, classes, pattern, ends):
+    """Write the ends of the pre-tokens of text[start:stop]; return how many there are."""
+    if pattern == GPT2:
+        return gpt2_ends(text, start, stop, classes, ends)
+    num_ends = 0
+    i = start
+    while i < stop:
+        if pattern == CL100K:
+            i = cl100k_end(text, i, stop, classes)
+        elif pattern == O200K:
+            i = o200k_end(text, i, stop, classes)
+        else:
+            i = stop
+        ends[num_ends] = i
+        num_ends += 1
+    return num_ends
+
+
+# -- special tokens
+#
+# `special` is (data, starts, heads): the bytes of the special tokens one after the other, longer
+# ones first, where each begins (and the end), and the different first bytes.
+
+
+@part
+def equal_bytes(one, other, length):
+    """Tell whether the bytes at two addresses are the same."""
+    for k in range(length):  # noqa: SIM110 - Numba has no generators in `all`
+        if byte_at(one + k) != byte_at(other + k):
+            return False
+    return True
+
+
+@part
+def special_at(text, i, stop, special):
+    """Return which special token begins at i, the longest of several, or -1."""
+    tokens, starts = address_of(special[0]), special[1]
+    for number in range(len(starts) - 1):
+        length = starts[number + 1] - starts[number]
+        if length <= stop - i and equal_bytes(text + i, tokens + starts[number], length):
+            return number
+    return -1
+
+
+@part
+def next_special(text, i, stop, special):
+    """Return (place, number) of the next special token from i on, or (stop, -1)."""
+    heads = special[2]
+    if not len(heads):
+        return stop, -1
+    for base in range(i, stop, 64):
+        found = ZERO
+        for head in heads:
+            found |= byte_mask(text + base, head)
+        while found:
+            place = base + lowest_bit(found)
+            found &= found - ONE
+            if place < stop:
+                number = special_at(text, place, stop, special)
+                if number >= 0:
+                    return place, number
+    return stop, -1
+
+
+@part
+def inside_special(text, place, stop, special):
+    """Tell whether a special token in text[:stop] begins before `place` and ends after it."""
+    tokens, starts = address_of(special[0]), special[1]
+    for number in range(len(starts) - 1):
+        length = starts[number + 1] - starts[number]
+        for i in range(max(0, place - length + 1), min(place, stop - length + 1)):
+            if equal_bytes(text + i, tokens + starts[number], length):
+                return True
+    return False
 
 
 @kernel
-def pre_token_end(data, i, stop, classes, pattern):
-    """Return the end of the pre-token that begins at i < stop."""
-    if pattern == GPT2:
-        return gpt2_end(data, i, stop, classes)
-    if pattern == CL100K:
-        return cl100k_end(data, i, stop, classes)
-    return stop
+def find_cut(data, first, last, size, classes, pattern, special):
+    """Return a place from `first` to `last` where data[:size], part of a text, may be cut, or -1.
+
+    That is the first one between two characters of which every pattern ends a pre-token after
+    the left one (see patterns.py; some patterns have more such places), or else where a special
+    token ends. A special token that begins left of the data must not reach past `first`, and
+    one that ends right of it must not begin before `last`.
+    """
+    text, table = address_of(data), address_of(classes)
+    left = SPACE
+    i = START
+    while i <= last and i < size:
+        right, width = char_at(text, i, size, table)
+        b = byte_at(text + i)
+        if i < first or left == SPACE:
+            is_cut = False
+        elif right == SPACE:
+            is_cut = pattern == GPT2 or left not in (OTHER, MARK) or b not in (0x0A, 0x0D)
+        elif left >= UPPER:
+            is_cut = right < UPPER and right != MARK and b != 0x27
+        else:
+            is_cut = left == NUMBER and right != NUMBER
+        if is_cut and not inside_special(text, i, size, special):
+            return i
+        left = right
+        i += width
+    place, number = next_special(text, START, size, special)
+    while number >= 0:
+        end = place + special[1][number + 1] - special[1][number]
+        if first <= end <= last and not (
+            inside_special(text, place, size, special) or inside_special(text, end, size, special)
+        ):
+            return end
+        place, number = next_special(text, place + 1, size, special)
+    return -1
 
 
 # -- hashing
 
 
-@kernel
-def hash_bytes(data, start, end):
-    """Return a 64-bit hash (FNV-1a, then mixed so that the low bits depend on all)."""
-    h = np.uint64(0xCBF29CE484222325)
-    for i in range(start, end):
-        h = (h ^ np.uint64(data[i])) * np.uint64(0x100000001B3)
-    h = (h ^ (h >> np.uint64(32))) * np.uint64(0x9E3779B97F4A7C15)
-    return h ^ (h >> np.uint64(29))
+@part
+def hash_bytes(address, length):
+    """Return a 64-bit hash of bytes, which takes eight at a time."""
+    h = np.uint64(length)
+    for k in range(0, length, 8):
+        word = word_at(address + k) & (ALL >> np.uint64(64 - 8 * min(length - k, 8)))
+        h = (h ^ word) * MIX_1
+        h ^= h >> np.uint64(29)
+    return h
 
 
-@kernel
-def equal_bytes(data, start, other, other_start, length):
-    """Tell whether two stretches of bytes are the same."""
-    for k in range(length):  # noqa: SIM110 - Numba has no generators in `all`
-        if data[start + k] != other[other_start + k]:
-            return False
-    return True
+@part
+def word_key(address, length):
+    """Return the two words that stand for a pre-token in a table.
+
+    Up to KEY_BYTES bytes they are the bytes themselves and the length, and never the key of
+    another one. Of longer ones they are a hash and a mark, and the bytes must be compared.
+    """
+    if length > KEY_BYTES:
+        return hash_bytes(address, length), LONG_KEY
+    # Lengths are hard to foresee, so there is no branch on them; none of the shifts is by 64.
+    low = word_at(address) & (ALL >> np.uint64(64 - 8 * min(length, 8)))
+    high = word_at(address + 8) & (ALL >> ONE >> np.uint64(63 - 8 * max(length - 8, 0)))
+    return low, high | np.uint64(length) << LENGTH_SHIFT
 
 
-@kernel
-def pair_hash(left, right):
-    """Return a hash of two token ids; its high half is the better one, shifted down."""
-    key = np.uint64(left) << np.uint64(32) | np.uint64(right)
-    return np.int64((key * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32))
+@part
+def key_hash(low, high):
+    """Return a hash of a key, whose highest bits are the best."""
+    return (low ^ high * MIX_2) * MIX_1
 
 
-@kernel
-def grown(array, needed):
-    """Return the array with room for `needed` items, at least doubled when it must grow."""
-    if needed <= len(array):
-        return array
-    larger = np.empty(max(needed, 2 * len(array)), array.dtype)
-    for k in range(len(array)):
-        larger[k] = array[k]
-    return larger
+@part
+def key_batch(text, start, ends, first, size, rows, shift, keys):
+    """Write (low, high, hash, start) of `size` pre-tokens to `keys` and ask for their rows.
+
+    Returns where the last one ends. The row of a hash is hash >> shift.
+    """
+    for k in range(size):
+        end = np.int64(ends[first + k])
+        low, high = word_key(text + start, end - start)
+        h = key_hash(low, high)
+        prefetch(rows + ROW_BYTES * np.int64(h >> shift))
+        keys[k, 0], keys[k, 1], keys[k, 2], keys[k, 3] = low, high, h, np.uint64(start)
+        start = end
+    return start
 
 
 # -- counting
 
 
-@kernel
-def count_words(data, segments, weights, classes, pattern):
-    """Count the pre-tokens of `data` in the segments.
-
-    data      (bytes,) uint8
-    segments  (n, 2) int64, start and end of each stretch of text between special tokens
-    weights   (n,) int64, what one occurrence in the segment counts
-    Returns   (arena, starts, counts): the distinct words one after the other, as in WordCounts.
-    """
-    slots = np.zeros(1 << 12, np.int32)  # word number + 1, or 0 where free
-    hashes = np.empty(1 << 11, np.uint64)
-    starts = np.zeros((1 << 11) + 1, np.int64)
-    counts = np.empty(1 << 11, np.int64)
-    arena = np.empty(1 << 14, np.uint8)
-    num_words = 0
-    for segment in range(len(segments)):
-        i, stop = segments[segment, 0], segments[segment, 1]
-        while i < stop:
-            end = pre_token_end(data, i, stop, classes, pattern)
-            length = end - i
-            h = hash_bytes(data, i, end)
-            slot = np.int64(h) & (len(slots) - 1)
-            while slots[slot]:
-                word = slots[slot] - 1
-                if (
-                    hashes[word] == h
-                    and starts[word + 1] - starts[word] == length
-                    and equal_bytes(data, i, arena, starts[word], length)
-                ):
-                    break
-                slot = (slot + 1) & (len(slots) - 1)
-            if slots[slot]:
-                counts[slots[slot] - 1] += weights[segment]
-            else:
-                used = starts[num_words]
-                arena = grown(arena, used + length)
-                for k in range(length):
-                    arena[used + k] = data[i + k]
-                starts = grown(starts, num_words + 2)
-                starts[num_words + 1] = used + length
-                hashes = grown(hashes, num_words + 1)
-                hashes[num_words] = h
-                counts = grown(counts, num_words + 1)
-                counts[num_words] = weights[segment]
-                num_words += 1
-                slots[slot] = num_words
-                if 2 * num_words > len(slots):
-                    slots = np.zeros(2 * len(slots), np.int32)
-                    for word in range(num_words):
-                        slot = np.int64(hashes[word]) & (len(slots) - 1)
-                        while slots[slot]:
-                            slot = (slot + 1) & (len(slots) - 1)
-                        slots[slot] = word + 1
-            i = end
-    return arena[: starts[num_words]], starts[: num_words + 1], counts[:num_words]
+@part
+def table_shift(rows):
+    """Return 64 less the number of bits that index the rows, whose number is a power of two."""
+    shift = np.uint64(64)
+    size = len(rows)
+    while size > 1:
+        size >>= 1
+        shift -= ONE
+    return shift
 
 
-# -- learning
-
-
-@kernel
-def compare_tokens(token, other, token_data, token_starts):
-    """Return the sign of comparing the bytes of two tokens."""
-    start, other_start = token_starts[token], token_starts[other]
-    length = token_starts[token + 1] - start
-    other_length = token_starts[other + 1] - other_start
-    for k in range(min(length, other_length)):
-        difference = np.int64(token_data[start + k]) - np.int64(token_data[other_start + k])
-        if difference:
-            return difference
-    return length - other_length
-
-
-@kernel
-def comes_first(count, pair, other_count, other, pairs, token_data, token_starts):
-    """Tell whether a pair is merged before another: more frequent, or greater in bytes."""
-    if count != other_count:
-        return count > other_count
-    if pairs[pair, 0] != pairs[other, 0]:
-        return compare_tokens(pairs[pair, 0], pairs[other, 0], token_data, token_starts) > 0
-    return compare_tokens(pairs[pair, 1], pairs[other, 1], token_data, token_starts) > 0
-
-
-@kernel
-def sift_down(heap, at, size, pairs, token_data, token_starts):
-    """Move the heap entry at `at` down to its place. Heap: (n, 2) int64 of count and pair."""
-    count, pair = heap[at, 0], heap[at, 1]
-    while 2 * at + 1 < size:
-        child = 2 * at + 1
-        if child + 1 < size and comes_first(
-            heap[child + 1, 0],
-            heap[child + 1, 1],
-            heap[child, 0],
-            heap[child, 1],
-            pairs,
-            token_data,
-            token_starts,
-        ):
-            child += 1
-        if not comes_first(
-            heap[child, 0], heap[child, 1], count, pair, pairs, token_data, token_starts
-        ):
-            break
-        heap[at, 0], heap[at, 1] = heap[child, 0], heap[child, 1]
-        at = child
-    heap[at, 0], heap[at, 1] = count, pair
-
-
-@kernel
-def push_pair(heap, size, count, pair, pairs, token_data, token_starts):
-    """Add an entry to a heap that has room for it."""
-    at = size
-    while at:
-        parent = (at - 1) // 2
-        if not comes_first(
-            count, pair, heap[parent, 0], heap[parent, 1], pairs, token_data, token_starts
-        ):
-            break
-        heap[at, 0], heap[at, 1] = heap[parent, 0], heap[parent, 1]
-        at = parent
-    heap[at, 0], heap[at, 1] = count, pair
-
-
-@kernel
-def find_pair(slots, pairs, left, right):
-    """Return the number of a pair, or -1 - slot with the free slot where it belongs."""
-    slot = pair_hash(left, right) & (len(slots) - 1)
-    while slots[slot]:
-        pair = slots[slot] - 1
-        if pairs[pair, 0] == left and pairs[pair, 1] == right:
-            return np.int64(pair)
-        slot = (slot + 1) & (len(slots) - 1)
-    return -1 - slot
-
-
-@kernel
-def grown_rows(array, needed):
-    """Return the two-column array with room for `needed` rows."""
-    if needed <= len(array):
-        return array
-    larger = np.empty((max(needed, 2 * len(array)), 2), array.dtype)
-    for k in range(len(array)):
-        larger[k, 0], larger[k, 1] = array[k, 0], array[k, 1]
+@part
+def larger_table(rows):
+    """Return a table of twice the size with the same rows."""
+    larger = np.zeros((2 * len(rows), 4), np.uint64)
+    shift, mask = table_shift(larger), np.uint64(len(larger) - 1)
+    for k in range(len(rows)):
+        if rows[k, 1]:
+            row = key_hash(rows[k, 0], rows[k, 1]) >> shift
+            while larger[row, 1]:
+                row = (row + ONE) & mask
+            for column in range(4):
+                larger[row, column] = rows[k, column]
     return larger
 
 
 @kernel
-def learn_merges(data, starts, counts, merges, progress):
-    """Learn merges from distinct words; return how many there were.
+def count_pieces(data, start, ends, num_ends, weights, rows, arena, used):
+    """Count the pre-tokens that end at `ends` into a table; return the table (rows, arena).
 
-    data, starts, counts  the words, as in WordCounts
-    merges                (wanted, 2) int32, filled with pairs of ids; merge k makes id 256 + k
-    progress              (2,) int64: [0] tells the caller how many are learnt, [1] = 1 stops
-
-    Each word is a linked list of tokens over its bytes, and each pair knows the places where it
-    was seen. Pairs with the token 256 + k arise only while merge k is applied, from left to
-    right, so the places of a pair are collected once, in order, and checked when they are used:
-    a place can lose its pair, but never get the same one back. For the same reason a count only
-    falls once it is in the heap, and an entry that is out of date is put back when it comes up.
-    Time and memory grow with n log n for n bytes of distinct words.
+    weights  what each one counts, or a single value for all
+    rows     (power of two, 4) uint64: the key (0, 0 where free), the count, and for a long
+             pre-token where its bytes begin in the arena and its length, start << 32 | length
+    arena    (bytes,) uint8, the bytes of the long ones
+    used     (2,) int64: rows and bytes of the arena in use
     """
-    size = len(data)
-    tokens = np.empty(size, np.int32)  # -1 where a token was merged into the one before
-    before = np.empty(size, np.int32)
-    after = np.empty(size, np.int32)
-    word_at = np.empty(size, np.int32)
-    for word in range(len(counts)):
-        first, stop = starts[word], starts[word + 1]
-        for i in range(first, stop):
-            tokens[i] = data[i]
-            before[i], after[i] = i - 1, i + 1
-            word_at[i] = word
-        before[first] = -1
-        after[stop - 1] = -1
+    text = address_of(data)
+    keys = np.empty((BATCH, 4), np.uint64)
+    shift, mask = table_shift(rows), np.uint64(len(rows) - 1)
+    for first in range(0, num_ends, BATCH):
+        size = min(BATCH, num_ends - first)
+        if 2 * (used[0] + size) > len(rows):
+            rows = larger_table(rows)
+            shift, mask = table_shift(rows), np.uint64(len(rows) - 1)
+        start = key_batch(text, start, ends, first, size, address_of(rows), shift, keys)
+        for k in range(size):
+            low, high = keys[k, 0], keys[k, 1]
+            row = keys[k, 2] >> shift
+            is_long = high == LONG_KEY
+            i = np.int64(keys[k, 3])
+            length = np.int64(ends[first + k]) - i
+            while rows[row, 1]:
+                if rows[row, 0] == low and rows[row, 1] == high:
+                    if not is_long:
+                        break
+                    where = np.int64(rows[row, 3])
+                    known = address_of(arena) + (where >> 32)
+                    if where & LOW_32 == length and equal_bytes(text + i, known, length):
+                        break
+                row = (row + ONE) & mask
+            if not rows[row, 1]:
+                rows[row, 0], rows[row, 1] = low, high
+                used[0] += 1
+                if is_long:
+                    rows[row, 3] = np.uint64(used[1] << 32 | length)
+                    if used[1] + length > len(arena):
+                        larger = np.empty(2 * (used[1] + length), np.uint8)
+                        for b in range(used[1]):
+                            larger[b] = arena[b]
+                        arena = larger
+                    for b in range(length):
+                        arena[used[1] + b] = data[i + b]
+                    used[1] += length
+            weight = weights[first + k] if len(weights) > 1 else weights[0]
+            rows[row, 2] += np.uint64(weight)
+    return rows, arena
 
-    wanted = len(merges)
-    token_starts = np.empty(256 + wanted + 1, np.int64)
-    token_data = np.empty(256, np.uint8)
-    for byte in range(256):
-        token_data[byte] = byte
-        token_starts[byte] = byte
-    token_starts[256] = 256
 
-    slots = np.zeros(1 << 12, np.int32)  # pair number + 1, or 0 where free
-    pairs = np.empty((1 << 11, 2), np.int32)
-    pair_counts = np.empty(1 << 11, np.int64)
-    places_start = np.empty((1 << 11) + 1, np.int64)  # into `places`
-    num_pairs = 0
-    places = np.empty(max(size, 1), np.int32)
-    num_places = 0
-    heap = np.empty((1 << 11, 2), np.int64)
-    heap_size = 0
+@kernel
+def count_text(data, size, classes, pattern, special, ends, rows, arena, used):
+    """Count the pre-tokens of data[:size] between special tokens; return the table as above."""
+    text, table = address_of(data), address_of(classes)
+    weights = np.ones(1, np.int64)
+    start = START
+    while start < size:
+        place, number = next_special(text, start, size, special)
+        num_ends = split(text, start, place, table, pattern, ends)
+        rows, arena = count_pieces(data, start, ends, num_ends, weights, rows, arena, used)
+        start = place
+        if number >= 0:
+            start += special[1][number + 1] - special[1][number]
+    return rows, arena
 
-    # The pairs that arise in this round: (number, place), in order of place
-    new_pairs = np.empty((max(size, 1), 2), np.int32)
-    num_new = 0
 
-    best = np.int64(-1)
-    learnt = -1  # round -1 enters the pairs of bytes, round k the pairs with token 256 + k
-    while True:
-        first_new = num_pairs
-        num_new = 0
-        if learnt < 0:
-            seen = size
-            left = right = token = 0
-            best_start = 0
+@kernel
+def list_words(rows, arena, used):
+    """Return (data, starts, counts) of the words in a table, as in WordCounts."""
+    num_bytes = 0
+    for k in range(len(rows)):
+        length = np.int64(rows[k, 1] >> LENGTH_SHIFT)
+        num_bytes += length if length <= KEY_BYTES else np.int64(rows[k, 3]) & LOW_32
+    data = np.empty(num_bytes, np.uint8)
+    starts = np.zeros(used[0] + 1, np.int64)
+    counts = np.empty(used[0], np.int64)
+    word = end = 0
+    for k in range(len(rows)):
+        length = np.int64(rows[k, 1] >> LENGTH_SHIFT)
+        if not length:
+            continue
+        if length > KEY_BYTES:
+            where = np.int64(rows[k, 3])
+            length = where & LOW_32
+            for b in range(length):
+                data[end + b] = arena[(where >> 32) + b]
         else:
-            if learnt == wanted or progress[1]:
-                return learnt
-            best = np.int64(-1)
-            while heap_size:
-                count, pair = heap[0, 0], heap[0, 1]
-                if pair_counts[pair] == count:
-                    best = pair
-                    heap_size -= 1
-                    heap[0, 0], heap[0, 1] = heap[heap_size, 0], heap[heap_size, 1]
-                elif pair_counts[pair] > 0:
-                    heap[0, 0] = pair_counts[pair]
-                else:
-                    heap_size -= 1
-                    heap[0, 0], heap[0, 1] = heap[heap_size, 0], heap[heap_size, 1]
-                if heap_size:
-                    sift_down(heap, 0, heap_size, pairs, token_data, token_starts)
-                if best >= 0:
-                    break
-            if best < 0:
-                return learnt
-            left, right, token = pairs[best, 0], pairs[best, 1], 256 + learnt
-            merges[learnt, 0], merges[learnt, 1] = left, right
-            end = token_starts[token]
-            for part in (left, right):
-                length = token_starts[part + 1] - token_starts[part]
-                token_data = grown(token_data, end + length)
-                for k in range(length):
-                    token_data[end + k] = token_data[token_starts[part] + k]
-                end += length
-            token_starts[token + 1] = end
-            best_start = places_start[best]
-            seen = places_start[best + 1] - best_start
-            pair_counts[best] = 0
-
-        for k in range(seen):
-            if learnt < 0:
-                i = k
-                first_place, last_place = i, i
-            else:
-                i = places[best_start + k]
-                j = after[i]
-                if tokens[i] != left or j < 0 or tokens[j] != right:
-                    continue
-                weight = counts[word_at[i]]
-                h, m = before[i], after[j]
-                # The pairs with the neighbours go; `best` itself is already at 0 and stays there.
-                if h >= 0:
-                    pair = find_pair(slots, pairs, tokens[h], left)
-                    if pair != best:
-                        pair_counts[pair] -= weight
-                if m >= 0:
-                    pair = find_pair(slots, pairs, right, tokens[m])
-                    if pair != best:
-                        pair_counts[pair] -= weight
-                    before[m] = i
-                tokens[i], tokens[j] = token, -1
-                after[i] = m
-                first_place = h if h >= 0 else i
-                last_place = i
-            # The pairs that begin at `first_place` and at `last_place` are new.
-            at = first_place
-            while True:
-                if after[at] >= 0:
-                    here, there = tokens[at], tokens[after[at]]
-                    pair = find_pair(slots, pairs, here, there)
-                    if pair < 0:
-                        slot = -1 - pair
-                        pair = num_pairs
-                        num_pairs += 1
-                        pairs = grown_rows(pairs, num_pairs)
-                        pairs[pair, 0], pairs[pair, 1] = here, there
-                        pair_counts = grown(pair_counts, num_pairs)
-                        pair_counts[pair] = 0
-                        places_start = grown(places_start, num_pairs + 1)
-                        places_start[pair + 1] = 0  # counts the places until the round ends
-                        slots[slot] = num_pairs
-                        if 2 * num_pairs > len(slots):
-                            slots = np.zeros(2 * len(slots), np.int32)
-                            for known in range(num_pairs):
-                                slot = find_pair(slots, pairs, pairs[known, 0], pairs[known, 1])
-                                slots[-1 - slot] = known + 1
-                    pair_counts[pair] += counts[word_at[at]]
-                    places_start[pair + 1] += 1
-                    new_pairs = grown_rows(new_pairs, num_new + 1)
-                    new_pairs[num_new, 0], new_pairs[num_new, 1] = pair, at
-                    num_new += 1
-                if at == last_place:
-                    break
-                at = last_place
-
-        # Sort the new places by pair (a counting sort, which keeps their order).
-        places = grown(places, num_places + num_new)
-        cursor = np.empty(num_pairs - first_new, np.int64)
-        for pair in range(first_new, num_pairs):
-            cursor[pair - first_new] = num_places
-            num_places += places_start[pair + 1]
-            places_start[pair + 1] = num_places
-        for k in range(num_new):
-            pair = new_pairs[k, 0] - first_new
-            places[cursor[pair]] = new_pairs[k, 1]
-            cursor[pair] += 1
-        if first_new == 0:
-            places_start[0] = 0
-        heap = grown_rows(heap, heap_size + num_pairs - first_new)
-        for pair in range(first_new, num_pairs):
-            if pair_counts[pair] > 0:
-                push_pair(heap, heap_size, pair_counts[pair], pair, pairs, token_data, token_starts)
-                heap_size += 1
-        learnt += 1
-        progress[0] = learnt
+            for b in range(length):
+                data[end + b] = rows[k, b >> 3] >> np.uint64(8 * (b & 7)) & np.uint64(0xFF)
+        counts[word] = rows[k, 2]
+        word += 1
+        end += length
+        starts[word] = end
+    return data, starts, counts
 
 
 # -- encoding
 
 
-@kernel
-def fill_merges(rows, keys, values):
-    """Enter rows of (left, right, rank, merged) into the hash table that `find_merge` reads."""
-    for k in range(len(rows)):
-        slot = pair_hash(rows[k, 0], rows[k, 1]) & (len(keys) - 1)
-        while keys[slot] >= 0:
-            slot = (slot + 1) & (len(keys) - 1)
-        keys[slot] = rows[k, 0] << 32 | rows[k, 1]
-        values[slot] = rows[k, 2] << 32 | rows[k, 3]
+@part
+def merge_slot(left, right, mask):
+    """Return (key, first slot to look at) of two neighbouring ids in the table of merges."""
+    key = np.uint64(left) << RANK_SHIFT | np.uint64(right)
+    return key, key * MIX_1 >> RANK_SHIFT & mask
 
 
 @kernel
-def find_merge(left, right, keys, values):
-    """Return rank << 32 | merged id for two neighbours, or NO_MERGE."""
-    key = np.int64(left) << 32 | np.int64(right)
-    slot = pair_hash(left, right) & (len(keys) - 1)
-    while keys[slot] != key:
-        if keys[slot] < 0:
+def fill_merges(found, merges):
+    """Enter rows of (left, right, rank, merged id) into the hash table `merges`.
+
+    merges   (power of two, 2) uint64: left << 32 | right, or ALL where free; rank << 32 | merged
+    """
+    mask = np.uint64(len(merges) - 1)
+    for k in range(len(found)):
+        key, slot = merge_slot(found[k, 0], found[k, 1], mask)
+        while merges[slot, 0] != ALL:
+            slot = (slot + ONE) & mask
+        merges[slot, 0] = key
+        merges[slot, 1] = np.uint64(found[k, 2]) << RANK_SHIFT | np.uint64(found[k, 3])
+
+
+@part
+def find_merge(left, right, merges, mask):
+    """Return rank << 32 | merged id for two neighbours, or NO_MERGE; merges is an address."""
+    key, slot = merge_slot(left, right, mask)
+    while True:
+        entry = merges + MERGE_BYTES * np.int64(slot)
+        found = word_at(entry)
+        if found == key:
+            return word_at(entry + 8)
+        if found == ALL:
             return NO_MERGE
-        slot = (slot + 1) & (len(keys) - 1)
-    return values[slot]
+        slot = (slot + ONE) & mask
 
 
-@kernel
-def merge_short(ids, n, found, keys, values):
-    """Merge ids[:n] in place, trying every pair again after each merge; return the new n."""
+@part
+def merge_short(ids, n, found, merges, mask):
+    """Merge n <= SHORT ids in place, trying every pair again after each; return the new n.
+
+    ids, found, merges   addresses: of uint32, of room for SHORT words, of the table of merges
+    """
     for k in range(n - 1):
-        found[k] = find_merge(ids[k], ids[k + 1], keys, values)
+        merge = find_merge(id_at(ids + 4 * k), id_at(ids + 4 * k + 4), merges, mask)
+        write_word(found + 8 * k, merge)
     while n > 1:
-        best = 0
+        best, lowest = 0, word_at(found)
         for k in range(1, n - 1):
-            if found[k] < found[best]:
-                best = k
-        if found[best] == NO_MERGE:
+            merge = word_at(found + 8 * k)
+            if merge < lowest:
+                best, lowest = k, merge
+        if lowest == NO_MERGE:
             break
-        ids[best] = found[best] & LOW_32
+        merged = np.int64(lowest & ID_MASK)
+        write_id(ids + 4 * best, merged)
         n -= 1
         for k in range(best + 1, n):
-            ids[k] = ids[k + 1]
-            found[k] = found[k + 1]
+            write_id(ids + 4 * k, id_at(ids + 4 * k + 4))
+            write_word(found + 8 * k, word_at(found + 8 * k + 8))
         if best + 1 < n:
-            found[best] = find_merge(ids[best], ids[best + 1], keys, values)
+            right = id_at(ids + 4 * best + 4)
+            write_word(found + 8 * best, find_merge(merged, right, merges, mask))
         if best:
-            found[best - 1] = find_merge(ids[best - 1], ids[best], keys, values)
+            left = id_at(ids + 4 * best - 4)
+            write_word(found + 8 * best - 8, find_merge(left, merged, merges, mask))
     return n
 
 
-@kernel
-def sift_key(heap, at, size):
-    """Move the key at `at` of a min-heap down to its place."""
-    key = heap[at]
-    while 2 * at + 1 < size:
-        child = 2 * at + 1
-        if child + 1 < size and heap[child + 1] < heap[child]:
+@part
+def push_rank(waiting, rank):
+    """Add a rank to the min-heap of the ranks whose queues are not empty; [0] is its size."""
+    at = id_at(waiting) + 1
+    write_id(waiting, at)
+    while at > 1 and id_at(waiting + 4 * (at >> 1)) > rank:
+        write_id(waiting + 4 * at, id_at(waiting + 4 * (at >> 1)))
+        at >>= 1
+    write_id(waiting + 4 * at, rank)
+
+
+@part
+def pop_rank(waiting):
+    """Take the lowest rank out of the heap."""
+    lowest, size = id_at(waiting + 4), id_at(waiting) - 1
+    write_id(waiting, size)
+    moved = id_at(waiting + 4 * (size + 1))
+    at = 1
+    while 2 * at <= size:
+        child = 2 * at
+        if child < size and id_at(waiting + 4 * (child + 1)) < id_at(waiting + 4 * child):
             child += 1
-        if heap[child] >= key:
+        if id_at(waiting + 4 * child) >= moved:
             break
-        heap[at] = heap[child]
+        write_id(waiting + 4 * at, id_at(waiting + 4 * child))
         at = child
-    heap[at] = key
+    write_id(waiting + 4 * at, moved)
+    return lowest
 
 
-@kernel
-def merge_long(ids, n, keys, values):
-    """Do the same in n log n steps: a heap of rank << 32 | place over a linked list."""
-    before = np.empty(n, np.int32)
-    after = np.empty(n, np.int32)
-    for k in range(n):
-        before[k], after[k] = k - 1, k + 1
-    after[n - 1] = -1
-    heap = np.empty(2 * n, np.int64)  # each merge takes one key out and puts at most two in
-    size = 0
+@part
+def add_place(place, left, right, merges, mask, queues, entries, free, waiting):
+    """Put a pair of neighbours that begins at `place`, if it merges, at the end of a queue.
+
+    Returns the rank, or -1. `free` is an entry that can be used; the next one is linked to it.
+    """
+    found = find_merge(left, right, merges, mask)
+    if found == NO_MERGE:
+        return -1
+    rank = np.int64(found >> RANK_SHIFT)
+    queue = queues + 8 * rank
+    if id_at(queue) == NONE:
+        write_id(queue, free)
+        push_rank(waiting, rank)
+    else:
+        write_id(entries + 8 * id_at(queue + 4) + 4, free)
+    write_id(queue + 4, free)
+    write_id(entries + 8 * free, place)
+    return rank
+
+
+@part
+def sort_queue(queue, entries):
+    """Bring the places of a queue, most often in order already, into ascending order."""
+    first, last = id_at(queue), id_at(queue + 4)
+    size, in_order, entry = 1, True, first
+    while entry != last:
+        following = id_at(entries + 8 * entry + 4)
+        in_order &= id_at(entries + 8 * entry) < id_at(entries + 8 * following)
+        entry = following
+        size += 1
+    if not in_order:
+        places = np.empty(size, np.int64)
+        entry = first
+        for k in range(size):
+            places[k] = id_at(entries + 8 * entry)
+            entry = id_at(entries + 8 * entry + 4)
+        places.sort()
+        entry = first
+        for k in range(size):
+            write_id(entries + 8 * entry, places[k])
+            entry = id_at(entries + 8 * entry + 4)
+
+
+@part
+def merge_long(ids, n, merges, mask, queues, room):
+    """Do the same as `merge_short` for any length; in linear time but for sorting.
+
+    The places where a pair of some rank begins wait in a queue for that rank, and the lowest rank
+    is worked off from left to right. A merge makes a longer token, so that it cannot add to the
+    queue that it came from; only pairs of a lower rank go before the rest of it, which real
+    vocabularies do not have. A pair that has lost a token in the meantime is passed over.
+
+    ids      address of n uint32; a token stands at the place of its first byte, NONE at the others
+    queues   address of (ranks, 2) uint32: first and last entry, the first NONE where there is
+             none, as in all queues before and after
+    room     address of LONG_BYTES * (n + 1) bytes: the places before and after each one, uint32;
+             2 n entries of place and next entry, enough since each merge frees one and adds two at
+             most; the ranks waiting
+    """
+    before, after, entries, waiting = room, room + 4 * n, room + 8 * n, room + 24 * n
+    write_id(waiting, 0)
+    num_entries = START
     for k in range(n - 1):
-        found = find_merge(ids[k], ids[k + 1], keys, values)
-        if found != NO_MERGE:
-            heap[size] = found >> 32 << 32 | k
-            size += 1
-    for k in range(size // 2 - 1, -1, -1):
-        sift_key(heap, k, size)
-    while size:
-        key = heap[0]
-        size -= 1
-        heap[0] = heap[size]
-        sift_key(heap, 0, size)
-        i = key & LOW_32
-        j = after[i]
-        if ids[i] < 0 or j < 0:
-            continue
-        found = find_merge(ids[i], ids[j], keys, values)
-        if found >> 32 != key >> 32:
-            continue  # a neighbour was merged in the meantime
-        ids[i], ids[j] = found & LOW_32, -1
-        after[i] = after[j]
-        if after[i] >= 0:
-            before[after[i]] = i
-        for at in (np.int64(before[i]), i):
-            if at >= 0 and after[at] >= 0:
-                found = find_merge(ids[at], ids[after[at]], keys, values)
-                if found != NO_MERGE:
-                    place = size
-                    size += 1
-                    heap[place] = found >> 32 << 32 | at
-                    while place and heap[(place - 1) // 2] > heap[place]:
-                        parent = (place - 1) // 2
-                        heap[place], heap[parent] = heap[parent], heap[place]
-                        place = parent
+        left, right = id_at(ids + 4 * k), id_at(ids + 4 * k + 4)
+        rank = add_place(k, left, right, merges, mask, queues, entries, num_entries, waiting)
+        num_entries += rank >= 0
+    if not num_entries:
+        return n
+    for k in range(n):
+        write_id(before + 4 * k, k - 1)
+        write_id(after + 4 * k, k + 1)
+    write_id(before, NONE)
+    write_id(after + 4 * n - 4, NONE)
+    freed = NONE  # the entry freed last, which is linked to the one before
+    while id_at(waiting):
+        rank = pop_rank(waiting)
+        queue = queues + 8 * rank
+        if not id_at(queue + 4) & SORTED:
+            sort_queue(queue, entries)
+        entry, last = id_at(queue), id_at(queue + 4) & ~SORTED
+        write_id(queue, NONE)
+        while True:
+            i, following = id_at(entries + 8 * entry), id_at(entries + 8 * entry + 4)
+            is_last = entry == last
+            write_id(entries + 8 * entry + 4, freed)
+            freed = entry
+            j = id_at(after + 4 * i)
+            found = NO_MERGE
+            if j != NONE and id_at(ids + 4 * i) != NONE:
+                found = find_merge(id_at(ids + 4 * i), id_at(ids + 4 * j), merges, mask)
+            goes_before = False
+            if found != NO_MERGE and np.int64(found >> RANK_SHIFT) == rank:
+                merged = np.int64(found & ID_MASK)
+                write_id(ids + 4 * i, merged)
+                write_id(ids + 4 * j, NONE)
+                h, m = id_at(before + 4 * i), id_at(after + 4 * j)
+                write_id(after + 4 * i, m)
+                if m != NONE:
+                    write_id(before + 4 * m, i)
+                for place, neighbour in ((h, h), (i, m)):
+                    if neighbour == NONE:
+                        continue
+                    left = id_at(ids + 4 * place)
+                    right = merged if place == h else id_at(ids + 4 * m)
+                    free = num_entries if freed == NONE else freed
+                    next_freed = NONE if freed == NONE else id_at(entries + 8 * freed + 4)
+                    new = add_place(
+                        place, left, right, merges, mask, queues, entries, free, waiting
+                    )
+                    if new >= 0:
+                        num_entries += freed == NONE
+                        freed = next_freed
+                        goes_before |= new < rank
+            if is_last:
+                break
+            entry = following
+            if goes_before:
+                write_id(queue, entry)
+                write_id(queue + 4, last | SORTED)
+                push_rank(waiting, rank)
+                break
     kept = 0
     for k in range(n):
-        if ids[k] >= 0:
-            ids[kept] = ids[k]
+        token = id_at(ids + 4 * k)
+        if token != NONE:
+            write_id(ids + 4 * kept, token)
             kept += 1
     return kept
 
 
-@kernel
-def encode_words(
-    data, segments, classes, pattern, byte_ids, keys, values, entries, words, word_ids, used, out
-):
-    """Encode `data`; return the number of ids written to `out`.
+@part
+def encode_word(word, length, row, key, ids, byte_ids, merges, mask, room):
+    """Encode up to SHORT bytes that are not in the row of their key, enter them, return how many.
 
-    segments   (n, 3) int64: start and end of a stretch of text, and the id of the special token
-               after it, or -1
-    byte_ids   (256,) int32, the id of each byte;  keys, values: the merges, see `fill_merges`
-    out        (at least as many as bytes,) uint32
-
-    The cache of pre-tokens, kept by the caller from call to call:
-    entries    (slots, 4) int64: hash, start in `words`, length, start << 8 | number in `word_ids`
-    words      (bytes,) uint8;  word_ids (ids,) int32
-    used       (3,) int64: entries, bytes of `words`, ids of `word_ids` in use
+    All but `length` and `mask` are addresses: of the bytes; of the row, and of its key (two
+    words); of the ids to write; of the tables; of room for SHORT words, then LONG_SLOTS slots of
+    words that do not fit into a row: length, number of ids, bytes, ids.
     """
-    written = 0
-    ids = np.empty(SHORT, np.int32)
-    found = np.empty(SHORT, np.int64)
-    mask = len(entries) - 1
-    for segment in range(len(segments)):
-        i, stop = segments[segment, 0], segments[segment, 1]
-        while i < stop:
-            end = pre_token_end(data, i, stop, classes, pattern)
-            length = end - i
-            if length > SHORT:
-                long_ids = np.empty(length, np.int32)
-                for k in range(length):
-                    long_ids[k] = byte_ids[data[i + k]]
-                n = merge_long(long_ids, length, keys, values)
-                for k in range(n):
-                    out[written + k] = long_ids[k]
-                written += n
-                i = end
+    found, slots = room, room + 8 * SHORT
+    slot = slots + SLOT_BYTES * np.int64(hash_bytes(word, length) & np.uint64(LONG_SLOTS - 1))
+    known = slot + 16
+    if id_at(slot) == length and equal_bytes(word, known, length):
+        n = id_at(slot + 4)
+        for k in range(n):
+            write_id(ids + 4 * k, id_at(known + SHORT + 4 * k))
+        return n
+    for k in range(length):
+        write_id(ids + 4 * k, id_at(byte_ids + 4 * byte_at(word + k)))
+    n = merge_short(ids, length, found, merges, mask)
+    if length <= KEY_BYTES and n <= INLINE:
+        packed = np.uint64(n) << COUNT_SHIFT
+        for k in range(min(n, 3)):
+            packed |= np.uint64(id_at(ids + 4 * k)) << ID_BITS * np.uint64(k)
+        rest = ZERO
+        for k in range(3, n):
+            rest |= np.uint64(id_at(ids + 4 * k)) << ID_BITS * np.uint64(k - 3)
+        other = row ^ ROW_BYTES
+        for k in range(0, ROW_BYTES, 8):  # the newer one comes first, the older one goes
+            write_word(other + k, word_at(row + k))
+        write_word(row, word_at(key))
+        write_word(row + 8, word_at(key + 8))
+        write_word(row + 16, packed)
+        write_word(row + 24, rest)
+    else:
+        write_id(slot, length)
+        write_id(slot + 4, n)
+        for k in range(0, length, 8):
+            write_word(known + k, word_at(word + k))
+        for k in range(n):
+            write_id(known + SHORT + 4 * k, id_at(ids + 4 * k))
+    return n
+
+
+@part
+def encode_pieces(text, start, ends, num_ends, model, cache, out, written):
+    """Encode the pre-tokens that end at `ends`; return how many ids `out` then has."""
+    byte_ids, merges, queues = model
+    bytes_table, merge_table = address_of(byte_ids), address_of(merges)
+    queue_table, mask = address_of(queues), np.uint64(len(merges) - 1)
+    rows, more, long_room = cache[0], address_of(cache[1]), address_of(cache[2])
+    table, shift, ids = address_of(rows), table_shift(rows), address_of(out)
+    keys = np.empty((BATCH, 4), np.uint64)
+    at = np.uint64(written)
+    for first in range(0, num_ends, BATCH):
+        size = min(BATCH, num_ends - first)
+        start = key_batch(text, start, ends, first, size, table, shift, keys)
+        for k in range(size):
+            low, high = keys[k, 0], keys[k, 1]
+            row = keys[k, 2] >> shift
+            other = row ^ ONE
+            is_first = (rows[row, 0] == low) & (rows[row, 1] == high)
+            is_second = (rows[other, 0] == low) & (rows[other, 1] == high)
+            if is_first | is_second:
+                found = other ^ np.uint64(is_first)  # without a branch
+                word = rows[found, 2]
+                n = word >> COUNT_SHIFT
+                # Three ids are written at a time, of which n count.
+                out[at] = word & ID_MASK
+                out[at + ONE] = word >> ID_BITS & ID_MASK
+                out[at + TWO] = word >> TWO * ID_BITS & ID_MASK
+                if n > THREE:
+                    word = rows[found, 3]
+                    out[at + THREE] = word & ID_MASK
+                    out[at + FOUR] = word >> ID_BITS & ID_MASK
+                    out[at + FIVE] = word >> TWO * ID_BITS & ID_MASK
+                at += n
                 continue
-            h = np.int64(hash_bytes(data, i, end))
-            slot = h & mask
-            while entries[slot, 2]:
-                if (
-                    entries[slot, 0] == h
-                    and entries[slot, 2] == length
-                    and equal_bytes(data, i, words, entries[slot, 1], length)
-                ):
-                    break
-                slot = (slot + 1) & mask
-            if entries[slot, 2]:
-                start, n = entries[slot, 3] >> 8, entries[slot, 3] & 0xFF
-                for k in range(n):
-                    out[written + k] = word_ids[start + k]
+            i = np.int64(keys[k, 3])
+            length = np.int64(ends[first + k]) - i
+            if length <= SHORT:
+                at += np.uint64(
+                    encode_word(
+                        text + i,
+                        length,
+                        table + ROW_BYTES * np.int64(row),
+                        address_of(keys) + ROW_BYTES * k,
+                        ids + 4 * np.int64(at),
+                        bytes_table,
+                        merge_table,
+                        mask,
+                        more,
+                    )
+                )
             else:
-                for k in range(length):
-                    ids[k] = byte_ids[data[i + k]]
-                n = merge_short(ids, length, found, keys, values)
-                for k in range(n):
-                    out[written + k] = ids[k]
-                if (
-                    2 * used[0] >= len(entries)
-                    or used[1] + length > len(words)
-                    or used[2] + n > len(word_ids)
-                ):
-                    entries[:] = 0  # full: forget everything, so that memory stays bounded
-                    used[:] = 0
-                    slot = h & mask
-                entries[slot, 0], entries[slot, 1] = h, used[1]
-                entries[slot, 2], entries[slot, 3] = length, used[2] << 8 | n
-                for k in range(length):
-                    words[used[1] + k] = data[i + k]
-                for k in range(n):
-                    word_ids[used[2] + k] = ids[k]
-                used[0] += 1
-                used[1] += length
-                used[2] += n
-            written += n
-            i = end
-        if segments[segment, 2] >= 0:
-            out[written] = segments[segment, 2]
-            written += 1
-    return written
+                here = ids + 4 * np.int64(at)
+                for b in range(length):
+                    write_id(here + 4 * b, id_at(bytes_table + 4 * byte_at(text + i + b)))
+                at += np.uint64(merge_long(here, length, merge_table, mask, queue_table, long_room))
+    return np.int64(at)
+
+
+@kernel
+def encode_texts(
+    data, starts, classes, pattern, special, special_ids, model, cache, ends, out, out_starts
+):
+    """Encode texts that stand one after the other.
+
+    data         (bytes and PADDING,) uint8
+    starts       (texts + 1,) int64, where each text begins, and the end of the last
+    special_ids  the ids of the special tokens
+    model        (byte_ids (256,) uint32, merges as in `fill_merges`, queues as in `merge_long`)
+    cache        of pre-tokens met before, for the caller to keep and for one thread at a time:
+                   rows (power of two, 4) uint64: key; number of ids in the top 4 bits and
+                   three ids; three more ids. A key is in its row or the other one of that pair;
+                   room (ROOM_BYTES,) uint8, zeros at first: see `encode_word`;
+                   room for the longest text (LONG_BYTES * (bytes + 1),) uint8: see `merge_long`
+    ends         (bytes,) int32, to work with
+    out          (bytes + INLINE,) uint32, the ids;  out_starts: where those of each text begin
+    """
+    text, table = address_of(data), address_of(classes)
+    written = START
+    for k in range(len(starts) - 1):
+        out_starts[k] = written
+        start, stop = starts[k], starts[k + 1]
+        while start < stop:
+            place, number = next_special(text, start, stop, special)
+            num_ends = split(text, start, place, table, pattern, ends)
+            written = encode_pieces(text, start, ends, num_ends, model, cache, out, written)
+            start = place
+            if number >= 0:
+                out[written] = special_ids[number]
+                written += 1
+                start += special[1][number + 1] - special[1][number]
+    out_starts[len(starts) - 1] = written
+
+
+# -- decoding
+
+
+@kernel
+def decoded_size(ids, places):
+    """Return how many bytes the tokens have, or -1 where an id is none.
+
+    places   (ids, 2) int64: where the bytes of a token begin and how many they are, -1 for none
+    """
+    total = 0
+    for k in range(len(ids)):
+        token = np.uint64(ids[k])
+        if token >= np.uint64(len(places)) or places[token, 1] < 0:
+            return -1
+        total += places[token, 1]
+    return total
+
+
+@kernel
+def decode(ids, tokens, places, out):
+    """Write the bytes of the tokens one after the other, and up to 8 more."""
+    source, target = address_of(tokens), address_of(out)
+    for k in range(len(ids)):
+        token = np.uint64(ids[k])
+        start, size = source + places[token, 0], places[token, 1]
+        for b in range(0, size, 8):
+            write_word(target + b, word_at(start + b))
+        target += size

@@ -15,6 +15,12 @@ a named pattern the two characters around the place decide, and `cut` matches wh
 
 An apostrophe before a letter is never a cut, since "'ll" may begin there; nor is white space
 before anything, since ` ?` and `\s+(?!\S)` bind it to what follows.
+
+`o200k` differs after letters: marks and a contraction may follow them in one pre-token, so that
+neither a mark nor an apostrophe is cut from a letter. At any other character that is no letter
+they split as at the end of a text, since their expression asks only whether a letter or a mark
+follows. A change of case is no cut (not in "x'vE"), and a mark none before punctuation, because
+it may belong to letters or to punctuation.
 """
 
 from dataclasses import dataclass
@@ -45,6 +51,17 @@ PATTERNS = {
             r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s++(?![\s\S])|\s*[\r\n]|\s+(?!\S)|\s+"
         ),
         cut=r"(?<=\p{L})(?=\P{L})|(?<=\p{N})(?=\P{N})|(?<=\S)(?=[^\S\r\n])",
+    ),
+    # o200k_base of OpenAI's tiktoken 0.14 (GPT-4o)
+    "o200k": Pattern(
+        split=(
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+            r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+            r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        ),
+        cut=r"(?<=\p{L})(?=[^\p{L}\p{M}'])|(?<=\p{N})(?=\P{N})|(?<=\S)(?=[^\S\r\n])",
     ),
 }
 

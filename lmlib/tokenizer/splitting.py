@@ -1,16 +1,14 @@
 """Cut text at special tokens, and cut streams and files where no pre-token can be harmed."""
 
-import re
-from collections.abc import Iterable, Iterator
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
 
 import regex
 
+from lmlib.tokenizer.paths import CorpusFile, read_range
 from lmlib.tokenizer.patterns import find_pattern
 
-# Bytes of a file looked at first when a cut is sought; doubled until there is one.
-CUT_WINDOW = 1 << 14
+# Bytes of a file looked at first when a cut is sought, then more at a time until there is one.
+CUT_WINDOW = 1 << 10
 
 
 def check_special_tokens(special_tokens: Iterable[str] | None) -> list[str]:
@@ -55,7 +53,8 @@ class Splitter:
         # Longest first: alternatives are tried in order, so the longest match wins.
         self.special_tokens = sorted(special_tokens, key=len, reverse=True)
         self._reach = max(map(len, self.special_tokens), default=1) - 1
-        self._reach_bytes = max((len(t.encode()) for t in self.special_tokens), default=1) - 1
+        self.special_bytes = tuple(token.encode() for token in self.special_tokens)
+        self.reach_bytes = max(map(len, self.special_bytes), default=1) - 1
         escaped = [regex.escape(token) for token in self.special_tokens]
         self._special = regex.compile("|".join(escaped)) if escaped else None
         cut = find_pattern(pattern).cut
@@ -74,12 +73,6 @@ class Splitter:
             start = match.end()
         if start < len(text):
             yield text[start:], False
-
-    @cached_property
-    def special_bytes(self) -> re.Pattern[bytes] | None:
-        """An expression that finds the special tokens in bytes, longest match first."""
-        tokens = sorted((token.encode() for token in self.special_tokens), key=len, reverse=True)
-        return re.compile(b"|".join(map(re.escape, tokens))) if tokens else None
 
     def _is_inside_special(self, text: str, place: int) -> bool:
         """Tell whether some occurrence of a special token begins before and ends after `place`."""
@@ -117,36 +110,55 @@ class Splitter:
             width *= 4
         return 0
 
-    def chunks(self, path: Path, chunk_bytes: int) -> Iterator[tuple[int, int]]:
-        """Yield (start, end) byte ranges of a file, cut safely about every `chunk_bytes`."""
-        size = path.stat().st_size
-        start = 0
-        while start < size:
-            end = self._file_cut(path, start + chunk_bytes, size)
-            yield start, end
-            start = end
+    def find_cut(self, data: bytes, first: int, last: int) -> int:
+        """Return a place from `first` to `last` to cut these bytes of a longer text, or -1.
 
-    def _file_cut(self, path: Path, target: int, size: int) -> int:
-        """Return the first safe cut at or after byte `target`, or the size of the file."""
-        margin = 2 * self._reach_bytes + 4  # special tokens left of the target, and one character
-        window = CUT_WINDOW
-        with path.open("rb") as file:
-            while target + margin < size:
-                start = max(0, target - margin)
-                file.seek(start)
-                data = file.read(target + window - start)
-                # A window may begin inside a character: step over up to 3 continuation bytes.
-                skip = 0
-                while start and skip < 3 and data[skip] & 0xC0 == 0x80:
-                    skip += 1
-                text = data[skip:].decode("utf-8", "surrogateescape")
-                before = data[skip : target - start].decode("utf-8", "surrogateescape")
-                # The last 3 bytes may be the beginning of a character and not what they seem.
-                last = len(text) - self._reach - 4
-                for place in self.cuts(text, len(before), last):
-                    end = text[:place].encode("utf-8", "surrogateescape")
-                    return start + skip + len(end)
-                if start + len(data) >= size:
-                    break
-                window *= 2
-        return size
+        The caller vouches for the same as in `cuts`, and that no character is broken at 0.
+        """
+        text = data.decode("utf-8", "surrogateescape")
+        # Where a character is broken, `first` is taken a little later and `last` earlier.
+        first = len(data[:first].decode("utf-8", "surrogateescape"))
+        last = len(data[: max(last, 0)].decode("utf-8", "ignore"))
+        for place in self.cuts(text, first, last):
+            return len(text[:place].encode("utf-8", "surrogateescape"))
+        return -1
+
+
+FindCut = Callable[[bytes, int, int], int]
+
+
+def file_chunks(
+    file: CorpusFile, splitter: Splitter, chunk_bytes: int, find_cut: FindCut
+) -> Iterator[tuple[int, int]]:
+    """Yield (start, end) byte ranges of a file, cut safely about every `chunk_bytes`.
+
+    find_cut(data, first, last) returns a place to cut a part of the file, or -1; it is
+    `Splitter.find_cut` or its faster equal, `engine.find_cut`.
+    """
+    size = file.stat().st_size
+    start = 0
+    while start < size:
+        end = _file_cut(file, start + chunk_bytes, size, splitter.reach_bytes, find_cut)
+        yield start, end
+        start = end
+
+
+def _file_cut(file: CorpusFile, target: int, size: int, reach_bytes: int, find_cut: FindCut) -> int:
+    """Return a safe cut at or after byte `target`, or the size of the file."""
+    margin = 2 * reach_bytes + 4  # special tokens on either side, and one character
+    window = CUT_WINDOW
+    while target + margin < size:
+        start = max(0, target - margin)
+        data = read_range(file, start, target + window + margin)
+        # A window may begin inside a character: step over up to 3 continuation bytes.
+        skip = 0
+        while start and skip < 3 and data[skip] & 0xC0 == 0x80:
+            skip += 1
+        # The last bytes may be the beginning of something, and not what they seem.
+        last = len(data) - reach_bytes - 4
+        place = find_cut(data[skip:], target - start - skip, last - skip)
+        if place >= 0:
+            return start + skip + place
+        target = start + last  # nowhere up to here: go on from here, with more at a time
+        window *= 4
+    return size

@@ -1,29 +1,30 @@
 """Learn the merges of a byte-level BPE from text files."""
 
-import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import Executor
-from pathlib import Path
+import threading
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import FIRST_EXCEPTION, Executor, wait
+from functools import partial
 
 from lmlib.tokenizer import engine
-from lmlib.tokenizer.engine import WordCounts
+from lmlib.tokenizer.engine import POLL_S, WordCounter, WordCounts
+from lmlib.tokenizer.paths import CorpusFile, CorpusPath, as_files, read_range
 from lmlib.tokenizer.patterns import find_pattern
 from lmlib.tokenizer.reference import count_pre_tokens, learn_merges
-from lmlib.tokenizer.splitting import Splitter, check_special_tokens
-from lmlib.tokenizer.workers import map_in_order, open_executor
+from lmlib.tokenizer.splitting import Splitter, check_special_tokens, file_chunks
+from lmlib.tokenizer.workers import count_workers, map_in_order, open_executor
 
-PathLike = str | os.PathLike[str]
 OnProgress = Callable[[str, int, int], None]  # (stage, done, in all)
 
-CHUNK_BYTES = 1 << 24  # bytes of a file that one worker holds at a time
-ADD_UP_WORDS = 1 << 20  # words that wait in memory at least
+CHUNK_BYTES = 1 << 20  # bytes of a file that one worker holds at a time
+CLUSTER_CHUNK_BYTES = 1 << 24  # the same with an executor, where each chunk's words travel
 PLAIN_DISTINCT_BYTES = 500_000  # distinct pre-tokens, in bytes, that plain Python merges quickly
 PLAIN_LONGEST_WORD = 1000  # bytes; plain Python rewrites a whole word for every merge in it
 PLAIN_MERGES = 3000
 
 
 def train_bpe(
-    input_path: PathLike | Iterable[PathLike],
+    input_path: CorpusPath | Iterable[CorpusPath],
     vocab_size: int,
     special_tokens: Iterable[str] | None,
     *,
@@ -31,7 +32,7 @@ def train_bpe(
     num_workers: int | None = None,
     executor: Executor | None = None,
     on_progress: OnProgress | None = None,
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int | None = None,
 ) -> tuple[dict[int, bytes], list[tuple[bytes, bytes]]]:
     """Learn a vocabulary of `vocab_size` tokens from one file or several.
 
@@ -47,7 +48,8 @@ def train_bpe(
         num_workers    default: one for each core this process may use
         executor       any concurrent.futures.Executor to count with, whose workers see the files
         on_progress    called with ("count", bytes done, bytes in all), ("merge", merges, of)
-        chunk_bytes    how much of a file a worker holds at a time
+        chunk_bytes    how much of a file a worker holds at a time; default: 1 MiB, 16 MiB with an
+                       executor
 
     Raises ValueError for a vocabulary too small for bytes and special tokens or an empty corpus,
     FileNotFoundError for a missing file.
@@ -61,14 +63,13 @@ def train_bpe(
             f"vocab_size is {vocab_size}, but 256 bytes and {len(extra)} special tokens need "
             f"{256 + len(extra)}; raise vocab_size to at least that."
         )
-    paths = [input_path] if isinstance(input_path, str | os.PathLike) else input_path
     counts = count_files(
-        [Path(path) for path in paths],
+        as_files(input_path),
         Splitter(pattern, special),
         num_workers=num_workers,
         executor=executor,
         on_progress=on_progress,
-        chunk_bytes=chunk_bytes,
+        chunk_bytes=chunk_bytes or (CLUSTER_CHUNK_BYTES if executor else CHUNK_BYTES),
     )
 
     def report(done: int) -> None:
@@ -83,7 +84,7 @@ def train_bpe(
 
 
 def count_files(
-    paths: list[Path],
+    paths: list[CorpusFile],
     splitter: Splitter,
     *,
     num_workers: int | None,
@@ -101,38 +102,104 @@ def count_files(
             f"the corpus is empty: {', '.join(map(str, paths)) or 'no file is named'}; "
             "give at least one file with text."
         )
-    in_threads = splitter.pattern in engine.ENGINE_PATTERNS and size >= engine.ENGINE_MIN_BYTES
-    if in_threads:
-        engine.load()
-    tasks = (
-        (splitter, in_threads, path, start, end)
+    use_engine = splitter.pattern in engine.ENGINE_PATTERNS and size >= engine.ENGINE_MIN_BYTES
+    find_cut = partial(engine.find_cut, splitter) if use_engine else splitter.find_cut
+    ranges = (
+        (path, start, end)
         for path in paths
-        for start, end in splitter.chunks(path, chunk_bytes)
+        for start, end in file_chunks(path, splitter, chunk_bytes, find_cut)
     )
-    waiting: list[WordCounts] = []
+
+    def report(done: int) -> None:
+        if on_progress:
+            on_progress("count", done, size)
+
+    if use_engine and executor is None:
+        with open_executor(None, num_workers, True, size, chunk_bytes) as pool:
+            return _count_in_threads(pool, ranges, splitter, report)
+    tasks = ((splitter, use_engine, *one) for one in ranges)
+    total = new_counter(use_engine)
     done = 0
-    with open_executor(executor, num_workers, in_threads, size, chunk_bytes) as pool:
-        for num_bytes, counts in map_in_order(pool, count_chunk, tasks):
-            waiting.append(counts)
-            # Adding up costs as much as all parts hold: wait until they are twice the sum.
-            if sum(map(len, waiting)) > 2 * len(waiting[0]) + ADD_UP_WORDS:
-                waiting = [engine.add_up(waiting, in_threads)]
+    with open_executor(executor, num_workers, use_engine, size, chunk_bytes) as pool:
+        for num_bytes, counts in map_in_order(pool, count_chunk, tasks, num_workers):
+            total.add_words(counts)
             done += num_bytes
-            if on_progress:
-                on_progress("count", done, size)
-    return engine.add_up(waiting, in_threads)
+            report(done)
+    return total.words()
 
 
 def count_chunk(
-    splitter: Splitter, use_engine: bool, path: Path, start: int, end: int
+    splitter: Splitter, use_engine: bool, path: CorpusFile, start: int, end: int
 ) -> tuple[int, WordCounts]:
     """Return the number of bytes and the pre-tokens of one byte range of a file."""
-    with path.open("rb") as file:
-        file.seek(start)
-        data = file.read(end - start)
-    if use_engine:
-        return end - start, engine.count_words(data, splitter)
-    return end - start, WordCounts.from_dict(count_pre_tokens(data, splitter))
+    counter = new_counter(use_engine)
+    counter.add_text(read_range(path, start, end), splitter)
+    return end - start, counter.words()
+
+
+class PlainCounter:
+    """A `WordCounter` without kernels, for any pattern."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[bytes] = Counter()
+
+    def add_text(self, data: bytes, splitter: Splitter) -> None:
+        """Add the pre-tokens of a text outside of special tokens."""
+        self._counts.update(count_pre_tokens(data, splitter))
+
+    def add_words(self, words: WordCounts) -> None:
+        """Add words that were counted elsewhere."""
+        self._counts.update(words.to_dict())
+
+    def words(self) -> WordCounts:
+        """Return what was counted."""
+        return WordCounts.from_dict(self._counts)
+
+
+def new_counter(use_engine: bool) -> WordCounter | PlainCounter:
+    """Return an empty table of pre-tokens."""
+    return WordCounter() if use_engine else PlainCounter()
+
+
+def _count_in_threads(
+    pool: Executor,
+    ranges: Generator[tuple[CorpusFile, int, int]],
+    splitter: Splitter,
+    report: Callable[[int], None],
+) -> WordCounts:
+    """Count with one table for each thread; each takes the next range when it is ready."""
+    counters = [WordCounter() for _ in range(count_workers(pool))]
+    lock = threading.Lock()
+    done = 0
+
+    def work(counter: WordCounter) -> None:
+        nonlocal done
+        while True:
+            with lock:
+                path, start, end = next(ranges, (None, 0, 0))
+            if path is None:
+                return
+            counter.add_text(read_range(path, start, end), splitter)
+            with lock:
+                done += end - start
+
+    futures = [pool.submit(work, counter) for counter in counters]
+    try:
+        while wait(futures, timeout=POLL_S, return_when=FIRST_EXCEPTION).not_done:
+            if any(future.done() and future.exception() for future in futures):
+                break
+            report(done)
+    finally:
+        with lock:
+            ranges.close()  # nothing is left to take, however we got here
+    for future in futures:
+        future.result()
+    report(done)
+    total = max(counters, key=len)
+    for counter in counters:
+        if counter is not total:
+            total.add_words(counter.words())
+    return total.words()
 
 
 def merge_words(

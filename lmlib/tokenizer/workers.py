@@ -1,18 +1,25 @@
-"""Run a function over many chunks, in order, in threads or in processes."""
+"""Run a function over many chunks, in order: in threads, in processes, or on a cluster."""
 
+import logging
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
+
+logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+
+TRIES = 3  # of a chunk whose worker process dies
+LENGTH_BYTES = 8  # of the number that precedes each message between processes
 
 
 def default_num_workers() -> int:
@@ -34,32 +41,78 @@ def open_executor(
     Kernels release the interpreter's lock, so threads serve them; plain Python needs processes,
     unless there is only one chunk, for which starting any would be a waste.
     """
-    if executor is not None:
-        return nullcontext(executor)
     if num_workers is not None and num_workers < 1:
         raise ValueError(f"num_workers is {num_workers}; give at least 1, or None for all cores.")
+    if executor is not None:
+        return nullcontext(executor)
     wanted = min(num_workers or default_num_workers(), -(-num_bytes // chunk_bytes) or 1)
     if in_threads or wanted == 1:
         return ThreadPoolExecutor(wanted)
     return ProcessExecutor(wanted)
 
 
+def count_workers(executor: Executor) -> int:
+    """Return how many tasks an executor runs at a time.
+
+    `Executor` has no public way to ask: pools note `_max_workers`, Dask's executor its client,
+    and the others are taken to run on the cores of this machine.
+    """
+    threads_of_workers = getattr(getattr(executor, "_client", None), "nthreads", None)
+    if threads_of_workers is not None:
+        return sum(threads_of_workers().values()) or default_num_workers()
+    return getattr(executor, "_max_workers", None) or default_num_workers()
+
+
 def map_in_order(
-    executor: Executor, function: Callable[..., Result], tasks: Iterable[tuple]
+    executor: Executor,
+    function: Callable[..., Result],
+    tasks: Iterable[tuple],
+    num_workers: int | None = None,
 ) -> Iterator[Result]:
-    """Yield function(*task) for each task, in order, with few results waiting in memory."""
-    ahead = 2 * getattr(executor, "_max_workers", 2 * default_num_workers())
+    """Yield function(*task) for each task, in order, with few results waiting in memory.
+
+    Two tasks for each of `num_workers` (default: those that the executor has now) are under way
+    at a time: one that runs and one that waits, so that no worker does. A task may run twice, on
+    a cluster whose worker died.
+
+    Raises what the function raises, and RuntimeError when the executor cannot go on.
+    """
+    ahead = 2 * (num_workers or count_workers(executor))
     futures: deque[Future[Result]] = deque()
     try:
         for task in tasks:
-            futures.append(executor.submit(function, *task))
+            with _explained():
+                futures.append(executor.submit(function, *task))
             if len(futures) > ahead:
-                yield futures.popleft().result()
+                yield _result(futures.popleft())
         while futures:
-            yield futures.popleft().result()
+            yield _result(futures.popleft())
     finally:
         for future in futures:
             future.cancel()
+
+
+def _result(future: Future[Result]) -> Result:
+    with _explained():
+        return future.result()
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Say what to do about an executor that takes no more tasks."""
+    try:
+        yield
+    except BrokenExecutor as error:
+        raise RuntimeError(
+            f"the executor is broken: {error} Executors of this kind cannot replace a worker; "
+            "run again with a new one of fewer workers, or without `executor`: then workers that "
+            "die are replaced."
+        ) from error
+    except CancelledError as error:
+        raise RuntimeError(
+            "the executor dropped a chunk: it was shut down, or its scheduler is gone; "
+            "start it again and run again."
+        ) from error
 
 
 class ProcessExecutor(ThreadPoolExecutor):
@@ -67,7 +120,8 @@ class ProcessExecutor(ThreadPoolExecutor):
 
     Unlike multiprocessing, the processes neither fork (unsafe with threads) nor import the
     caller's main script (which would run twice where it has no `__main__` guard). Functions and
-    arguments are pickled, so functions are found by the name of their module.
+    arguments are pickled, so functions are found by the name of their module. A process that dies
+    is replaced, and its task tried again: TRIES times in all, then RuntimeError.
     """
 
     def __init__(self, max_workers: int) -> None:
@@ -80,23 +134,33 @@ class ProcessExecutor(ThreadPoolExecutor):
         return super().submit(self._call, (fn, args, kwargs))
 
     def _call(self, task: tuple) -> Any:
-        process: subprocess.Popen[bytes] | None = getattr(self._local, "process", None)
-        if process is None:
-            process = self._local.process = self._start()
-        assert process.stdin
-        assert process.stdout
-        pickle.dump(task, process.stdin, pickle.HIGHEST_PROTOCOL)
-        process.stdin.flush()
-        try:
-            succeeded, result = pickle.load(process.stdout)
-        except EOFError as error:
-            raise RuntimeError(
-                f"a tokenizer worker ended with exit code {process.wait()}, perhaps for want of "
-                "memory; run again with fewer workers."
-            ) from error
-        if not succeeded:
-            raise result
-        return result
+        question = pickle.dumps(task, pickle.HIGHEST_PROTOCOL)
+        for tries in range(1, TRIES + 1):
+            process: subprocess.Popen[bytes] | None = getattr(self._local, "process", None)
+            if process is None:
+                process = self._local.process = self._start()
+            try:
+                answer = _ask(process, question)
+            except (EOFError, BrokenPipeError) as error:
+                self._local.process = None
+                exit_code = self._end(process)
+                # Ctrl-C ends every process: there is nothing to go on with.
+                if tries == TRIES or exit_code == -signal.SIGINT:
+                    raise RuntimeError(
+                        f"a tokenizer worker ended with exit code {exit_code}, at try {tries} of "
+                        f"{TRIES} of its chunk, perhaps for want of memory; run again with fewer "
+                        "workers."
+                    ) from error
+                logger.warning(
+                    "a tokenizer worker ended with exit code %d; its chunk is tried again",
+                    exit_code,
+                )
+            else:
+                succeeded, result = pickle.loads(answer)
+                if not succeeded:
+                    raise result
+                return result
+        raise AssertionError("the last try returns or raises")
 
     def _start(self) -> "subprocess.Popen[bytes]":
         path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
@@ -109,30 +173,59 @@ class ProcessExecutor(ThreadPoolExecutor):
         self._processes.append(process)
         return process
 
+    def _end(self, process: "subprocess.Popen[bytes]") -> int:
+        """Close the pipes of a process, which makes it end, and return its exit code."""
+        self._processes.remove(process)
+        process.communicate()
+        return process.returncode
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Finish the tasks begun and end the processes."""
         super().shutdown(wait, cancel_futures=cancel_futures)
-        for process in self._processes:
-            assert process.stdin
-            assert process.stdout
-            process.stdin.close()  # the process ends at the end of its input
-            process.stdout.close()
-            process.wait()
-        self._processes.clear()
+        while self._processes:
+            self._end(self._processes[-1])
+
+
+def _ask(process: "subprocess.Popen[bytes]", question: bytes) -> bytes:
+    """Return the answer of a process; raise EOFError or BrokenPipeError when it has died."""
+    assert process.stdin
+    assert process.stdout
+    _write_message(process.stdin, question)
+    return _read_message(process.stdout)
+
+
+def _write_message(stream: IO[bytes], message: bytes) -> None:
+    stream.write(len(message).to_bytes(LENGTH_BYTES, "little"))
+    stream.write(message)
+    stream.flush()
+
+
+def _read_message(stream: IO[bytes]) -> bytes:
+    """Return the next message whole; raise EOFError where the stream ends before its end."""
+    length = stream.read(LENGTH_BYTES)
+    message = stream.read(int.from_bytes(length, "little"))
+    if len(length) < LENGTH_BYTES or len(message) < int.from_bytes(length, "little"):
+        raise EOFError("the other process has ended")
+    return message
 
 
 def serve() -> None:
     """Answer tasks on standard input until it ends: the main loop of a worker process."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a task prints is no answer
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # of Ctrl-C the caller tells
     while True:
         try:
-            function, args, kwargs = pickle.load(sys.stdin.buffer)
+            question = _read_message(sys.stdin.buffer)
         except EOFError:
             return
-        try:
-            answer = (True, function(*args, **kwargs))
-        except Exception as error:  # noqa: BLE001 - raised again in the parent
-            answer = (False, error)
-        pickle.dump(answer, answers, pickle.HIGHEST_PROTOCOL)
-        answers.flush()
+        _write_message(answers, _answer(question))
+
+
+def _answer(question: bytes) -> bytes:
+    """Return the pickled pair (True, result) or (False, error)."""
+    try:
+        function, args, kwargs = pickle.loads(question)
+        return pickle.dumps((True, function(*args, **kwargs)), pickle.HIGHEST_PROTOCOL)
+    except Exception as error:  # noqa: BLE001 - raised again in the parent
+        return pickle.dumps((False, error), pickle.HIGHEST_PROTOCOL)

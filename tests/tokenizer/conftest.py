@@ -6,15 +6,13 @@ from pathlib import Path
 import pytest
 
 from lmlib.tokenizer import Tokenizer, engine, train_bpe
-from tests.tokenizer.strategies import TRICKY
-
-END = "<|endoftext|>"
+from tests.tokenizer.strategies import END, MANY_SCRIPTS, TRICKY
 
 
 def make_corpus(num_words: int, seed: int) -> str:
     """Return words of a small language, with everything tricky strewn in."""
     rng = random.Random(seed)
-    syllables = ["ka", "lo", "mi", "the", "ing", "ver", "ß", "été", "中", "ana", "'s", "12"]
+    syllables = ["ka", "lo", "mi", "the", "ing", "ver", "ß", "été", "中", "ana", "'s", "12", "Ka"]
     words = ["".join(rng.choices(syllables, k=rng.randint(1, 4))) for _ in range(300)]
     parts = []
     for _ in range(num_words):
@@ -28,7 +26,7 @@ def make_corpus(num_words: int, seed: int) -> str:
 @pytest.fixture(scope="session")
 def corpus() -> str:
     """Return about 60 kB of text."""
-    return make_corpus(10_000, seed=0)
+    return make_corpus(10_000, seed=0) + MANY_SCRIPTS
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +51,11 @@ def always_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Send inputs of any size through the kernels."""
     monkeypatch.setattr(engine, "ENGINE_MIN_BYTES", 0)
     monkeypatch.setattr("lmlib.tokenizer.train.PLAIN_MERGES", -1)
+
+
+@pytest.fixture(params=["plain", "engine"])
+def way(request: pytest.FixtureRequest) -> str:
+    """Go through plain Python and through the kernels in turn."""
+    if request.param == "engine":
+        request.getfixturevalue("always_engine")
+    return request.param

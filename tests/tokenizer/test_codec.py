@@ -1,6 +1,8 @@
 """`Tokenizer` against tiktoken and Hugging Face tokenizers, and at its edges."""
 
+import os
 import pickle
+import random
 import subprocess
 import sys
 import threading
@@ -11,21 +13,32 @@ import numpy as np
 import pytest
 import tiktoken
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lmlib.tokenizer import Tokenizer, train_bpe
 from lmlib.tokenizer.codec import STREAM_CHARS
 from lmlib.tokenizer.patterns import PATTERNS
-from tests.tokenizer.conftest import END, make_corpus
-from tests.tokenizer.strategies import SPECIAL, TRICKY, assigned_texts, texts
+from tests.tokenizer.conftest import make_corpus
+from tests.tokenizer.strategies import (
+    BROKEN,
+    END,
+    LONG,
+    MANY_SCRIPTS,
+    PASSAGES,
+    SPECIAL,
+    TRICKY,
+    PlainEncoder,
+    assigned_texts,
+    examples,
+    file_ids,
+    special_lists,
+    texts,
+    with_pattern,
+)
 
-
-def with_specials(tokenizer: Tokenizer, pattern: str) -> Tokenizer:
-    """Return the same merges with overlapping special tokens (ASCII) and another pattern."""
-    return Tokenizer(
-        tokenizer.vocab, tokenizer.merges, [END, "<|end", "oftext|><|", "<<|"], pattern=pattern
-    )
+# Touching and overlapping, but none the beginning of another: there tiktoken may take the shorter
+NO_PREFIXES = [END, "oftext|><|", "<<", " the ", "ab", "é\u0301", "中\n", "👩\u200d"]
 
 
 def test_encode_by_hand() -> None:
@@ -38,19 +51,32 @@ def test_encode_by_hand() -> None:
         tokenizer.encode("tax")
 
 
-@pytest.mark.parametrize("pattern", list(PATTERNS))
-def test_ids_equal_tiktoken(tokenizer: Tokenizer, corpus: str, pattern: str) -> None:
-    """With one special token: of two that overlap tiktoken may take the shorter."""
-    ours = Tokenizer(tokenizer.vocab, tokenizer.merges, [END], pattern=pattern)
-    special = set(ours.special_ids.values())
-    theirs = tiktoken.Encoding(
+# -- against other libraries
+
+
+def as_tiktoken(ours: Tokenizer) -> tiktoken.Encoding:
+    """Return tiktoken's encoding of our vocabulary; its ranks are our ids."""
+    mergeable = {bytes([byte]) for byte in range(256)} | {a + b for a, b in ours.merges}
+    return tiktoken.Encoding(
         "ours",
-        pat_str=PATTERNS[pattern].split,
-        mergeable_ranks={token: i for i, token in ours.vocab.items() if i not in special},
+        pat_str=PATTERNS[ours.pattern].split,
+        mergeable_ranks={token: i for i, token in ours.vocab.items() if token in mergeable},
         special_tokens=ours.special_ids,
     )
 
-    @settings(deadline=None, max_examples=300)
+
+def as_hugging_face(ours: Tokenizer, folder: Path) -> tokenizers.Tokenizer:
+    """Return what `tokenizers` makes of our tokenizer.json."""
+    ours.save(folder)
+    return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+@pytest.mark.parametrize("pattern", list(PATTERNS))
+def test_ids_equal_tiktoken(tokenizer: Tokenizer, corpus: str, way: str, pattern: str) -> None:
+    ours = with_pattern(tokenizer, pattern, NO_PREFIXES)
+    theirs = as_tiktoken(ours)
+
+    @examples
     @given(assigned_texts)
     def check(text: str) -> None:
         assert ours.encode(text) == theirs.encode(text, allowed_special="all")
@@ -58,34 +84,102 @@ def test_ids_equal_tiktoken(tokenizer: Tokenizer, corpus: str, pattern: str) -> 
         assert ours.encode(text, allowed_special="none") == plain
 
     check()
-    assert ours.encode(corpus) == theirs.encode(corpus, allowed_special="all")
+    for text in (corpus, *PASSAGES):
+        assert ours.encode(text) == theirs.encode(text, allowed_special="all")
 
 
 @pytest.mark.parametrize("pattern", list(PATTERNS))
 def test_ids_equal_hugging_face(
-    tokenizer: Tokenizer, corpus: str, pattern: str, tmp_path: Path
+    tokenizer: Tokenizer, corpus: str, way: str, pattern: str, tmp_path: Path
 ) -> None:
-    ours = with_specials(tokenizer, pattern)
-    ours.save(tmp_path)
-    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    assert theirs.get_vocab_size() == ours.vocab_size
+    """There too the longest special token wins, whichever comes first in the list."""
+    ours = with_pattern(tokenizer, pattern, SPECIAL)
+    theirs = as_hugging_face(ours, tmp_path)
+    assert set(theirs.get_vocab().values()) == set(ours.vocab)
 
-    @settings(deadline=None, max_examples=300)
+    @examples
     @given(assigned_texts)
     def check(text: str) -> None:
-        ids = theirs.encode(text).ids
-        assert ours.encode(text) == ids
-        assert theirs.decode(ids, skip_special_tokens=False) == text
+        assert ours.encode(text) == theirs.encode(text).ids
 
     check()
-    assert ours.encode(corpus) == theirs.encode(corpus).ids
+    for text in (corpus, *PASSAGES):
+        assert ours.encode(text) == theirs.encode(text).ids
 
 
-@settings(deadline=None, max_examples=300)
-@given(text=texts)
-def test_text_comes_back(tokenizer: Tokenizer, text: str) -> None:
-    assert tokenizer.decode(tokenizer.encode(text)) == text
-    assert tokenizer.decode(np.array(tokenizer.encode(text), dtype=np.uint16)) == text
+def test_hugging_face_decodes_our_ids(tokenizer: Tokenizer, corpus: str, tmp_path: Path) -> None:
+    """With special tokens of ASCII: it takes the letters of others for names of bytes."""
+    ascii_special = [token for token in SPECIAL if token.isascii()]
+    ours = with_pattern(tokenizer, "gpt2", ascii_special)
+    theirs = as_hugging_face(ours, tmp_path)
+    for text in (corpus, *PASSAGES):
+        assert theirs.decode(ours.encode(text), skip_special_tokens=False) == text
+
+
+@pytest.mark.parametrize("pattern", list(PATTERNS))
+@pytest.mark.parametrize("name", list(LONG))
+def test_long_pre_tokens_equal_both(
+    tokenizer: Tokenizer, way: str, pattern: str, name: str, tmp_path: Path
+) -> None:
+    text = f"one {LONG[name].decode(errors='ignore')} two"
+    ours = with_pattern(tokenizer, pattern, [END])
+    ids = ours.encode(text)
+    assert ids == as_tiktoken(ours).encode(text)
+    assert ids == as_hugging_face(ours, tmp_path).encode(text).ids
+
+
+TEXTS = os.environ.get("LMLIB_TEXTS", "")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TEXTS, reason="LMLIB_TEXTS names no text files (separated as in PATH)")
+@pytest.mark.parametrize("pattern", list(PATTERNS))
+@pytest.mark.parametrize("path", list(filter(None, TEXTS.split(os.pathsep))))
+def test_ids_of_whole_files_equal_both(path: str, pattern: str, tmp_path: Path) -> None:
+    """Every id of the file, with `<|endoftext|>` at both ends and about every 100 kB."""
+    lines = Path(path).read_bytes().decode("utf-8").splitlines(keepends=True)
+    parts = ["".join(lines[at : at + 2000]) for at in range(0, len(lines), 2000)]
+    src, dst = tmp_path / "text.txt", tmp_path / "text.npy"
+    src.write_bytes(END.join(["", *parts, ""]).encode())
+    ours = Tokenizer(*train_bpe(src, 10_000, [END], pattern=pattern), [END], pattern=pattern)
+    ours.encode_file(src, dst)
+    found = np.load(dst, mmap_mode="r")
+    assert ours.decode_bytes(found) == src.read_bytes()
+
+    tik, hugging_face = as_tiktoken(ours), as_hugging_face(ours, tmp_path)
+    at = 0
+    for part in [*(END + part for part in parts), END]:
+        expected = tik.encode(part, allowed_special="all")
+        ids = found[at : at + len(expected)].tolist()
+        assert ids == expected, f"tiktoken: token {at} on, {part[:80]!r}"
+        assert ids == hugging_face.encode(part).ids, f"tokenizers: token {at} on, {part[:80]!r}"
+        at += len(expected)
+    assert at == len(found)
+
+
+@pytest.mark.parametrize("pattern", list(PATTERNS))
+def test_text_comes_back(tokenizer: Tokenizer, way: str, pattern: str) -> None:
+    """From a list, and from arrays of each type of number."""
+    ours = with_pattern(tokenizer, pattern, SPECIAL)
+
+    @examples
+    @given(texts, st.sampled_from([np.uint16, np.uint32, np.int32, np.int64]))
+    def check(text: str, dtype: type[np.integer]) -> None:
+        ids = ours.encode(text)
+        assert ours.decode(ids) == ours.decode(np.array(ids, dtype=dtype)) == text
+        assert ours.decode(iter(ids)) == text
+
+    check()
+
+
+@examples
+@given(st.lists(st.integers(0, 699), max_size=60))
+def test_any_ids_decode_to_their_bytes(way: str, tokenizer: Tokenizer, ids: list[int]) -> None:
+    """Also ids that no encoder gives, in which characters are broken."""
+    expected = b"".join(tokenizer.vocab[token_id] for token_id in ids)
+    assert tokenizer.decode_bytes(ids) == expected
+    assert tokenizer.decode_bytes(np.array(ids, dtype=np.uint16)) == expected
+    assert tokenizer.decode(ids) == expected.decode("utf-8", "replace")
 
 
 # -- special tokens
@@ -107,8 +201,45 @@ def test_without_special_tokens_they_are_text(tokenizer: Tokenizer) -> None:
     assert ours.decode(ours.encode(END)) == END
 
 
-def test_allowed_special(tokenizer: Tokenizer) -> None:
-    ours = with_specials(tokenizer, "gpt2")
+def test_special_tokens_by_hand(way: str) -> None:
+    """The longest that begins leftmost; spaces and letters around them stay as they are."""
+    vocab = {byte: bytes([byte]) for byte in range(256)}
+    ours = Tokenizer(vocab, [], ["<|a|>", "<|a|><|a|>", "|><", " x ", "é中"])
+    assert ours.encode("<|a|><|a|><|a|>") == [257, 256]
+    assert ours.encode("<|a|<|a|><b|><") == [*b"<|a|", 256, *b"<b", 258]
+    assert ours.encode(" x  x b x") == [259, 259, *b"b x"]
+    assert ours.encode("  x |é中é") == [*b" ", 259, *b"|", 260, *"é".encode()]
+
+
+@examples
+@given(
+    text=texts,
+    special_tokens=special_lists,
+    num_allowed=st.integers(0, 4),
+    pattern=st.sampled_from(list(PATTERNS)),
+)
+def test_allowed_special_tokens_only(
+    way: str,
+    tokenizer: Tokenizer,
+    text: str,
+    special_tokens: list[str],
+    num_allowed: int,
+    pattern: str,
+) -> None:
+    """Those allowed are found as if there were no others; the others are text."""
+    allowed = special_tokens[:num_allowed]
+    ours = with_pattern(tokenizer, pattern, special_tokens)
+    plain = PlainEncoder(ours)
+    plain.special_tokens = allowed
+    expected = plain.ids(text.encode())
+    assert ours.encode(text, allowed_special=set(allowed)) == expected
+    assert list(ours.encode_iterable(text, allowed_special=set(allowed))) == expected
+    (batch,) = ours.encode_batch([text], allowed_special=set(allowed))
+    assert batch.tolist() == expected
+
+
+def test_allowed_special(tokenizer: Tokenizer, way: str) -> None:
+    ours = with_pattern(tokenizer, "gpt2", [END, "<|end", "oftext|><|"])
     end = ours.special_ids[END]
     assert ours.encode(END) == ours.encode(END, allowed_special={END, "<|end"}) == [end]
     plain = ours.encode(END, allowed_special="none")
@@ -126,19 +257,28 @@ def test_allowed_special(tokenizer: Tokenizer) -> None:
 # -- streams
 
 
-@settings(deadline=None, max_examples=300)
+@examples
 @given(
-    tokenizer_pattern=st.sampled_from([*PATTERNS, r"\w+|\s+"]),
+    pattern=st.sampled_from([*PATTERNS, r"\w+|\s+"]),
     chunks=st.lists(st.one_of(st.sampled_from(TRICKY), st.text(max_size=3)), max_size=60),
+    special_tokens=special_lists,
     stream_chars=st.integers(1, 12),
 )
 def test_encode_iterable_equals_encode(
-    tokenizer: Tokenizer, tokenizer_pattern: str, chunks: list[str], stream_chars: int
+    way: str,
+    tokenizer: Tokenizer,
+    pattern: str,
+    chunks: list[str],
+    special_tokens: list[str],
+    stream_chars: int,
 ) -> None:
-    ours = Tokenizer(tokenizer.vocab, tokenizer.merges, SPECIAL, pattern=tokenizer_pattern)
+    """Wherever the stream is cut, in special tokens too; also when the kernels are ready."""
+    ours = with_pattern(tokenizer, pattern, special_tokens)
+    ours.encode("the one before")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lmlib.tokenizer.codec.STREAM_CHARS", stream_chars)
-        assert list(ours.encode_iterable(chunks)) == ours.encode("".join(chunks))
+        found = list(ours.encode_iterable(chunks))
+    assert found == PlainEncoder(ours).ids("".join(chunks).encode())
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000, 1 << 20])
@@ -171,28 +311,59 @@ def test_encode_iterable_reads_little_ahead(tokenizer: Tokenizer, chunk: str) ->
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 7])
-@pytest.mark.parametrize("chunk_bytes", [997, 50_000])
+@pytest.mark.parametrize("chunk_bytes", [997, 50_000, 1 << 22])
+@pytest.mark.parametrize("pattern", list(PATTERNS))
 def test_encode_file(
     tokenizer: Tokenizer,
     corpus_file: Path,
     tmp_path: Path,
     num_workers: int,
     chunk_bytes: int,
+    pattern: str,
     always_engine: None,
 ) -> None:
     """The kernels in threads give what plain Python gives, byte for byte."""
+    ours = with_pattern(tokenizer, pattern, [END])
     dst = tmp_path / "tokens.npy"
-    written = tokenizer.encode_file(
-        corpus_file, dst, num_workers=num_workers, chunk_bytes=chunk_bytes
-    )
+    written = ours.encode_file(corpus_file, dst, num_workers=num_workers, chunk_bytes=chunk_bytes)
     ids = np.load(dst, mmap_mode="r")
     data = corpus_file.read_bytes()
     assert (ids.dtype, len(ids)) == (np.uint16, written)
-    assert np.array_equal(ids, tokenizer.encode_bytes(data, use_engine=False))
-    assert tokenizer.decode_bytes(ids) == data
+    assert ids.tolist() == PlainEncoder(ours).ids(data)
+    assert ours.decode_bytes(ids) == data
 
 
-def test_encode_file_in_processes(tokenizer: Tokenizer, corpus_file: Path, tmp_path: Path) -> None:
+EDGES = "<|end<|endoftext|><|<|endoftext|><<<| the  the ab é\u0301中\n\n👩\u200d\u200dß|".encode()
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 7])
+@pytest.mark.parametrize("pattern", list(PATTERNS))
+def test_encode_file_whose_chunks_end_anywhere(
+    tokenizer: Tokenizer, tmp_path: Path, num_workers: int, pattern: str, always_engine: None
+) -> None:
+    """In special tokens that overlap or touch, at both ends of the file; in broken characters."""
+    ours = with_pattern(tokenizer, pattern, SPECIAL)
+    data = EDGES + b" ".join(BROKEN) + b"".join(BROKEN) + MANY_SCRIPTS[:99].encode() + EDGES
+    expected = PlainEncoder(ours).ids(data)
+    for chunk_bytes in (*range(1, 40), 64, 99, 128, len(data)):
+        found = file_ids(ours, data, tmp_path, num_workers=num_workers, chunk_bytes=chunk_bytes)
+        assert found == expected
+
+
+@pytest.mark.parametrize("chunk_bytes", [10_000, 1 << 22])
+def test_encode_file_in_processes(
+    tokenizer: Tokenizer, corpus_file: Path, tmp_path: Path, chunk_bytes: int
+) -> None:
+    """A custom pattern goes to processes of plain Python."""
+    ours = with_pattern(tokenizer, r"\w+|\s+|[^\w\s]+", [END])
+    data = corpus_file.read_bytes()
+    found = file_ids(ours, data, tmp_path, num_workers=2, chunk_bytes=chunk_bytes)
+    assert found == PlainEncoder(ours).ids(data)
+
+
+def test_encode_file_reports_progress(
+    tokenizer: Tokenizer, corpus_file: Path, tmp_path: Path
+) -> None:
     calls: list[tuple[str, int, int]] = []
     tokenizer.encode_file(
         corpus_file,
@@ -203,8 +374,8 @@ def test_encode_file_in_processes(tokenizer: Tokenizer, corpus_file: Path, tmp_p
     )
     size = corpus_file.stat().st_size
     assert calls[-1] == ("encode", size, size)
-    ids = np.load(tmp_path / "a.npy")
-    assert np.array_equal(ids, tokenizer.encode_bytes(corpus_file.read_bytes(), use_engine=False))
+    done = [done for _, done, _ in calls]
+    assert done == sorted(done)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npy"]
 
 
@@ -244,7 +415,7 @@ def test_encode_file_of_nothing(tokenizer: Tokenizer, tmp_path: Path) -> None:
 # -- the rest of the interface
 
 
-def test_encode_batch(tokenizer: Tokenizer) -> None:
+def test_encode_batch(tokenizer: Tokenizer, way: str) -> None:
     batch = tokenizer.encode_batch(["the one", "", END])
     assert [ids.tolist() for ids in batch] == [
         tokenizer.encode("the one"),
@@ -252,18 +423,50 @@ def test_encode_batch(tokenizer: Tokenizer) -> None:
         [tokenizer.special_ids[END]],
     ]
     assert {ids.dtype for ids in batch} == {np.dtype(np.uint16)}
+    assert tokenizer.encode_batch([]) == []
 
 
-def test_large_text_goes_through_the_engine(
-    tokenizer: Tokenizer, corpus: str, always_engine: None
+@examples
+@given(
+    batch=st.lists(st.one_of(texts, st.sampled_from(TRICKY)), max_size=8),
+    special_tokens=special_lists,
+    pattern=st.sampled_from([*PATTERNS, r"\w+|\s+"]),
+)
+def test_texts_of_a_batch_are_apart(
+    way: str, tokenizer: Tokenizer, batch: list[str], special_tokens: list[str], pattern: str
 ) -> None:
-    data = corpus.encode()
-    assert tokenizer.encode(corpus) == tokenizer.encode_bytes(data, use_engine=False).tolist()
+    """No pre-token, no character and no special token reaches from one into the next."""
+    ours = with_pattern(tokenizer, pattern, special_tokens)
+    plain = PlainEncoder(ours)
+    found = [ids.tolist() for ids in ours.encode_batch(batch)]
+    assert found == [plain.ids(text.encode()) for text in batch]
 
 
-def test_several_threads_may_encode(tokenizer: Tokenizer, corpus: str) -> None:
+def test_encode_batch_of_many(tokenizer: Tokenizer, corpus: str, way: str) -> None:
+    """More texts than one worker takes, some of them empty, one of them long."""
+    rng = random.Random(0)
+    starts = sorted(rng.choices(range(len(corpus)), k=3000))
+    batch = [corpus[a:b] for a, b in zip(starts, [*starts[1:], None], strict=True)]
+    batch[100:100] = ["", "", corpus * 10, ""]
+    plain = PlainEncoder(tokenizer)
+    found = tokenizer.encode_batch(batch)
+    for text, ids in zip(batch, found, strict=True):
+        assert ids.tolist() == plain.ids(text.encode())
+
+
+def test_the_corpus_and_its_first_line_are_encoded_alike(
+    tokenizer: Tokenizer, corpus: str, way: str
+) -> None:
+    """A short text after a long one, and a long one again, by the same tokenizer."""
+    plain = PlainEncoder(tokenizer)
+    ours = pickle.loads(pickle.dumps(tokenizer))
+    for text in (corpus[:100], corpus, corpus[:100], corpus):
+        assert ours.encode(text) == plain.ids(text.encode())
+
+
+def test_several_threads_may_encode(tokenizer: Tokenizer, corpus: str, way: str) -> None:
     """Each gets what one alone gets, though they share one tokenizer."""
-    expected = tokenizer.encode(corpus)
+    expected = PlainEncoder(tokenizer).ids(corpus.encode())
     fresh = pickle.loads(pickle.dumps(tokenizer))
     found: list[list[int]] = []
     threads = [
@@ -276,17 +479,25 @@ def test_several_threads_may_encode(tokenizer: Tokenizer, corpus: str) -> None:
     assert found == [expected] * 4
 
 
-def test_decode_replaces_what_is_no_text(tokenizer: Tokenizer) -> None:
+def test_decode_replaces_what_is_no_text(tokenizer: Tokenizer, way: str) -> None:
     assert tokenizer.decode([0xE2, 0x82]) == "\ufffd"
     assert tokenizer.decode_bytes([0xE2, 0x82]) == b"\xe2\x82"
 
 
-def test_errors_say_what_to_do(tokenizer: Tokenizer) -> None:
-    for token_id in (700, -1):
+def test_errors_say_what_to_do(tokenizer: Tokenizer, way: str) -> None:
+    for token_id in (700, -1, 1 << 32, 1 << 70):
         with pytest.raises(ValueError, match=f"decode: {token_id} is not a token id"):
             tokenizer.decode([0, token_id])
-    with pytest.raises(ValueError, match=r"character 1 is the lone surrogate U\+D800"):
-        tokenizer.encode("a\ud800")
+    for token_id in (700, -1):
+        with pytest.raises(ValueError, match=f"decode: {token_id} is not a token id"):
+            tokenizer.decode(np.array([0, token_id], dtype=np.int64))
+    for encode in (
+        tokenizer.encode,
+        lambda text: tokenizer.encode_batch(["", text]),
+        lambda text: list(tokenizer.encode_iterable([text])),
+    ):
+        with pytest.raises(ValueError, match=r"character 1 is the lone surrogate U\+D800"):
+            encode("a\ud800")
     with pytest.raises(ValueError, match=r"merge 0 joins b'a' and b'b', but b'ab' is not"):
         Tokenizer({0: b"a", 1: b"b"}, [(b"a", b"b")])
     with pytest.raises(ValueError, match="id -1 is negative"):

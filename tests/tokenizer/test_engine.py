@@ -1,114 +1,288 @@
-"""The kernels against the reference."""
+"""The kernels against the reference, through `train_bpe` and `Tokenizer` alone."""
 
+import itertools
 import random
+import unicodedata
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
-from hypothesis import given, settings
+import pytest
+from hypothesis import given
 from hypothesis import strategies as st
 
-from lmlib.tokenizer import Tokenizer, engine
-from lmlib.tokenizer.engine import WordCounts
+from lmlib.tokenizer import Tokenizer, engine, train_bpe
 from lmlib.tokenizer.patterns import PATTERNS
-from lmlib.tokenizer.reference import apply_merges_long, count_pre_tokens, learn_merges
-from lmlib.tokenizer.splitting import Splitter
-from tests.tokenizer.strategies import raw_bytes, special_lists, texts
-from tests.tokenizer.test_reference import small_words
+from lmlib.tokenizer.reference import learn_merges
+from tests.tokenizer.strategies import (
+    END,
+    LONG,
+    PlainEncoder,
+    examples,
+    file_ids,
+    plain_counts,
+    plain_tokens,
+    raw_bytes,
+    special_lists,
+    texts,
+    with_pattern,
+)
+
+pytestmark = pytest.mark.usefixtures("always_engine")
+any_bytes = st.one_of(texts.map(str.encode), raw_bytes)
 
 
-@settings(deadline=None, max_examples=600)
-@given(st.one_of(texts.map(str.encode), raw_bytes), special_lists, st.sampled_from(list(PATTERNS)))
-def test_counts_equal_the_reference(data: bytes, special_tokens: list[str], pattern: str) -> None:
-    splitter = Splitter(pattern, special_tokens)
-    assert engine.count_words(data, splitter).to_dict() == count_pre_tokens(data, splitter)
+def test_every_named_pattern_has_kernels() -> None:
+    """Otherwise the tests below would compare plain Python with plain Python."""
+    assert set(engine.ENGINE_PATTERNS) == set(PATTERNS)
 
 
-def test_every_character_is_split_as_in_the_reference() -> None:
-    """Each code point between a letter and a number, which tells its class and its width."""
+# -- splitting
+
+
+def words_as_tokens(parts: list[bytes], pattern: str) -> Tokenizer:
+    """Return a tokenizer whose ids tell how the parts were split.
+
+    Each pre-token is one token; and two neighbours would become one, were they not kept apart.
+    """
+    words = [[word for word, _ in plain_tokens(part, [], pattern)] for part in parts]
+    merges = learn_merges(Counter(itertools.chain(*words)), 1 << 30)
+    merges += dict.fromkeys(pair for tokens in words for pair in itertools.pairwise(tokens))
+    vocab = dict(enumerate(dict.fromkeys(left + right for left, right in merges), start=256))
+    return Tokenizer({byte: bytes([byte]) for byte in range(256)} | vocab, merges, pattern=pattern)
+
+
+@pytest.mark.parametrize("pattern", list(PATTERNS))
+def test_pre_tokens_equal_the_reference(tmp_path: Path, pattern: str) -> None:
+    """Any bytes: what is no UTF-8 stands for itself, byte by byte."""
+
+    @examples
+    @given(any_bytes)
+    def check(data: bytes) -> None:
+        ours = words_as_tokens([data], pattern)
+        found = [ours.vocab[token_id] for token_id in file_ids(ours, data, tmp_path)]
+        assert found == [token for token, _ in plain_tokens(data, [], pattern)]
+
+    check()
+
+
+def border_tokenizer(pattern: str) -> Tokenizer:
+    """Return one that joins ASCII to what is not, within a pre-token: its ids tell the borders."""
+    ascii_bytes = [bytes([byte]) for byte in b"aA1! s'\n/"]
+    others = [bytes([byte]) for byte in range(0x80, 0x100)]
+    merges = [(b"A", b"a"), *itertools.product(others, ascii_bytes)]
+    merges += itertools.product(ascii_bytes, others)
+    tokens = [*(bytes([byte]) for byte in range(256)), *(left + right for left, right in merges)]
+    return Tokenizer(dict(enumerate(tokens)), merges, pattern=pattern)
+
+
+def telling_characters() -> str:
+    """Return the first characters, and those at which the general category changes."""
     characters = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
-    data = "".join(f"a{c}1" for c in characters).encode()
-    splitter = Splitter("gpt2", [])
-    assert engine.count_words(data, splitter).to_dict() == count_pre_tokens(data, splitter)
-
-
-def test_table_grows() -> None:
-    """More words than the first tables hold, one of them long."""
-    words = Counter({f" {number:x}".encode(): 1 for number in range(30_000)})
-    words[b"x" * 100_000] = 1
-    data = b"".join(word + b"\n\n" for word in words)
-    counted = engine.count_words(data, Splitter("gpt2", [])).to_dict()
-    assert counted == count_pre_tokens(data, Splitter("gpt2", []))
-
-
-def test_add_up_joins_equal_words() -> None:
-    parts = [WordCounts.from_dict({b"a": 1, b"bc": 2}), WordCounts.from_dict({b"bc": 3, b"": 4})]
-    for use_engine in (False, True):
-        total = engine.add_up(parts, use_engine)
-        assert {w: n for w, n in total.to_dict().items() if w} == {b"a": 1, b"bc": 5}
-
-
-@settings(deadline=None, max_examples=200)
-@given(small_words, st.integers(0, 30))
-def test_merges_equal_the_reference(words: dict[bytes, int], num_merges: int) -> None:
-    assert engine.learn_merges(WordCounts.from_dict(words), num_merges) == learn_merges(
-        words, num_merges
+    categories = [unicodedata.category(c) for c in characters]
+    changes = (a != b for a, b in itertools.pairwise(["", *categories]))
+    return "".join(
+        c for c, is_new in zip(characters, changes, strict=True) if is_new or c < "\u0300"
     )
 
 
-def test_merges_of_a_corpus_equal_the_reference(corpus: str) -> None:
-    words = count_pre_tokens(corpus.encode(), Splitter("gpt2", []))
-    assert engine.learn_merges(WordCounts.from_dict(words), 5000) == learn_merges(words, 5000)
+@pytest.mark.parametrize("pattern", list(PATTERNS))
+@pytest.mark.parametrize("form", ["1{}Aa", "a{}A!", "!!{}!", "  {} ", "a'{}s'{}", "!\n{}/1{}1"])
+def test_characters_of_all_classes_are_told_apart(tmp_path: Path, pattern: str, form: str) -> None:
+    """Each between characters that bind to one class and not to another."""
+    ours = border_tokenizer(pattern)
+    data = "".join(form.replace("{}", c) for c in telling_characters()).encode()
+    assert file_ids(ours, data, tmp_path) == PlainEncoder(ours).ids(data)
 
 
-def test_one_word_of_a_megabyte() -> None:
-    """Nothing quadratic: 2**20 times "a" is 20 merges, and random letters are thousands."""
-    doubling = engine.learn_merges(WordCounts.from_dict({b"a" * (1 << 20): 1}), 100)
-    assert doubling == [(b"a" * (1 << k), b"a" * (1 << k)) for k in range(20)]
-    letters = bytes(random.Random(0).choices(b"abcdefgh", k=1 << 20))
-    assert len(engine.learn_merges(WordCounts.from_dict({letters: 1}), 2000)) == 2000
-
-
-def engine_ids(tokenizer: Tokenizer, data: bytes) -> list[int]:
-    """Return the ids from the kernels."""
-    return tokenizer.encode_bytes(data, use_engine=True).tolist()
-
-
-def plain_ids(tokenizer: Tokenizer, data: bytes) -> list[int]:
-    """Return the ids from plain Python."""
-    return tokenizer.encode_bytes(data, use_engine=False).tolist()
-
-
-@settings(deadline=None, max_examples=500)
-@given(data=st.one_of(texts.map(str.encode), raw_bytes), pattern=st.sampled_from(list(PATTERNS)))
-def test_ids_equal_the_reference(tokenizer: Tokenizer, data: bytes, pattern: str) -> None:
-    """And the bytes come back, UTF-8 or not."""
-    other = Tokenizer(
-        tokenizer.vocab, tokenizer.merges, ["<|endoftext|>", "<|end"], pattern=pattern
-    )
-    ids = engine_ids(other, data)
-    assert ids == plain_ids(other, data)
-    assert other.decode_bytes(ids) == data
-
-
-def test_ids_of_a_long_pre_token_equal_the_reference(tokenizer: Tokenizer) -> None:
-    """Around the length where the kernel changes its way of merging, and far beyond."""
-    rng = random.Random(1)
-    for length in (1, 2, 3, 62, 63, 64, 65, 66, 127, 100_000):
-        data = "".join(rng.choices("kalomitheing", k=length)).encode()
-        assert engine_ids(tokenizer, data) == apply_merges_long(list(data), tokenizer._merge_table)
-
-
-def test_full_cache_is_emptied(tokenizer: Tokenizer) -> None:
-    """More distinct pre-tokens than the cache holds, twice over."""
-    data = b"".join(b" %x" % number for number in range(100_000)) * 2
-    ids = engine_ids(tokenizer, data)
-    assert tokenizer.decode_bytes(ids) == data
-    assert ids == plain_ids(tokenizer, data)
-
-
-def test_classes_are_those_of_regex() -> None:
-    classes = engine.char_classes()
-    assert [classes[ord(c)] for c in "aé中1²½ \n\u3000!\u0301\x00\x1c"] == [
-        *[1, 1, 1, 2, 2, 2, 3, 3, 3, 0, 0, 0, 0]
+@pytest.mark.parametrize("pattern", list(PATTERNS))
+@pytest.mark.parametrize("run", ["a", "A", " ", "1", "!", "é", "\n", "😀", "a b"])
+def test_borders_at_every_place_of_a_block(pattern: str, run: str) -> None:
+    """The kernels look at 64 bytes at once: what is tricky begins in them and ends behind."""
+    tricky = [
+        "'ll b'LL",
+        " \u3000a",
+        "é\u0301e",
+        "1²34",
+        "!\r\n/",
+        "\n \n b",
+        "中文a",
+        "A'\u017fb",
+        "",
     ]
-    assert np.count_nonzero(classes == 3) == 25  # White_Space of the Unicode standard
+    pieces = [(run * 67)[:shift] + ending for shift in range(58, 68) for ending in tricky]
+    parts = [*(piece.encode() for piece in pieces), "|".join(pieces).encode()]
+    ours = words_as_tokens(parts, pattern)
+    for part in parts:
+        found = [ours.vocab[token_id] for token_id in ours.encode(part.decode())]
+        assert found == [token for token, _ in plain_tokens(part, [], pattern)]
+
+
+# -- encoding
+
+
+@pytest.mark.parametrize("pattern", list(PATTERNS))
+def test_ids_equal_the_reference(tokenizer: Tokenizer, tmp_path: Path, pattern: str) -> None:
+    """Of a text and of a file in chunks of a few bytes; and the bytes come back."""
+
+    @examples
+    @given(any_bytes, special_lists, st.integers(1, 40))
+    def check(data: bytes, special_tokens: list[str], chunk_bytes: int) -> None:
+        ours = with_pattern(tokenizer, pattern, special_tokens)
+        expected = PlainEncoder(ours).ids(data)
+        found = file_ids(ours, data, tmp_path, chunk_bytes=chunk_bytes)
+        assert found == expected
+        assert ours.decode_bytes(found) == data
+        text = data.decode("utf-8", "ignore")
+        assert ours.encode(text) == PlainEncoder(ours).ids(text.encode())
+
+    check()
+
+
+@pytest.mark.parametrize("pattern", list(PATTERNS))
+@pytest.mark.parametrize("name", list(LONG))
+def test_ids_of_long_pre_tokens_equal_the_reference(
+    tokenizer: Tokenizer, tmp_path: Path, name: str, pattern: str
+) -> None:
+    """With merges learnt from the text itself, in many generations, and with others."""
+    data = b"one " + LONG[name] + b" two"
+    merges = learn_merges(plain_counts(data, [], pattern), 20)
+    tokens = [left + right for left, right in merges]
+    vocab = dict(enumerate([*(bytes([byte]) for byte in range(256)), *tokens]))
+    for ours in (
+        Tokenizer(vocab, merges, pattern=pattern),
+        with_pattern(tokenizer, pattern, [END]),
+    ):
+        expected = PlainEncoder(ours).ids(data)
+        assert file_ids(ours, data, tmp_path) == expected
+        assert file_ids(ours, data, tmp_path, num_workers=2, chunk_bytes=100) == expected
+
+
+def test_ids_of_a_pre_token_of_any_length(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """Lengths where the kernels may change their way of merging, and one far beyond."""
+    rng = random.Random(1)
+    plain = PlainEncoder(tokenizer)
+    for length in (*range(1, 140), 255, 256, 257, 100_000):
+        data = "".join(rng.choices("kalomitheing", k=length)).encode()
+        assert file_ids(tokenizer, data, tmp_path) == plain.ids(data)
+
+
+def different_words(number: int) -> list[bytes]:
+    """Return words of six letters, so that no pattern splits them."""
+    letters = itertools.product(b"abcdefgh", repeat=6)
+    return [bytes(word) for word in itertools.islice(letters, number)]
+
+
+def test_more_pre_tokens_than_a_cache_holds(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """Short ones and long ones, twice over: what was forgotten is met again."""
+    words = different_words(80_000)
+    words += [word + b"the" * 10 for word in words[:10_000]]
+    data = b" ".join(words * 2)
+    assert file_ids(tokenizer, data, tmp_path) == PlainEncoder(tokenizer).ids(data)
+
+
+def test_words_that_differ_in_one_byte_are_told_apart(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """A cache that compares hashes, or only the first bytes, would give one for the other."""
+    words = [b"the" * n for n in range(1, 30)]
+    changed = [word[:i] + b"m" + word[i + 1 :] for word in words for i in range(len(word))]
+    data = b" ".join([*words, *changed]) + b" " + b" ".join([*changed, *words])
+    assert file_ids(tokenizer, data, tmp_path) == PlainEncoder(tokenizer).ids(data)
+
+
+def test_words_that_differ_in_nulls_are_told_apart(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """A key that is filled up with zero bytes would be that of a longer word."""
+    words = [b"\x00" * n for n in range(1, 20)] + [b"!" + b"\x00" * n for n in range(20)]
+    data = b"".join(word + b"a" for word in words * 2)
+    assert file_ids(tokenizer, data, tmp_path) == PlainEncoder(tokenizer).ids(data)
+    path = tmp_path / "train.txt"
+    path.write_bytes(data)
+    assert train_bpe(path, 300, [])[1] == learn_merges(plain_counts(data, [], "gpt2"), 44)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_merges_in_any_order(tokenizer: Tokenizer, tmp_path: Path, seed: int) -> None:
+    """As a file of merges may have them: a merge may make a pair that stands before it."""
+    rng = random.Random(seed)
+    merges = rng.sample(tokenizer.merges, len(tokenizer.merges))
+    ours = Tokenizer(tokenizer.vocab, merges)
+    plain = PlainEncoder(ours)
+    for length in (*range(1, 100, 3), 3000):
+        data = "".join(
+            rng.choices(["ka", "lo", "mi", "the", "ing", "ver", "ana"], k=length)
+        ).encode()
+        assert file_ids(ours, data, tmp_path) == plain.ids(data)
+
+
+@pytest.mark.parametrize("greatest", [70_000, (1 << 20) - 1, 1 << 20, (1 << 31) - 1])
+def test_ids_as_great_as_they_come(tmp_path: Path, greatest: int) -> None:
+    """In words of one id and of many, special tokens among them; what is too great goes plainly."""
+    vocab = {byte: bytes([byte]) for byte in range(256)}
+    vocab |= {greatest - 1: b"ab", greatest: b"<>"}
+    ours = Tokenizer(vocab, [(b"a", b"b")], ["<>"])
+    for text in ("ab", "ab<>", "abcababcabab" * 2, "xab" * 100 + "<>"):
+        ids = PlainEncoder(ours).ids(text.encode())
+        assert file_ids(ours, text.encode(), tmp_path) == ids
+        assert ours.encode_batch([text])[0].tolist() == ours.encode(text) == ids
+        assert ours.decode(ids) == ours.decode(np.array(ids, dtype=np.uint32)) == text
+
+
+# -- learning
+
+
+@pytest.mark.parametrize("pattern", list(PATTERNS))
+def test_merges_equal_the_reference(tmp_path: Path, pattern: str) -> None:
+    """Of any bytes, until no pair is left, so that each distinct pre-token shows."""
+
+    @examples
+    @given(any_bytes.filter(bool), special_lists, st.integers(1, 40))
+    def check(data: bytes, special_tokens: list[str], chunk_bytes: int) -> None:
+        path = tmp_path / "train.txt"
+        path.write_bytes(data)
+        _, merges = train_bpe(
+            path, 10_000, special_tokens, pattern=pattern, num_workers=1, chunk_bytes=chunk_bytes
+        )
+        assert merges == learn_merges(plain_counts(data, special_tokens, pattern), 10_000)
+
+    check()
+
+
+@pytest.mark.parametrize("pattern", list(PATTERNS))
+def test_merges_of_a_corpus_equal_the_reference(
+    corpus: str, corpus_file: Path, pattern: str
+) -> None:
+    words = plain_counts(corpus_file.read_bytes(), [END], pattern)
+    _, merges = train_bpe(corpus_file, 256 + 1 + 5000, [END], pattern=pattern)
+    assert merges == learn_merges(words, 5000)
+
+
+@pytest.mark.parametrize("pattern", list(PATTERNS))
+@pytest.mark.parametrize("name", list(LONG))
+def test_merges_of_long_pre_tokens_equal_the_reference(
+    tmp_path: Path, name: str, pattern: str
+) -> None:
+    path = tmp_path / "train.txt"
+    path.write_bytes(b"one " + LONG[name] + b" two")
+    words = plain_counts(path.read_bytes(), [], pattern)
+    _, merges = train_bpe(path, 256 + 40, [], pattern=pattern, chunk_bytes=1000)
+    assert merges == learn_merges(words, 40)
+
+
+def test_more_words_than_the_first_tables_hold(tmp_path: Path) -> None:
+    """The tables of words, of their bytes and of the pairs all grow several times."""
+    path = tmp_path / "train.txt"
+    words = different_words(30_000)
+    path.write_bytes(b" ".join(words + words[::3]) + b" " + b"xyz" * 30_000)
+    expected = learn_merges(plain_counts(path.read_bytes(), [], "gpt2"), 300)
+    for chunk_bytes in (10_000, 1 << 24):
+        _, merges = train_bpe(path, 556, [], num_workers=2, chunk_bytes=chunk_bytes)
+        assert merges == expected
+
+
+def test_one_word_of_a_megabyte(tmp_path: Path) -> None:
+    """Nothing quadratic: 2**20 times "a" is 20 merges, and random letters are thousands."""
+    path = tmp_path / "train.txt"
+    path.write_bytes(b"a" * (1 << 20))
+    _, merges = train_bpe(path, 1000, [])
+    assert merges == [(b"a" * (1 << k), b"a" * (1 << k)) for k in range(20)]
+    path.write_bytes(bytes(random.Random(0).choices(b"abcdefgh", k=1 << 20)))
+    assert len(train_bpe(path, 2256, [])[1]) == 2000

@@ -2,20 +2,26 @@
 
 from collections import Counter
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lmlib.tokenizer.patterns import PATTERNS
 from lmlib.tokenizer.reference import (
     apply_merges,
     apply_merges_long,
     count_pre_tokens,
     learn_merges,
+    pre_tokens,
 )
 from lmlib.tokenizer.splitting import Splitter
-from tests.tokenizer.strategies import brute_force_merges
-
-small_words = st.dictionaries(
-    st.text("ab\xe9 ", min_size=1, max_size=12).map(str.encode), st.integers(1, 4), max_size=8
+from tests.tokenizer.strategies import (
+    LONG,
+    brute_force_merges,
+    plain_counts,
+    raw_bytes,
+    small_words,
+    special_lists,
 )
 
 
@@ -32,7 +38,14 @@ def test_ties_go_to_the_greater_pair_of_bytes() -> None:
     assert learn_merges({b" a": 1, b"ba": 1}, 1) == [(b"b", b"a")]
 
 
-@settings(deadline=None)
+def test_ties_compare_the_left_token_first() -> None:
+    """("ab", "a") comes before ("a", "cz"), though "acz" is greater than "aba"."""
+    words = {b"ab": 3, b"aba": 1, b"acz": 1}
+    assert learn_merges(words, 2) == [(b"a", b"b"), (b"c", b"z")]
+    assert learn_merges(words, 4)[2:] == [(b"ab", b"a"), (b"a", b"cz")]
+
+
+@settings(deadline=None, max_examples=200)
 @given(small_words, st.integers(0, 30))
 def test_learn_merges_equals_brute_force(words: dict[bytes, int], num_merges: int) -> None:
     assert learn_merges(words, num_merges) == brute_force_merges(Counter(words), num_merges)
@@ -41,6 +54,23 @@ def test_learn_merges_equals_brute_force(words: dict[bytes, int], num_merges: in
 def test_special_tokens_are_not_counted() -> None:
     counts = count_pre_tokens(b"a<x>a b\xff<x><x>", Splitter("gpt2", ["<x>"]))
     assert counts == {b"a": 2, b" b": 1, b"\xff": 1}
+
+
+@settings(deadline=None, max_examples=200)
+@given(raw_bytes, special_lists, st.sampled_from([*PATTERNS, r"\w+|\s+"]))
+def test_counts_are_the_plain_ones(data: bytes, special_tokens: list[str], pattern: str) -> None:
+    expected = plain_counts(data, special_tokens, pattern)
+    assert count_pre_tokens(data, Splitter(pattern, special_tokens)) == expected
+
+
+@pytest.mark.parametrize("pattern", [*PATTERNS, r"\w+|\s+"])
+def test_pre_tokens_join_to_the_text(pattern: str) -> None:
+    """Also where no alternative matches, and through long runs; none is empty."""
+    for data in LONG.values():
+        text = data.decode("utf-8", "surrogateescape")
+        pieces = list(pre_tokens(text, pattern))
+        assert "".join(pieces) == text
+        assert all(pieces)
 
 
 merge_tables = st.dictionaries(

@@ -5,14 +5,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lmlib.tokenizer import train_bpe
-from lmlib.tokenizer.reference import count_pre_tokens
-from lmlib.tokenizer.splitting import Splitter
-from tests.tokenizer.conftest import END
-from tests.tokenizer.strategies import brute_force_merges, raw_bytes, special_lists
+from lmlib.tokenizer.patterns import PATTERNS
+from lmlib.tokenizer.reference import learn_merges
+from tests.tokenizer.strategies import (
+    END,
+    SPECIAL,
+    brute_force_merges,
+    examples,
+    plain_counts,
+    raw_bytes,
+    small_words,
+    special_lists,
+)
 
 
 def test_vocabulary_is_bytes_then_merges_then_special_tokens(tmp_path: Path) -> None:
@@ -41,57 +49,109 @@ def test_special_token_of_one_byte_is_that_byte(tmp_path: Path) -> None:
     assert (len(vocab), merges) == (256, [])
 
 
-@settings(deadline=None, max_examples=60)
-@given(raw_bytes.filter(bool), special_lists, st.integers(0, 40))
-def test_merges_equal_brute_force(
-    tmp_path_factory: pytest.TempPathFactory, data: bytes, special: list[str], num_merges: int
-) -> None:
-    path = tmp_path_factory.getbasetemp() / "train.txt"
-    path.write_bytes(data)
-    num_special = sum(len(token.encode()) > 1 for token in special)
-    words = Counter(count_pre_tokens(data, Splitter("gpt2", special)))
-    _, merges = train_bpe(path, 256 + num_special + num_merges, special)
-    assert merges == brute_force_merges(words, num_merges)
+# -- the merges
 
 
-@settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(data=raw_bytes.filter(bool), special=special_lists, chunk_bytes=st.integers(1, 30))
-def test_engine_in_chunks_equals_brute_force(
-    tmp_path_factory: pytest.TempPathFactory,
-    always_engine: None,
-    data: bytes,
-    special: list[str],
-    chunk_bytes: int,
-) -> None:
-    path = tmp_path_factory.getbasetemp() / "train.txt"
-    path.write_bytes(data)
-    words = Counter(count_pre_tokens(data, Splitter("cl100k", special)))
-    _, merges = train_bpe(path, 300, special, pattern="cl100k", chunk_bytes=chunk_bytes)
-    num_special = sum(len(token.encode()) > 1 for token in special)
-    assert merges == brute_force_merges(words, 300 - 256 - num_special)
+@pytest.mark.parametrize("pattern", list(PATTERNS))
+def test_merges_of_small_words_equal_brute_force(tmp_path: Path, way: str, pattern: str) -> None:
+    """Words of two letters and an "e" with accent: nearly every choice is a tie."""
+    path = tmp_path / "train.txt"
+
+    @examples
+    @given(small_words.filter(bool), st.integers(0, 30))
+    def check(words: dict[bytes, int], num_merges: int) -> None:
+        path.write_bytes(b"".join((word + b"|") * count for word, count in words.items()))
+        _, merges = train_bpe(path, 256 + num_merges, ["|"], pattern=pattern, num_workers=1)
+        assert merges == brute_force_merges(Counter(words), num_merges)
+
+    check()
+
+
+@pytest.mark.parametrize("pattern", list(PATTERNS))
+def test_merges_equal_brute_force(tmp_path: Path, way: str, pattern: str) -> None:
+    """Of any bytes, with special tokens, in chunks of a few bytes."""
+    path = tmp_path / "train.txt"
+
+    @examples
+    @given(raw_bytes.filter(bool), special_lists, st.integers(0, 40), st.integers(1, 40))
+    def check(data: bytes, special: list[str], num_merges: int, chunk_bytes: int) -> None:
+        path.write_bytes(data)
+        vocab_size = 256 + num_merges + sum(len(token.encode()) > 1 for token in special)
+        _, merges = train_bpe(
+            path, vocab_size, special, pattern=pattern, num_workers=1, chunk_bytes=chunk_bytes
+        )
+        words = plain_counts(data, special, pattern)
+        assert merges == brute_force_merges(words, num_merges)
+
+    check()
+
+
+def test_a_pair_that_overlaps_itself_is_counted_as_it_stands(tmp_path: Path, way: str) -> None:
+    """ "aaa" holds the pair of two "a" twice, though only one can be merged: 2 x 3 beat 5."""
+    path = tmp_path / "train.txt"
+    path.write_text("aaa|" * 3 + "xy|" * 5, encoding="utf-8")
+    assert train_bpe(path, 259, ["|"])[1] == [(b"a", b"a"), (b"x", b"y"), (b"aa", b"a")]
+
+
+# -- workers and chunks
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 7])
-@pytest.mark.parametrize("chunk_bytes", [1000, 30_011])
-def test_engine_workers_and_chunks_do_not_matter(
-    corpus_file: Path, num_workers: int, chunk_bytes: int, request: pytest.FixtureRequest
+@pytest.mark.parametrize("chunk_bytes", [1000, 30_011, 1 << 24])
+@pytest.mark.parametrize("pattern", list(PATTERNS))
+def test_workers_and_chunks_do_not_matter(
+    corpus_file: Path, num_workers: int, chunk_bytes: int, pattern: str, always_engine: None
 ) -> None:
-    plain = train_bpe(corpus_file, 1000, [END], num_workers=1)
-    request.getfixturevalue("always_engine")
-    assert plain == train_bpe(
-        corpus_file, 1000, [END], num_workers=num_workers, chunk_bytes=chunk_bytes
+    words = plain_counts(corpus_file.read_bytes(), [END], pattern)
+    vocab, merges = train_bpe(
+        corpus_file,
+        600,
+        [END],
+        pattern=pattern,
+        num_workers=num_workers,
+        chunk_bytes=chunk_bytes,
     )
+    assert merges == learn_merges(words, 600 - 257)
+    assert list(vocab.values())[256:] == [*(left + right for left, right in merges), END.encode()]
 
 
-def test_worker_processes_give_the_same(corpus_file: Path) -> None:
-    """A custom pattern goes to processes of plain Python."""
+@pytest.mark.parametrize("num_workers", [1, 2, 7])
+def test_special_tokens_at_the_ends_of_chunks(
+    tmp_path: Path, num_workers: int, always_engine: None
+) -> None:
+    """All of them, overlapping or touching, at both ends of the file; chunks end at each byte."""
+    path = tmp_path / "train.txt"
+    text = "".join(f"{token}{token}kalo{token} mi" for token in SPECIAL) + "".join(SPECIAL[::-1])
+    path.write_text(text, encoding="utf-8")
+    for pattern in PATTERNS:
+        expected = learn_merges(plain_counts(text.encode(), SPECIAL, pattern), 50)
+        for chunk_bytes in (*range(1, 40), 64, 99, 128, len(text)):
+            found = train_bpe(
+                path,
+                256 + len(SPECIAL) - 1 + 50,
+                SPECIAL,
+                pattern=pattern,
+                num_workers=num_workers,
+                chunk_bytes=chunk_bytes,
+            )
+            assert found[1] == expected
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize("chunk_bytes", [4000, 1 << 24])
+def test_custom_pattern_in_processes(corpus_file: Path, num_workers: int, chunk_bytes: int) -> None:
+    """It goes to processes of plain Python, and is cut at special tokens alone."""
     pattern = r"\w+|\s+|[^\w\s]+"
-    one = train_bpe(corpus_file, 600, [END], pattern=pattern)
-    assert one == train_bpe(
-        corpus_file, 600, [END], pattern=pattern, num_workers=2, chunk_bytes=20_000
+    words = plain_counts(corpus_file.read_bytes(), [END], pattern)
+    _, merges = train_bpe(
+        corpus_file,
+        600,
+        [END],
+        pattern=pattern,
+        num_workers=num_workers,
+        chunk_bytes=chunk_bytes,
     )
+    assert merges == learn_merges(words, 600 - 257)
 
 
 def test_any_executor_will_do(corpus_file: Path) -> None:

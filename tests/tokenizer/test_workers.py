@@ -1,14 +1,22 @@
-"""Processes behind pipes."""
+"""Processes behind pipes, and executors of the caller."""
 
 import math
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lmlib.tokenizer.workers import ProcessExecutor, map_in_order
+from lmlib.tokenizer import Tokenizer, train_bpe
+from lmlib.tokenizer.workers import ProcessExecutor, count_workers, map_in_order
+from tests.tokenizer.conftest import END
+from tests.tokenizer.dying import DyingWorkers, die_once
 
 
 def test_results_come_in_order() -> None:
@@ -18,16 +26,103 @@ def test_results_come_in_order() -> None:
         ]
 
 
+def test_few_results_wait_in_memory() -> None:
+    """Two tasks for each worker are under way, and one more when a result is handed out."""
+    with ThreadPoolExecutor(3) as executor:
+        for num_workers, under_way in ((None, 2 * 3), (10, 2 * 10)):
+            tasks = iter([(2, n) for n in range(100)])
+            results = map_in_order(executor, pow, tasks, num_workers)
+            assert next(results) == 1
+            assert len(list(tasks)) == 100 - under_way - 1
+
+
+def test_workers_of_an_executor_are_counted() -> None:
+    with ProcessExecutor(5) as executor:
+        assert count_workers(executor) == 5
+    assert count_workers(Executor()) >= 1
+
+
 def test_errors_come_back_and_the_process_lives_on() -> None:
     with ProcessExecutor(1) as executor:
+        process = executor.submit(os.getpid).result()
         with pytest.raises(ValueError, match=r"math domain error|nonnegative"):
             executor.submit(math.sqrt, -1).result()
+        assert executor.submit(os.getpid).result() == process
+
+
+def test_a_chunk_is_tried_again_when_its_process_dies(
+    corpus_file: Path,
+    tokenizer: Tokenizer,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nothing is lost and nothing counts twice."""
+    with ProcessExecutor(2) as executor:
+        note = tmp_path / "note"
+        dying = DyingWorkers(executor, note)
+        vocab, merges = train_bpe(corpus_file, 700, [END], executor=dying, chunk_bytes=5000)
+        assert (vocab, merges) == (tokenizer.vocab, tokenizer.merges)
+        assert_died(int(note.read_text()))
+
+        note.unlink()
+        dying = DyingWorkers(executor, note)
+        tokenizer.encode_file(corpus_file, tmp_path / "a.npy", executor=dying, chunk_bytes=5000)
+        assert_died(int(note.read_text()))
+    tokenizer.encode_file(corpus_file, tmp_path / "b.npy")
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+    assert caplog.text.count("exit code -9; its chunk is tried again") == 2
+
+
+def assert_died(pid: int) -> None:
+    """Nobody reuses the number of a process so soon."""
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_process_that_died_while_idle_is_replaced() -> None:
+    with ProcessExecutor(1) as executor:
+        pid = executor.submit(os.getpid).result()
+        os.kill(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        assert executor.submit(os.getpid).result() != pid
+
+
+def test_a_chunk_that_kills_every_worker_is_given_up() -> None:
+    with ProcessExecutor(1) as executor:
+        with pytest.raises(RuntimeError, match="exit code 3, at try 3 of 3 of its chunk"):
+            executor.submit(os._exit, 3).result()
         assert executor.submit(math.sqrt, 4).result() == 2
 
 
-def test_a_dead_worker_is_reported() -> None:
-    with ProcessExecutor(1) as executor, pytest.raises(RuntimeError, match="exit code 3"):
-        executor.submit(os._exit, 3).result()
+def test_after_an_interrupt_nothing_is_tried_again() -> None:
+    with (
+        ProcessExecutor(1) as executor,
+        pytest.raises(RuntimeError, match="exit code -2, at try 1 of 3"),
+    ):
+        executor.submit(signal.raise_signal, signal.SIGINT).result()
+
+
+def test_a_pool_that_cannot_replace_its_workers_says_so(tmp_path: Path) -> None:
+    with (
+        ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool,
+        pytest.raises(RuntimeError, match="the executor is broken: A process in the process pool"),
+    ):
+        list(map_in_order(pool, die_once, [(tmp_path / "note", pow, 2, 3)]))
+    assert (tmp_path / "note").exists()
+
+
+class DroppingExecutor(Executor):
+    """Like Dask's when the connection to the scheduler is lost."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        future: Future[Any] = Future()
+        future.cancel()
+        return future
+
+
+def test_an_executor_that_drops_its_tasks_says_so() -> None:
+    with pytest.raises(RuntimeError, match="its scheduler is gone; start it again"):
+        list(map_in_order(DroppingExecutor(), pow, [(2, 3)]))
 
 
 def test_what_a_task_prints_is_no_answer() -> None:

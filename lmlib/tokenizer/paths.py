@@ -1,0 +1,78 @@
+"""Corpus files: on this machine, on a shared file system, or in an object store."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file in an fsspec file system, with the methods of pathlib.Path that a corpus needs.
+
+    fs     the file system; pickled with its options, passwords among them
+    path   the file's name there
+    """
+
+    fs: Any
+    path: str
+
+    def __str__(self) -> str:
+        return self.fs.unstrip_protocol(self.path)
+
+    def is_file(self) -> bool:
+        """Whether the file is there."""
+        return self.fs.isfile(self.path)
+
+    def stat(self) -> SimpleNamespace:
+        """Return the size in bytes as `st_size`; raise ValueError where the store has none."""
+        size = self.fs.size(self.path)
+        if size is None:
+            raise ValueError(
+                f"{self}: the server does not tell the size of the file, so it cannot be cut into "
+                "chunks; download it first."
+            )
+        return SimpleNamespace(st_size=size)
+
+
+CorpusFile = Path | StoredFile
+CorpusPath = str | os.PathLike[str] | StoredFile
+
+
+def as_file(path: CorpusPath) -> CorpusFile:
+    """Return a local path in full, or the file in a store that an address such as s3://… names.
+
+    The environment gives an address its options (keys, endpoint); to give them in Python pass
+    `StoredFile(fsspec.filesystem("s3", key=…), "bucket/corpus.txt")`.
+    """
+    if isinstance(path, str) and "://" in path:
+        import fsspec  # not before it is needed: importing it takes a tenth of a second
+
+        return StoredFile(*fsspec.url_to_fs(path))
+    if isinstance(path, StoredFile):
+        return path
+    return Path(path).absolute()  # a worker may have been started in another folder
+
+
+def as_files(paths: CorpusPath | Iterable[CorpusPath]) -> list[CorpusFile]:
+    """Return `as_file` of each path, or of the only one."""
+    if isinstance(paths, str | os.PathLike | StoredFile):
+        return [as_file(paths)]
+    return [as_file(path) for path in paths]
+
+
+def read_range(file: CorpusFile, start: int, end: int) -> bytes:
+    """Return the bytes from `start` to `end`, fewer where the file ends before."""
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            opened.seek(start)
+            return opened.read(end - start)
+    data = file.fs.cat_file(file.path, start=start, end=end)  # one request, no more bytes
+    if len(data) > end - start:
+        raise ValueError(
+            f"{file}: the server sends the whole file when asked for a part of it; download it "
+            "first."
+        )
+    return data

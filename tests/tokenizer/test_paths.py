@@ -1,0 +1,96 @@
+"""Corpora in stores: in memory, behind HTTP, and in an S3 server on loopback."""
+
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from lmlib.tokenizer import Tokenizer, train_bpe
+from lmlib.tokenizer.paths import CorpusPath, StoredFile, as_file, as_files, read_range
+from tests.corpus.serving import Site, serve
+from tests.tokenizer.bucket import ADDRESS, serve_bucket
+from tests.tokenizer.conftest import END
+
+Check = Callable[[CorpusPath, Executor | None], None]
+
+
+@pytest.fixture
+def check(corpus_file: Path, tokenizer: Tokenizer, tmp_path: Path) -> Check:
+    """Return a function that trains on a copy of the corpus and encodes it."""
+
+    def check_copy(path: CorpusPath, executor: Executor | None) -> None:
+        vocab, merges = train_bpe(path, 700, [END], executor=executor, chunk_bytes=20_000)
+        assert (vocab, merges) == (tokenizer.vocab, tokenizer.merges)
+        tokenizer.encode_file(path, tmp_path / "a.npy", executor=executor, chunk_bytes=20_000)
+        tokenizer.encode_file(corpus_file, tmp_path / "b.npy")
+        assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+
+    return check_copy
+
+
+def test_a_corpus_in_memory(check: Check, corpus_file: Path) -> None:
+    """Threads see it; other processes have a memory of their own."""
+    fsspec.filesystem("memory").pipe_file("/corpus.txt", corpus_file.read_bytes())
+    with ThreadPoolExecutor(2) as executor:
+        check("memory://corpus.txt", executor)
+
+
+def test_a_corpus_in_a_bucket(
+    check: Check, corpus_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The environment says where the store is and who asks."""
+    with serve_bucket(corpus_file.read_bytes()) as options:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", options["endpoint_url"])
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", options["key"])
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", options["secret"])
+        with ThreadPoolExecutor(2) as executor:
+            check(ADDRESS, executor)
+
+
+def test_a_corpus_in_a_local_file_system_of_fsspec(check: Check, corpus_file: Path) -> None:
+    check(corpus_file.as_uri(), None)
+
+
+def test_what_names_a_file() -> None:
+    memory = fsspec.filesystem("memory")
+    stored = StoredFile(memory, "/a.txt")
+    local = Path.cwd() / "a.txt"  # whole: a worker may have been started in another folder
+    assert as_file("a.txt") == as_file(Path("a.txt")) == as_file(local) == local
+    assert as_file("memory://a.txt") == as_file(stored) == stored
+    assert as_files("a.txt") == as_files(iter(["a.txt"])) == [local]
+    assert as_files(stored) == [stored]
+    assert as_files(["a.txt", "memory://a.txt"]) == [local, stored]
+
+
+def test_a_range_ends_where_the_file_ends(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"0123456789")
+    fsspec.filesystem("memory").pipe_file("/a.txt", b"0123456789")
+    for path in (tmp_path / "a.txt", "memory://a.txt"):
+        assert read_range(as_file(path), 2, 5) == b"234"
+        assert read_range(as_file(path), 8, 20) == b"89"
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"memory://.*no.txt: no such file to train on"):
+        train_bpe("memory://no.txt", 300, [])
+    with pytest.raises(FileNotFoundError, match=r"memory://.*no.txt: no such file to encode"):
+        Tokenizer({}, []).encode_file("memory://no.txt", tmp_path / "a.npy")
+
+
+def test_a_server_that_does_not_tell_sizes_is_refused() -> None:
+    with serve(Site({"/a.txt": b"0123456789"}, sizes=False)) as site:
+        file = as_file(f"{site.url}/a.txt")
+        with pytest.raises(ValueError, match="does not tell the size"):
+            file.stat()
+
+
+def test_a_server_that_knows_no_ranges_is_refused() -> None:
+    """It would count the whole file for every chunk."""
+    with serve(Site({"/a.txt": b"0123456789"}, ranges=False)) as site:
+        file = as_file(f"{site.url}/a.txt")
+        assert file.is_file()
+        assert file.stat().st_size == 10
+        with pytest.raises(ValueError, match="sends the whole file when asked for a part"):
+            read_range(file, 2, 5)
