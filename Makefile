@@ -62,9 +62,18 @@ test: lint type ## Style, types and tests
 test-all: lint type ## The tests that take minutes, too
 	@cd "$(ROOT)" && pytest -n auto --dist loadfile -m ''
 
-.PHONY: bench
-bench: $(READY) ## Measure the tokenizer: make bench CORPUS=FILE VOCAB=10000
-	@cd "$(ROOT)" && python -m tests.benchmarks.bench_tokenizer "$(abspath $(CORPUS))" --vocab-size $(or $(VOCAB),10000)
+# the peers have an environment of their own: what they need is no dependency of ours
+BENCH := $(ROOT)/.venv-bench
+PEERS := $(ROOT)/tests/benchmarks/peers-requirements.txt
+$(BENCH)/.ready: $(PEERS)
+	@rm -rf "$(BENCH)" && "$(PYTHON)" -m venv "$(BENCH)"
+	@"$(BENCH)/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$(PEERS)"
+	@touch "$@"
+
+.PHONY: bench-tokenizer
+bench-tokenizer: $(READY) $(BENCH)/.ready ## Tokenizer beside its peers: CORPUS=FILE VOCAB=10000 REPEATS=5 ARGS=--growth
+	@cd "$(ROOT)" && python -m tests.benchmarks.bench_tokenizer "$(abspath $(CORPUS))" \
+	  --vocab-size $(or $(VOCAB),10000) --repeats $(or $(REPEATS),5) $(ARGS)
 
 .PHONY: clean prune
 prune: ## Remove the states of trainings that were never finished
