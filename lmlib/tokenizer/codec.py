@@ -45,7 +45,7 @@ class Tokenizer:
         merges           pairs of tokens, the most important first
         special_tokens   never split and never merged; where two overlap the longest match wins;
                          those missing from the vocabulary get the next ids, in the order given
-        pattern          "gpt2", "cl100k", or a regular expression that finds pre-tokens
+        pattern          "gpt2", "cl100k", "o200k", or a regular expression that finds pre-tokens
 
     Raises ValueError when a merge uses or makes a token that is not in the vocabulary.
     """

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class TokenizerParams:
     """Size of the vocabulary (256 bytes and the special tokens included), and how text is split.
 
-    pattern:  gpt2, cl100k, or a regular expression in the syntax of the `regex` package
+    pattern:  gpt2, cl100k (GPT-4), o200k (GPT-4o), or an expression in the syntax of `regex`
     """
 
     vocab_size: int

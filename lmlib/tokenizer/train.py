@@ -44,7 +44,7 @@ def train_bpe(
     cut at every special token, longest match first; they are not counted. Fewer tokens come back
     when no pair is left. Workers and chunks change the speed, never the result.
 
-        pattern        "gpt2", "cl100k", or a regular expression that finds pre-tokens
+        pattern        "gpt2", "cl100k", "o200k", or a regular expression that finds pre-tokens
         num_workers    default: one for each core this process may use
         executor       any concurrent.futures.Executor to count with, whose workers see the files
         on_progress    called with ("count", bytes done, bytes in all), ("merge", merges, of)
