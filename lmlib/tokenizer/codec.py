@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lmlib.tokenizer import engine, files
 from lmlib.tokenizer.engine import Encoder, TokenTable
-from lmlib.tokenizer.paths import CorpusFile, CorpusPath, as_file, read_range
+from lmlib.tokenizer.paths import CorpusFile, CorpusPath, as_file, check_is_file, read_range
 from lmlib.tokenizer.reference import apply_merges, apply_merges_long, pre_tokens
 from lmlib.tokenizer.splitting import (
     Splitter,
@@ -81,7 +81,7 @@ class Tokenizer:
             and min(self._byte_ids) >= 0
             and self.vocab_size - 1 <= engine.ENGINE_MAX_ID
         )
-        self._done_plainly = 0  # bytes of text so far
+        self._done_plainly = 0  # bytes of text seen before there was an encoder
         self._encoder: Encoder | None = None
         self._token_table: TokenTable | None = None
         self._pickled: bytes | None = None
@@ -109,7 +109,7 @@ class Tokenizer:
 
         `allowed_special` names the special tokens to recognise; the others are ordinary text, so
         that untrusted text cannot smuggle one in. Raises ValueError for an unknown name and for
-        a lone surrogate.
+        a lone surrogate, TypeError for bytes.
         """
         data = encode_strictly(text, "encode")
         splitter = self._splitter_for(allowed_special)
@@ -118,9 +118,16 @@ class Tokenizer:
         return self._encode_plainly(text, splitter)
 
     def encode_batch(
-        self, texts: Sequence[str], *, allowed_special: AllowedSpecial = "all"
+        self, texts: Iterable[str], *, allowed_special: AllowedSpecial = "all"
     ) -> list[NDArray[np.unsignedinteger]]:
-        """Return the ids of each text as an array of `dtype`."""
+        """Return the ids of each text as an array of `dtype`.
+
+        The arrays may be views of one that holds the ids of many texts, which stays in memory as
+        long as any of them: copy those to be kept for long.
+        """
+        if isinstance(texts, str):
+            raise ValueError("encode_batch: texts is one text; pass a list of texts: [text].")
+        texts = list(texts)
         splitter = self._splitter_for(allowed_special)
         data = [encode_strictly(text, "encode_batch") for text in texts]
         starts = np.cumsum([0, *map(len, data)], dtype=np.int64)
@@ -182,15 +189,19 @@ class Tokenizer:
         all. The file is read as bytes, about `chunk_bytes` per worker at a time; bytes that are
         no UTF-8 are encoded one by one. `executor` may be any concurrent.futures.Executor whose
         workers see the path `src`.
+
+        Raises FileNotFoundError where `src` or the folder of `dst` is missing, and ValueError where
+        either is a folder, or both are one file.
         """
         file, dst = as_file(src), Path(dst)
-        if not file.is_file():
-            raise FileNotFoundError(f"{src}: no such file to encode; check the path.")
+        check_is_file(file, "to encode")
+        _check_destination(dst, file)
         size = file.stat().st_size
-        use_engine = self._can_use_engine and size >= engine.ENGINE_MIN_BYTES
+        use_engine = self._wants_engine(size)
         if use_engine:
             self._get_encoder()  # before any thread needs it
-        chunk_bytes = chunk_bytes or (CLUSTER_CHUNK_BYTES if executor else CHUNK_BYTES)
+        if chunk_bytes is None:
+            chunk_bytes = CHUNK_BYTES if executor is None else CLUSTER_CHUNK_BYTES
         splitter = self._splitter
         find_cut = partial(engine.find_cut, splitter) if use_engine else splitter.find_cut
         tasks = (
@@ -226,7 +237,7 @@ class Tokenizer:
     # -- ids to text
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """Return the bytes of the tokens; raise ValueError for an id outside the vocabulary."""
+        """Return the bytes of the tokens; raise ValueError for what is no id of the vocabulary."""
         return bytes(self._decode(ids))
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -234,6 +245,8 @@ class Tokenizer:
         return str(self._decode(ids), "utf-8", errors="replace")
 
     def _decode(self, ids: Iterable[int]) -> bytes | memoryview:
+        if isinstance(ids, np.ndarray) and ids.ndim != 1:
+            raise ValueError(f"decode: ids has shape {ids.shape}; pass one row at a time.")
         ids = ids if isinstance(ids, list | np.ndarray) else list(ids)
         if self._wants_engine(BYTES_PER_ID * len(ids)):
             numbers = _as_uint32(ids)
@@ -247,8 +260,9 @@ class Tokenizer:
             return b"".join(map(self.vocab.__getitem__, _as_list(ids)))
         except KeyError as error:
             raise ValueError(
-                f"decode: {error.args[0]} is not a token id; this vocabulary has ids from 0 to "
-                f"{self.vocab_size - 1}. Were the ids made with another tokenizer?"
+                f"decode: {error.args[0]!r} is not a token id; this vocabulary has "
+                f"{len(self.vocab)} ids, the greatest is {self.vocab_size - 1}. Were the ids made "
+                "with another tokenizer?"
             ) from None
 
     # -- files
@@ -320,7 +334,7 @@ class Tokenizer:
         if self._encoder is None:
             self._done_plainly += num_bytes
             worth = ENGINE_HABIT_BYTES if engine.is_loaded() else engine.ENGINE_MIN_BYTES
-            return self._done_plainly >= min(worth, engine.ENGINE_MIN_BYTES)
+            return self._done_plainly >= worth
         return True
 
     def _get_encoder(self) -> Encoder:
@@ -376,6 +390,16 @@ def encode_chunk(
     return end - start, tokenizer.encode_bytes(data, use_engine=use_engine)
 
 
+def _check_destination(dst: Path, src: CorpusFile) -> None:
+    """Raise an error where `dst` cannot be written, or would replace what is read."""
+    if dst.is_dir():
+        raise ValueError(f"{dst}: is a folder; name the file in it to write the ids to.")
+    if not dst.parent.is_dir():
+        raise FileNotFoundError(f"{dst}: its folder is missing; make it first.")
+    if isinstance(src, Path) and dst.exists() and dst.samefile(src):
+        raise ValueError(f"{dst}: is the file to encode; give the ids a file of their own.")
+
+
 def _as_list(ids: list[int] | NDArray) -> list[int]:
     return ids.tolist() if isinstance(ids, np.ndarray) else ids
 
@@ -387,6 +411,8 @@ def _as_uint32(ids: list[int] | NDArray) -> NDArray[np.uint32] | None:
             return np.frombuffer(array("I", ids), dtype=np.uint32)
         except (OverflowError, TypeError):
             return None
+    if ids.dtype.kind not in "bui":
+        return None  # 97.9 is not 97
     fits = ids.dtype.kind == "u" and ids.dtype.itemsize <= 4
     if not fits and ids.size and not 0 <= ids.min() <= ids.max() <= engine.ENGINE_MAX_ID:
         return None

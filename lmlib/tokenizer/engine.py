@@ -11,6 +11,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from types import ModuleType
 
 import numpy as np
@@ -22,9 +23,9 @@ from lmlib.tokenizer.splitting import Splitter
 logger = logging.getLogger(__name__)
 
 ENGINE_MIN_BYTES = 1 << 22  # below, plain Python is done before the kernels are read from the disk
-ENGINE_MAX_ID = (1 << 20) - 1  # an id takes 20 bits in the cache
+MAX_BYTES = 1 << 30  # of a text, and of the long words of one counter: places are 32 bits wide
+ENGINE_MAX_ID = (1 << 20) - 1  # tables have a row for each id
 ENGINE_PATTERNS = {"gpt2": 0, "cl100k": 1, "o200k": 2}  # as numbered in kernels.py
-WHOLE = 3  # kernels.WHOLE: do not split at all
 PADDING = 64  # kernels.PADDING: bytes that may be read behind a text
 
 # Cached pre-tokens of one thread, 32 bytes each. Larger tables fall out of the CPU's caches.
@@ -54,6 +55,12 @@ def load() -> ModuleType:
             with _announcing():
                 from lmlib.tokenizer import kernels
 
+                assert ENGINE_PATTERNS == {
+                    "gpt2": kernels.GPT2,
+                    "cl100k": kernels.CL100K,
+                    "o200k": kernels.O200K,
+                }
+                assert kernels.PADDING == PADDING
                 # One use of each kernel with the types used below compiles it, or reads it.
                 encoder = Encoder("gpt2", list(range(256)), {(97, 98): (0, 256)}, {}, kernels)
                 encoder.encode(b"ab ab", Splitter("gpt2", []))
@@ -102,10 +109,24 @@ def char_classes() -> NDArray[np.uint8]:
 
 
 def padded(data: bytes) -> NDArray[np.uint8]:
-    """Return the bytes, with room behind them for loads that go too far."""
+    """Return the bytes, with room behind them for loads that go too far.
+
+    Raises ValueError for more than MAX_BYTES.
+    """
+    check_size(len(data))
     array = np.empty(len(data) + PADDING, dtype=np.uint8)
     array[: len(data)] = np.frombuffer(data, dtype=np.uint8)
     return array
+
+
+def check_size(num_bytes: int) -> None:
+    """Raise ValueError for a text in which places would not fit into 32 bits."""
+    if num_bytes > MAX_BYTES:
+        raise ValueError(
+            f"{num_bytes:,} bytes of text in one piece, the limit is {MAX_BYTES:,}: cut it up, or "
+            "use smaller chunks, encode_file or encode_iterable. (A file is not cut inside of a "
+            "pre-token, such as a run of spaces.)"
+        )
 
 
 SpecialTable = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8]]
@@ -199,6 +220,7 @@ class WordCounter:
 
     def add_text(self, data: bytes, splitter: Splitter) -> None:
         """Add the pre-tokens of a text outside of special tokens."""
+        check_size(int(self._used[1]) + len(data))
         self._rows, self._arena = self._kernels.count_text(
             padded(data),
             len(data),
@@ -213,6 +235,7 @@ class WordCounter:
 
     def add_words(self, words: WordCounts) -> None:
         """Add words that were counted elsewhere."""
+        check_size(int(self._used[1]) + words.num_bytes)
         self._rows, self._arena = self._kernels.count_pieces(
             np.concatenate([words.data, np.zeros(PADDING, np.uint8)]),
             0,
@@ -276,9 +299,9 @@ def load_learning() -> Callable[..., int]:
 
 
 def _aligned_rows(count: int) -> NDArray[np.uint64]:
-    """Return (count, 4) zeros, each pair of rows in one 64-byte line of the CPU's caches."""
-    memory = np.zeros(32 * count + 64, dtype=np.uint8)
-    start = -memory.ctypes.data % 64
+    """Return (count, 4) zeros: four rows are two lines of the CPU's caches, side by side."""
+    memory = np.zeros(32 * count + 128, dtype=np.uint8)
+    start = -memory.ctypes.data % 128
     return memory[start : start + 32 * count].view(np.uint64).reshape(count, 4)
 
 
@@ -286,9 +309,7 @@ class _Workspace:
     """What one thread at a time encodes with: the pre-tokens met before, and room for texts."""
 
     def __init__(self, num_queues: int, kernels: ModuleType) -> None:
-        self._rows = _aligned_rows(CACHE_ROWS)
-        self._room = np.zeros(kernels.ROOM_BYTES, dtype=np.uint8)
-        self._long_bytes = kernels.LONG_BYTES
+        self.cache = _aligned_rows(CACHE_ROWS), np.zeros(kernels.ROOM_BYTES, dtype=np.uint8)
         self.queues = np.full((num_queues, 2), -1, dtype=np.int32)
         self.make_room(1 << 10)
 
@@ -298,8 +319,6 @@ class _Workspace:
         self.data = np.empty(size + PADDING, dtype=np.uint8)
         self.ends = np.empty(size, dtype=np.int32)
         self.out = np.empty(size + 8, dtype=np.uint32)
-        long_room = np.empty(self._long_bytes * (size + 1), dtype=np.uint8)  # mostly never touched
-        self.cache = (self._rows, self._room, long_room)
 
 
 class Encoder:
@@ -324,9 +343,12 @@ class Encoder:
         self._byte_ids = np.array(byte_ids, dtype=np.uint32)
         size = 1 << max(4, (2 * len(merges)).bit_length())
         self._merges = np.full((size, 2), self._kernels.ALL, dtype=np.uint64)
-        rows = np.array([(*pair, *found) for pair, found in merges.items()], dtype=np.int64)
-        self._kernels.fill_merges(rows.reshape(-1, 4), self._merges)
-        self._num_queues = max((rank for rank, _ in merges.values()), default=0) + 1
+        pairs, ranks = (
+            np.fromiter(chain.from_iterable(rows), np.int64, 2 * len(merges)).reshape(-1, 2)
+            for rows in (merges.keys(), merges.values())
+        )
+        self._kernels.fill_merges(np.hstack([pairs, ranks]), self._merges)
+        self._num_queues = int(ranks[:, 0].max(initial=0)) + 1
         self._idle: list[_Workspace] = []  # append and pop are atomic
         self._tables: dict[tuple[bytes, ...], tuple[SpecialTable, NDArray[np.uint32]]] = {}
 
@@ -354,6 +376,7 @@ class Encoder:
             space = self._idle.pop()
         except IndexError:
             space = _Workspace(self._num_queues, self._kernels)
+        check_size(len(data))
         if space.size < len(data):
             space.make_room(1 << (len(data) - 1).bit_length())
         space.data[: len(data)] = np.frombuffer(data, dtype=np.uint8)

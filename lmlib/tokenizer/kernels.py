@@ -28,30 +28,31 @@ from numba.extending import intrinsic
 
 PADDING = 64
 OTHER, MARK, NUMBER, SPACE, UPPER, LOWER, CASELESS = range(7)  # of characters; letters: >= UPPER
-GPT2, CL100K, O200K, WHOLE = range(4)  # how to split a text; WHOLE: not at all
+GPT2, CL100K, O200K = range(3)  # how to split a text
 
-LOW_32 = 0xFFFFFFFF
+LOW_32 = np.uint64(0xFFFFFFFF)
 KEY_BYTES = 15  # longest pre-token that is its own key
 SHORT = 64  # pre-tokens up to this many bytes are cached, and merged in a small array
 LONG_SLOTS = 1 << 12  # for cached pre-tokens of more bytes than a key holds, or more ids
-SLOT_BYTES = 16 + SHORT + 4 * SHORT
+SLOT_BYTES = 8 + SHORT + 4 * SHORT
 ROOM_BYTES = 8 * SHORT + LONG_SLOTS * SLOT_BYTES
 LONG_BYTES = 32
 NONE = 0xFFFFFFFF  # no place, no entry, no token
 SORTED = 1 << 31
-INLINE = 6  # ids that fit into a row of the cache, 20 bits each
+INLINE = 4  # ids that fit into a row of the cache
 BATCH = 64  # pre-tokens whose rows are asked from memory ahead
 
-ZERO, ONE, TWO, THREE, FOUR, FIVE = (np.uint64(n) for n in range(6))
+ZERO, ONE = np.uint64(0), np.uint64(1)
 ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 NO_MERGE = ALL  # greater than every rank << 32 | merged id
 RANK_SHIFT = np.uint64(32)
 LAST = np.uint64(63)  # the highest bit of a mask
 ROW_BYTES, MERGE_BYTES = 32, 16  # of the tables: four words in a row, two for a merge
+LINE_BYTES = 64  # what the processor reads at a time: two rows
 LENGTH_SHIFT = np.uint64(56)
 LONG_KEY = np.uint64(KEY_BYTES + 1) << LENGTH_SHIFT
-COUNT_SHIFT = np.uint64(60)  # of the number of ids in a row
-ID_BITS, ID_MASK = np.uint64(20), np.uint64(0xFFFFF)
+COUNT_SHIFT = np.uint64(60)  # of the number of ids in a row, which takes the last id's top bits
+COUNT_MASK = np.uint64(15) << COUNT_SHIFT
 # To Numba a plain 0, True or False is a type of its own: one more version of what it is given to.
 START, YES, NO = np.int64(0), np.bool_(True), np.bool_(False)
 MIX_1, MIX_2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)  # odd, well mixed
@@ -517,10 +518,8 @@ def split(text, start, stop, classes, pattern, ends):
     while i < stop:
         if pattern == CL100K:
             i = cl100k_end(text, i, stop, classes)
-        elif pattern == O200K:
-            i = o200k_end(text, i, stop, classes)
         else:
-            i = stop
+            i = o200k_end(text, i, stop, classes)
         ends[num_ends] = i
         num_ends += 1
     return num_ends
@@ -733,7 +732,7 @@ def count_pieces(data, start, ends, num_ends, weights, rows, arena, used):
                         break
                     where = np.int64(rows[row, 3])
                     known = address_of(arena) + (where >> 32)
-                    if where & LOW_32 == length and equal_bytes(text + i, known, length):
+                    if where & 0xFFFFFFFF == length and equal_bytes(text + i, known, length):
                         break
                 row = (row + ONE) & mask
             if not rows[row, 1]:
@@ -776,7 +775,7 @@ def list_words(rows, arena, used):
     num_bytes = 0
     for k in range(len(rows)):
         length = np.int64(rows[k, 1] >> LENGTH_SHIFT)
-        num_bytes += length if length <= KEY_BYTES else np.int64(rows[k, 3]) & LOW_32
+        num_bytes += length if length <= KEY_BYTES else np.int64(rows[k, 3]) & 0xFFFFFFFF
     data = np.empty(num_bytes, np.uint8)
     starts = np.zeros(used[0] + 1, np.int64)
     counts = np.empty(used[0], np.int64)
@@ -787,7 +786,7 @@ def list_words(rows, arena, used):
             continue
         if length > KEY_BYTES:
             where = np.int64(rows[k, 3])
-            length = where & LOW_32
+            length = where & 0xFFFFFFFF
             for b in range(length):
                 data[end + b] = arena[(where >> 32) + b]
         else:
@@ -840,34 +839,36 @@ def find_merge(left, right, merges, mask):
 
 
 @part
-def merge_short(ids, n, found, merges, mask):
-    """Merge n <= SHORT ids in place, trying every pair again after each; return the new n.
+def merge_short(word, n, ids, byte_ids, merges, mask, room):
+    """Merge n <= SHORT bytes, trying every pair again after each merge; return how many ids.
 
-    ids, found, merges   addresses: of uint32, of room for SHORT words, of the table of merges
+    All but n and mask are addresses; `room` is for SHORT words.
     """
+    for k in range(n):
+        write_id(ids + 4 * k, id_at(byte_ids + 4 * byte_at(word + k)))
     for k in range(n - 1):
         merge = find_merge(id_at(ids + 4 * k), id_at(ids + 4 * k + 4), merges, mask)
-        write_word(found + 8 * k, merge)
+        write_word(room + 8 * k, merge)
     while n > 1:
-        best, lowest = 0, word_at(found)
+        best, lowest = 0, word_at(room)
         for k in range(1, n - 1):
-            merge = word_at(found + 8 * k)
+            merge = word_at(room + 8 * k)
             if merge < lowest:
                 best, lowest = k, merge
         if lowest == NO_MERGE:
             break
-        merged = np.int64(lowest & ID_MASK)
+        merged = np.int64(lowest & LOW_32)
         write_id(ids + 4 * best, merged)
         n -= 1
         for k in range(best + 1, n):
             write_id(ids + 4 * k, id_at(ids + 4 * k + 4))
-            write_word(found + 8 * k, word_at(found + 8 * k + 8))
+            write_word(room + 8 * k, word_at(room + 8 * k + 8))
         if best + 1 < n:
             right = id_at(ids + 4 * best + 4)
-            write_word(found + 8 * best, find_merge(merged, right, merges, mask))
+            write_word(room + 8 * best, find_merge(merged, right, merges, mask))
         if best:
             left = id_at(ids + 4 * best - 4)
-            write_word(found + 8 * best - 8, find_merge(left, merged, merges, mask))
+            write_word(room + 8 * best - 8, find_merge(left, merged, merges, mask))
     return n
 
 
@@ -957,11 +958,12 @@ def merge_long(ids, n, merges, mask, queues, room):
     ids      address of n uint32; a token stands at the place of its first byte, NONE at the others
     queues   address of (ranks, 2) uint32: first and last entry, the first NONE where there is
              none, as in all queues before and after
-    room     address of LONG_BYTES * (n + 1) bytes: the places before and after each one, uint32;
+    room     (LONG_BYTES * (n + 1),) uint8: the places before and after each one, uint32;
              2 n entries of place and next entry, enough since each merge frees one and adds two at
              most; the ranks waiting
     """
-    before, after, entries, waiting = room, room + 4 * n, room + 8 * n, room + 24 * n
+    before = address_of(room)
+    after, entries, waiting = before + 4 * n, before + 8 * n, before + 24 * n
     write_id(waiting, 0)
     num_entries = START
     for k in range(n - 1):
@@ -994,7 +996,7 @@ def merge_long(ids, n, merges, mask, queues, room):
                 found = find_merge(id_at(ids + 4 * i), id_at(ids + 4 * j), merges, mask)
             goes_before = False
             if found != NO_MERGE and np.int64(found >> RANK_SHIFT) == rank:
-                merged = np.int64(found & ID_MASK)
+                merged = np.int64(found & LOW_32)
                 write_id(ids + 4 * i, merged)
                 write_id(ids + 4 * j, NONE)
                 h, m = id_at(before + 4 * i), id_at(after + 4 * j)
@@ -1033,45 +1035,75 @@ def merge_long(ids, n, merges, mask, queues, room):
 
 
 @part
-def encode_word(word, length, row, key, ids, byte_ids, merges, mask, room):
-    """Encode up to SHORT bytes that are not in the row of their key, enter them, return how many.
+def copy_ids(source, n, target):
+    """Copy n ids from one address to another."""
+    for k in range(n):
+        write_id(target + 4 * k, id_at(source + 4 * k))
 
-    All but `length` and `mask` are addresses: of the bytes; of the row, and of its key (two
-    words); of the ids to write; of the tables; of room for SHORT words, then LONG_SLOTS slots of
-    words that do not fit into a row: length, number of ids, bytes, ids.
+
+@part
+def copy_row(source, target):
+    """Copy a row of a table from one address to another."""
+    for k in range(0, ROW_BYTES, 8):
+        write_word(target + k, word_at(source + k))
+
+
+@part
+def write_row(row, low, high, first_ids, last_ids):
+    """Write the four words of a row."""
+    write_word(row, low)
+    write_word(row + 8, high)
+    write_word(row + 16, first_ids)
+    write_word(row + 24, last_ids)
+
+
+@part
+def encode_word(word, length, row, low, high, ids, byte_ids, merges, mask, room):
+    """Encode up to SHORT bytes that `encode_pieces` has not found in a row; return how many ids.
+
+    word, row, ids, byte_ids, merges   addresses
+    room   address of room for `merge_short`, then of LONG_SLOTS slots for the words that do not
+           fit into a row: length and number of ids, bytes, ids
     """
-    found, slots = room, room + 8 * SHORT
-    slot = slots + SLOT_BYTES * np.int64(hash_bytes(word, length) & np.uint64(LONG_SLOTS - 1))
-    known = slot + 16
-    if id_at(slot) == length and equal_bytes(word, known, length):
-        n = id_at(slot + 4)
-        for k in range(n):
-            write_id(ids + 4 * k, id_at(known + SHORT + 4 * k))
-        return n
-    for k in range(length):
-        write_id(ids + 4 * k, id_at(byte_ids + 4 * byte_at(word + k)))
-    n = merge_short(ids, length, found, merges, mask)
-    if length <= KEY_BYTES and n <= INLINE:
-        packed = np.uint64(n) << COUNT_SHIFT
-        for k in range(min(n, 3)):
-            packed |= np.uint64(id_at(ids + 4 * k)) << ID_BITS * np.uint64(k)
-        rest = ZERO
-        for k in range(3, n):
-            rest |= np.uint64(id_at(ids + 4 * k)) << ID_BITS * np.uint64(k - 3)
-        other = row ^ ROW_BYTES
-        for k in range(0, ROW_BYTES, 8):  # the newer one comes first, the older one goes
-            write_word(other + k, word_at(row + k))
-        write_word(row, word_at(key))
-        write_word(row + 8, word_at(key + 8))
-        write_word(row + 16, packed)
-        write_word(row + 24, rest)
+    is_short = length <= KEY_BYTES
+    is_elsewhere = False  # in a slot, and the row says so
+    second, beside = row ^ ROW_BYTES, row ^ LINE_BYTES
+    if is_short:
+        for found in (row, second, beside, beside ^ ROW_BYTES):
+            if word_at(found) == low and word_at(found + 8) == high:
+                first_ids, last_ids = word_at(found + 16), word_at(found + 24)
+                n = np.int64(last_ids >> COUNT_SHIFT)
+                is_elsewhere = n > INLINE
+                if not is_elsewhere:
+                    write_word(ids, first_ids)
+                    write_word(ids + 8, last_ids & ~COUNT_MASK)
+                    copy_row(second, found)  # they change places
+                    copy_row(row, second)
+                    write_row(row, low, high, first_ids, last_ids)
+                    return n
+    slot = room + 8 * SHORT
+    if is_elsewhere or not is_short:
+        slot += SLOT_BYTES * np.int64(hash_bytes(word, length) & np.uint64(LONG_SLOTS - 1))
+        if id_at(slot) == length and equal_bytes(word, slot + 8, length):
+            copy_ids(slot + 8 + SHORT, id_at(slot + 4), ids)
+            return id_at(slot + 4)
+    n = merge_short(word, length, ids, byte_ids, merges, mask, room)
+    if is_short and not is_elsewhere:
+        # The newest goes first; each of the four rows moves on by one, and the last one is lost.
+        copy_row(beside, beside ^ ROW_BYTES)
+        copy_row(second, beside)
+        copy_row(row, second)
+        if n <= INLINE:
+            counted = word_at(ids + 8) & ~COUNT_MASK | np.uint64(n) << COUNT_SHIFT
+            write_row(row, low, high, word_at(ids), counted)
+        else:
+            write_row(row, low, high, ZERO, COUNT_MASK)
     else:
         write_id(slot, length)
         write_id(slot + 4, n)
         for k in range(0, length, 8):
-            write_word(known + k, word_at(word + k))
-        for k in range(n):
-            write_id(known + SHORT + 4 * k, id_at(ids + 4 * k))
+            write_word(slot + 8 + k, word_at(word + k))
+        copy_ids(ids, n, slot + 8 + SHORT)
     return n
 
 
@@ -1081,56 +1113,41 @@ def encode_pieces(text, start, ends, num_ends, model, cache, out, written):
     byte_ids, merges, queues = model
     bytes_table, merge_table = address_of(byte_ids), address_of(merges)
     queue_table, mask = address_of(queues), np.uint64(len(merges) - 1)
-    rows, more, long_room = cache[0], address_of(cache[1]), address_of(cache[2])
-    table, shift, ids = address_of(rows), table_shift(rows), address_of(out)
+    table, room = address_of(cache[0]), address_of(cache[1])
+    shift = table_shift(cache[0])
+    first_id = address_of(out)
+    ids = first_id + 4 * written
     keys = np.empty((BATCH, 4), np.uint64)
-    at = np.uint64(written)
     for first in range(0, num_ends, BATCH):
         size = min(BATCH, num_ends - first)
         start = key_batch(text, start, ends, first, size, table, shift, keys)
-        for k in range(size):
+        for k in range(np.uint64(size)):
             low, high = keys[k, 0], keys[k, 1]
-            row = keys[k, 2] >> shift
-            other = row ^ ONE
-            is_first = (rows[row, 0] == low) & (rows[row, 1] == high)
-            is_second = (rows[other, 0] == low) & (rows[other, 1] == high)
-            if is_first | is_second:
-                found = other ^ np.uint64(is_first)  # without a branch
-                word = rows[found, 2]
-                n = word >> COUNT_SHIFT
-                # Three ids are written at a time, of which n count.
-                out[at] = word & ID_MASK
-                out[at + ONE] = word >> ID_BITS & ID_MASK
-                out[at + TWO] = word >> TWO * ID_BITS & ID_MASK
-                if n > THREE:
-                    word = rows[found, 3]
-                    out[at + THREE] = word & ID_MASK
-                    out[at + FOUR] = word >> ID_BITS & ID_MASK
-                    out[at + FIVE] = word >> TWO * ID_BITS & ID_MASK
-                at += n
+            row = table + ROW_BYTES * np.int64(keys[k, 2] >> shift)
+            other = row ^ ROW_BYTES
+            is_first = (word_at(row) == low) & (word_at(row + 8) == high)
+            is_second = (word_at(other) == low) & (word_at(other + 8) == high)
+            found = other ^ ROW_BYTES * is_first  # without a branch
+            value = word_at(found + 24)
+            n = np.int64(value >> COUNT_SHIFT)
+            if (is_first | is_second) & (n <= INLINE):
+                write_word(ids, word_at(found + 16))
+                write_word(ids + 8, value & ~COUNT_MASK)
+                ids += 4 * n
                 continue
             i = np.int64(keys[k, 3])
-            length = np.int64(ends[first + k]) - i
+            word, length = text + i, np.int64(ends[first + np.int64(k)]) - i
             if length <= SHORT:
-                at += np.uint64(
-                    encode_word(
-                        text + i,
-                        length,
-                        table + ROW_BYTES * np.int64(row),
-                        address_of(keys) + ROW_BYTES * k,
-                        ids + 4 * np.int64(at),
-                        bytes_table,
-                        merge_table,
-                        mask,
-                        more,
-                    )
+                n = encode_word(
+                    word, length, row, low, high, ids, bytes_table, merge_table, mask, room
                 )
             else:
-                here = ids + 4 * np.int64(at)
                 for b in range(length):
-                    write_id(here + 4 * b, id_at(bytes_table + 4 * byte_at(text + i + b)))
-                at += np.uint64(merge_long(here, length, merge_table, mask, queue_table, long_room))
-    return np.int64(at)
+                    write_id(ids + 4 * b, id_at(bytes_table + 4 * byte_at(word + b)))
+                more = np.empty(LONG_BYTES * (length + 1), np.uint8)
+                n = merge_long(ids, length, merge_table, mask, queue_table, more)
+            ids += 4 * n
+    return (ids - first_id) >> 2
 
 
 @kernel
@@ -1144,10 +1161,10 @@ def encode_texts(
     special_ids  the ids of the special tokens
     model        (byte_ids (256,) uint32, merges as in `fill_merges`, queues as in `merge_long`)
     cache        of pre-tokens met before, for the caller to keep and for one thread at a time:
-                   rows (power of two, 4) uint64: key; number of ids in the top 4 bits and
-                   three ids; three more ids. A key is in its row or the other one of that pair;
-                   room (ROOM_BYTES,) uint8, zeros at first: see `encode_word`;
-                   room for the longest text (LONG_BYTES * (bytes + 1),) uint8: see `merge_long`
+                   rows (power of two, 4) uint64: key, four ids of which the top 4 bits are their
+                   number, or 15 if they are in a slot (see `encode_word`). A key is in one of the
+                   two rows of its line, the newest in its own, or in the line beside;
+                   room (ROOM_BYTES,) uint8, zeros at first: see `encode_word`
     ends         (bytes,) int32, to work with
     out          (bytes + INLINE,) uint32, the ids;  out_starts: where those of each text begin
     """

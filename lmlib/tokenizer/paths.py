@@ -26,6 +26,10 @@ class StoredFile:
         """Whether the file is there."""
         return self.fs.isfile(self.path)
 
+    def is_dir(self) -> bool:
+        """Whether it is a folder."""
+        return self.fs.isdir(self.path)
+
     def stat(self) -> SimpleNamespace:
         """Return the size in bytes as `st_size`; raise ValueError where the store has none."""
         size = self.fs.size(self.path)
@@ -63,13 +67,28 @@ def as_files(paths: CorpusPath | Iterable[CorpusPath]) -> list[CorpusFile]:
     return [as_file(path) for path in paths]
 
 
+def check_is_file(file: CorpusFile, purpose: str) -> None:
+    """Raise FileNotFoundError where there is nothing, ValueError where there is a folder."""
+    if file.is_file():
+        return
+    if file.is_dir():
+        raise ValueError(f"{file}: is a folder; name a file in it {purpose}.")
+    raise FileNotFoundError(f"{file}: no such file {purpose}; check the path.")
+
+
 def read_range(file: CorpusFile, start: int, end: int) -> bytes:
-    """Return the bytes from `start` to `end`, fewer where the file ends before."""
+    """Return the bytes from `start` to `end`; raise ValueError where the file ends before."""
     if isinstance(file, Path):
         with file.open("rb") as opened:
             opened.seek(start)
-            return opened.read(end - start)
-    data = file.fs.cat_file(file.path, start=start, end=end)  # one request, no more bytes
+            data = opened.read(end - start)
+    else:
+        data = file.fs.cat_file(file.path, start=start, end=end)  # one request, no more bytes
+    if len(data) < end - start:
+        raise ValueError(
+            f"{file}: has become shorter while it was read; bytes {start} to {end} were wanted, "
+            f"and it ends at {start + len(data)}. Run again when nothing writes to it."
+        )
     if len(data) > end - start:
         raise ValueError(
             f"{file}: the server sends the whole file when asked for a part of it; download it "

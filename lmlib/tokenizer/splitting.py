@@ -30,9 +30,17 @@ def check_special_tokens(special_tokens: Iterable[str] | None) -> list[str]:
 
 
 def encode_strictly(text: str, where: str) -> bytes:
-    """Return the UTF-8 bytes; raise ValueError where a lone surrogate makes that impossible."""
+    """Return the UTF-8 bytes.
+
+    Raises ValueError where a lone surrogate makes that impossible, TypeError for what is no text.
+    """
     try:
         return text.encode("utf-8")
+    except AttributeError:
+        raise TypeError(
+            f"{where}: {text!r:.50} is {type(text).__name__}, not str; decode bytes first: "
+            "data.decode('utf-8')."
+        ) from None
     except UnicodeEncodeError as error:
         raise ValueError(
             f"{where}: character {error.start} is the lone surrogate "
@@ -149,7 +157,7 @@ def _file_cut(file: CorpusFile, target: int, size: int, reach_bytes: int, find_c
     window = CUT_WINDOW
     while target + margin < size:
         start = max(0, target - margin)
-        data = read_range(file, start, target + window + margin)
+        data = read_range(file, start, min(size, target + window + margin))
         # A window may begin inside a character: step over up to 3 continuation bytes.
         skip = 0
         while start and skip < 3 and data[skip] & 0xC0 == 0x80:

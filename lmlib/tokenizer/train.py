@@ -8,7 +8,7 @@ from functools import partial
 
 from lmlib.tokenizer import engine
 from lmlib.tokenizer.engine import POLL_S, WordCounter, WordCounts
-from lmlib.tokenizer.paths import CorpusFile, CorpusPath, as_files, read_range
+from lmlib.tokenizer.paths import CorpusFile, CorpusPath, as_files, check_is_file, read_range
 from lmlib.tokenizer.patterns import find_pattern
 from lmlib.tokenizer.reference import count_pre_tokens, learn_merges
 from lmlib.tokenizer.splitting import Splitter, check_special_tokens, file_chunks
@@ -51,8 +51,8 @@ def train_bpe(
         chunk_bytes    how much of a file a worker holds at a time; default: 1 MiB, 16 MiB with an
                        executor
 
-    Raises ValueError for a vocabulary too small for bytes and special tokens or an empty corpus,
-    FileNotFoundError for a missing file.
+    Raises ValueError for a vocabulary too small for bytes and special tokens, an empty corpus, or a
+    folder in place of a file; FileNotFoundError for a missing file.
     """
     special = check_special_tokens(special_tokens)
     find_pattern(pattern)
@@ -63,13 +63,15 @@ def train_bpe(
             f"vocab_size is {vocab_size}, but 256 bytes and {len(extra)} special tokens need "
             f"{256 + len(extra)}; raise vocab_size to at least that."
         )
+    if chunk_bytes is None:
+        chunk_bytes = CHUNK_BYTES if executor is None else CLUSTER_CHUNK_BYTES
     counts = count_files(
         as_files(input_path),
         Splitter(pattern, special),
         num_workers=num_workers,
         executor=executor,
         on_progress=on_progress,
-        chunk_bytes=chunk_bytes or (CLUSTER_CHUNK_BYTES if executor else CHUNK_BYTES),
+        chunk_bytes=chunk_bytes,
     )
 
     def report(done: int) -> None:
@@ -94,15 +96,16 @@ def count_files(
 ) -> WordCounts:
     """Return the distinct pre-tokens of the files and how often each occurs."""
     for path in paths:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file to train on; check the path.")
+        check_is_file(path, "to train on")
     size = sum(path.stat().st_size for path in paths)
     if not size:
         raise ValueError(
             f"the corpus is empty: {', '.join(map(str, paths)) or 'no file is named'}; "
             "give at least one file with text."
         )
-    use_engine = splitter.pattern in engine.ENGINE_PATTERNS and size >= engine.ENGINE_MIN_BYTES
+    use_engine = splitter.pattern in engine.ENGINE_PATTERNS and (
+        size >= engine.ENGINE_MIN_BYTES or engine.is_loaded()
+    )
     find_cut = partial(engine.find_cut, splitter) if use_engine else splitter.find_cut
     ranges = (
         (path, start, end)

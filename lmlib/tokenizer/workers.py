@@ -43,6 +43,8 @@ def open_executor(
     """
     if num_workers is not None and num_workers < 1:
         raise ValueError(f"num_workers is {num_workers}; give at least 1, or None for all cores.")
+    if chunk_bytes < 1:
+        raise ValueError(f"chunk_bytes is {chunk_bytes}; give at least 1, or None for the default.")
     if executor is not None:
         return nullcontext(executor)
     wanted = min(num_workers or default_num_workers(), -(-num_bytes // chunk_bytes) or 1)

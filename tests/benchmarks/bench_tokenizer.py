@@ -40,17 +40,18 @@ STEADY = {  # task -> what its rows are called, units in a second of one run, un
     "decode_list": ("decode a list of 1,000,000 tokens", 1e3, "ms"),
     "decode_array": ("decode an array of 1,000,000 tokens", 1e3, "ms"),
 }
+STARTUP = {  # as in what startup.py prints
+    "load": "import, load, encode",
+    "engine": "the same and load kernels",
+    "learning": "the same and load kernels for training",
+}
 TASKS = ["train", "encode_file", *STEADY, "startup"]
 LEGEND = """\
 Results: median (least to greatest). Ratio: the peer's time by ours in the same turn; above 1, ours
 is faster. Ours, gigatoken and tokie read the file in the time measured, and ours writes its ids to
 the disk; the others were handed documents read and split before. Peak: of the whole process."""
-GROWTH_MB = {  # size -> the peers that encode it, too
-    40: [],
-    160: [],
-    640: ["gigatoken", "tokie", "fastokens"],
-    1000: [],
-}
+FASTEST = ["gigatoken", "tokie", "fastokens"]
+GROWTH_MB = {40: FASTEST, 80: FASTEST, 160: [], 640: FASTEST, 1000: []}  # -> peers that encode it
 
 
 def main() -> None:
@@ -209,7 +210,7 @@ def startup(contest: Contest, job: Job) -> Iterator[Row]:
         command = [sys.executable, "-m", "tests.benchmarks.startup", job.tokenizer]
         output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
         runs.append(json.loads(output.stdout))
-    for key, label in (("load", "import, load, encode"), ("engine", "the same and load kernels")):
+    for key, label in STARTUP.items():
         yield row_of(f"start-up: {label}", Score("ours"), [run[key] for run in runs], "s")
 
 

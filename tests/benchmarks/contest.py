@@ -91,11 +91,11 @@ class Score:
     error: str = ""
     difference: str = ""  # from our result
 
-    def add(self, seconds: float, ours: "Score | None", peak_mb: float | None = None) -> None:
-        """Add a run, and its ratio to the latest of ours."""
+    def add(self, seconds: float, ours_s: float | None, peak_mb: float | None = None) -> None:
+        """Add a run, and its ratio to the seconds of ours in the same turn, if there are any."""
         self.seconds.append(seconds)
-        if ours and ours is not self and ours.seconds:
-            self.ratios.append(seconds / ours.seconds[-1])
+        if ours_s is not None:
+            self.ratios.append(seconds / ours_s)
         if peak_mb:
             self.peaks_mb.append(peak_mb)
 
@@ -134,11 +134,11 @@ class Contest:
             for at in range(1, len(names)) if len(names) > 1 else [0]:
                 if first[at].error:
                     continue
-                self.run_twice(job, first[0], second[0], None, None)
+                ours_s = self.run_twice(job, first[0], second[0])
                 if at == 0:
                     continue
                 try:
-                    self.run_twice(job, first[at], second[at], first[0], second[0])
+                    self.run_twice(job, first[at], second[at], ours_s)
                     if turn == 0:
                         theirs = np.load(self.result(first[at]))
                         first[at].difference = difference(np.load(self.result(first[0])), theirs)
@@ -147,18 +147,25 @@ class Contest:
         return first, [score for score in second if score.seconds]
 
     def run_twice(
-        self, job: Job, first: Score, second: Score, ours: Score | None, ours_second: Score | None
-    ) -> None:
-        """Add one process's first and second call to its scores."""
+        self,
+        job: Job,
+        first: Score,
+        second: Score,
+        ours_s: tuple[float | None, float | None] = (None, None),
+    ) -> tuple[float, float | None]:
+        """Add one process's first and second call to its scores; return the seconds of both."""
         with self.worker(first.contender) as worker:
             first.version = worker.ask("prepare", job=dataclasses.asdict(job))["version"]
             run = worker.ask("run")
-            first.add(run["seconds"], ours, run["peak_mb"])
+            first.add(run["seconds"], ours_s[0], run["peak_mb"])
             if len(first.seconds) == 1:
                 worker.ask("save", path=str(self.result(first)))
-            if run["seconds"] < AGAIN_MAX_S and job.task == "encode_file":
-                second.version = first.version
-                second.add(worker.ask("run")["seconds"], ours_second)
+            if run["seconds"] >= AGAIN_MAX_S or job.task != "encode_file":
+                return run["seconds"], None
+            again = worker.ask("run")
+            second.version = first.version
+            second.add(again["seconds"], ours_s[1])
+            return run["seconds"], again["seconds"]
 
     def steady(self, job: Job, peer: str) -> list[Score]:
         """Return the scores of ours and of a peer, turn by turn in two processes that stay.
@@ -168,6 +175,7 @@ class Contest:
         scores = [Score("ours"), Score(peer)]
         with self.worker("ours") as ours, self.worker(peer) as theirs:
             for turn in range(1 + self.repeats):
+                ours_s: float | None = None
                 for worker, score in zip((ours, theirs), scores, strict=True):
                     try:
                         if turn == 0:
@@ -182,7 +190,8 @@ class Contest:
                         score.error = str(error)
                         return scores
                     if turn:
-                        score.add(run["seconds"], scores[0])
+                        score.add(run["seconds"], ours_s)
+                    ours_s = run["seconds"]
         scores[1].difference = difference(*(np.load(self.result(score)) for score in scores))
         return scores
 

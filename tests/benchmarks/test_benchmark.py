@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.benchmarks import bench_tokenizer
 from tests.benchmarks.contest import ContenderError, Contest, Score, Worker, difference
 from tests.benchmarks.job import END, Job
 from tests.benchmarks.report import table
@@ -21,10 +22,10 @@ def test_spread_by_hand() -> None:
 
 
 def test_ratio_is_theirs_by_ours_of_the_same_turn() -> None:
-    ours, theirs = Score("ours"), Score("peer")
-    for our_s, their_s in ((1.0, 2.0), (10.0, 5.0)):
-        ours.add(our_s, None)
-        theirs.add(their_s, ours)
+    """A turn in which ours made no second call has no ratio, least of all to an earlier one."""
+    theirs = Score("peer")
+    for ours_s, their_s in ((1.0, 2.0), (None, 7.0), (10.0, 5.0)):
+        theirs.add(their_s, ours_s)
     assert theirs.ratios == [2.0, 0.5]
 
 
@@ -84,6 +85,35 @@ def test_ours_and_a_peer_give_the_same_ids(tmp_path: Path) -> None:
     encode = Job(**{**vars(job), "task": "encode_file"})
     _, *peers = contest.first_calls(encode, ["tiktoken", "tokenizers"])[0]
     assert [(score.error, score.difference) for score in peers] == [("", ""), ("", "")]
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        (["--tasks", "train", "encode_file", "startup"], ["kernels for training", "second call"]),
+        (["--growth", "--tasks", "train", "encode_file"], ["train_bpe, 1 MB", "encode_file, 1 MB"]),
+        (["--odd", "--tasks", "encode_file"], ["MB of prose", "1 MB of digits"]),
+    ],
+)
+def test_each_mode_prints_its_rows(
+    mode: list[str],
+    expected: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text(END.join(DOCUMENTS * 10), encoding="utf-8")
+    monkeypatch.setattr(bench_tokenizer, "GROWTH_MB", {1: []})
+    monkeypatch.setattr("tests.benchmarks.texts.ODD_BYTES", 1_000_000)
+    for name in set(bench_tokenizer.ODD_TEXTS) - {"prose", "digits"}:
+        monkeypatch.delitem(bench_tokenizer.ODD_TEXTS, name)
+    few = ["--vocab-size", "270", "--repeats", "1", "--peers", sys.executable, "--against", "--"]
+    monkeypatch.setattr(sys, "argv", ["bench", *mode, *few, str(corpus)])
+    bench_tokenizer.main()
+    printed = capsys.readouterr().out
+    assert "failed" not in printed
+    assert all(words in printed for words in expected)
 
 
 def test_what_a_peer_lacks_is_its_error(tmp_path: Path) -> None:

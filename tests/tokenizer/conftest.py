@@ -8,6 +8,8 @@ import pytest
 from lmlib.tokenizer import Tokenizer, engine, train_bpe
 from tests.tokenizer.strategies import END, MANY_SCRIPTS, TRICKY
 
+Learnt = tuple[dict[int, bytes], list[tuple[bytes, bytes]]]
+
 
 def make_corpus(num_words: int, seed: int) -> str:
     """Return words of a small language, with everything tricky strewn in."""
@@ -40,16 +42,22 @@ def corpus_file(corpus: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tokenizer(corpus_file: Path) -> Tokenizer:
-    """Return a tokenizer of 700 tokens for the corpus."""
-    vocab, merges = train_bpe(corpus_file, 700, [END])
-    return Tokenizer(vocab, merges, [END])
+def learnt(corpus_file: Path) -> Learnt:
+    """Return a vocabulary of 700 tokens for the corpus, and its merges."""
+    return train_bpe(corpus_file, 700, [END])
+
+
+@pytest.fixture
+def tokenizer(learnt: Learnt) -> Tokenizer:
+    """Return a tokenizer for the corpus that has not encoded anything yet."""
+    return Tokenizer(*learnt, [END])
 
 
 @pytest.fixture
 def always_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Send inputs of any size through the kernels."""
     monkeypatch.setattr(engine, "ENGINE_MIN_BYTES", 0)
+    monkeypatch.setattr("lmlib.tokenizer.codec.ENGINE_HABIT_BYTES", 0)
     monkeypatch.setattr("lmlib.tokenizer.train.PLAIN_MERGES", -1)
 
 
@@ -58,4 +66,7 @@ def way(request: pytest.FixtureRequest) -> str:
     """Go through plain Python and through the kernels in turn."""
     if request.param == "engine":
         request.getfixturevalue("always_engine")
+    else:  # where an earlier test has loaded the kernels, too
+        monkeypatch = request.getfixturevalue("monkeypatch")
+        monkeypatch.setattr(engine, "is_loaded", lambda: False)
     return request.param

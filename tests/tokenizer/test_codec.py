@@ -16,9 +16,10 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmlib.tokenizer import Tokenizer, train_bpe
+from lmlib.tokenizer import Tokenizer, engine, train_bpe
 from lmlib.tokenizer.codec import STREAM_CHARS
 from lmlib.tokenizer.patterns import PATTERNS
+from lmlib.tokenizer.splitting import CUT_WINDOW
 from tests.tokenizer.conftest import make_corpus
 from tests.tokenizer.strategies import (
     BROKEN,
@@ -350,6 +351,24 @@ def test_encode_file_whose_chunks_end_anywhere(
         assert found == expected
 
 
+# Longer than a block of the kernels, and than the window in which a cut is sought first
+LONG_SPECIAL = ["<" + "a" * 70 + ">", "<" + "ab" * CUT_WINDOW + ">", "b" * CUT_WINDOW + "><"]
+
+
+@pytest.mark.parametrize("pattern", [*PATTERNS, r"\w+|\s+"])
+def test_encode_file_with_long_special_tokens(
+    tokenizer: Tokenizer, tmp_path: Path, way: str, pattern: str
+) -> None:
+    """Whole, cut off at both ends, overlapping, and with text between."""
+    ours = with_pattern(tokenizer, pattern, LONG_SPECIAL)
+    pieces = [part for token in LONG_SPECIAL for part in (token, token[:-1], " the ", token[1:])]
+    data = "".join([*pieces, *LONG_SPECIAL, *pieces[::-1]]).encode()
+    expected = PlainEncoder(ours).ids(data)
+    assert {ours.special_ids[token] for token in LONG_SPECIAL} <= set(expected)
+    for chunk_bytes in (60, 64, 71, 72, 73, 997, 2 * CUT_WINDOW, 5000):
+        assert file_ids(ours, data, tmp_path, chunk_bytes=chunk_bytes) == expected
+
+
 @pytest.mark.parametrize("chunk_bytes", [10_000, 1 << 22])
 def test_encode_file_in_processes(
     tokenizer: Tokenizer, corpus_file: Path, tmp_path: Path, chunk_bytes: int
@@ -390,18 +409,54 @@ def test_encode_file_needs_uint32_beyond_65536(tokenizer: Tokenizer, tmp_path: P
         assert np.load(dst).tolist() == [120, last_id]
 
 
-def test_encode_file_leaves_nothing_half_written(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_encode_file_uses_an_encoder_that_is_there(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However small the file: the tables are built, the kernels loaded."""
+    engine.load()
+    text = "the one " * 10_000
+    ids = tokenizer.encode(text)
+    monkeypatch.setattr(tokenizer, "_encode_plainly", None)
+    assert file_ids(tokenizer, text.encode(), tmp_path) == ids
+    few = PlainEncoder(tokenizer).ids(b"the one")
+    assert file_ids(tokenizer, b"the one", tmp_path) == few
+
+
+def test_encode_file_leaves_nothing_half_written(
+    tokenizer: Tokenizer, tmp_path: Path, way: str
+) -> None:
     src, dst = tmp_path / "a.txt", tmp_path / "a.npy"
-    src.write_text("some text")
+    src.write_text("some text " * 500)
     dst.write_text("old")
+    num_threads = threading.active_count()
 
     def fail(stage: str, done: int, total: int) -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        tokenizer.encode_file(src, dst, on_progress=fail)
+    for pattern in ("gpt2", "."):  # in threads, and in processes that threads wait for
+        ours = with_pattern(tokenizer, pattern, [END])
+        with pytest.raises(KeyboardInterrupt):
+            ours.encode_file(src, dst, num_workers=2, chunk_bytes=1000, on_progress=fail)
+        assert threading.active_count() == num_threads
     assert dst.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npy", "a.txt"]
+
+
+def test_encode_file_looks_before_it_works(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    src, dst = tmp_path / "a.txt", tmp_path / "a.npy"
+    src.write_text("some text")
+    (tmp_path / "link").hardlink_to(src)
+    for same in (src, tmp_path / "link"):
+        with pytest.raises(ValueError, match="is the file to encode; give the ids a file of"):
+            tokenizer.encode_file(src, same)
+    with pytest.raises(ValueError, match="is a folder; name the file in it to write"):
+        tokenizer.encode_file(src, tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"a\.npy: its folder is missing; make it first"):
+        tokenizer.encode_file(src, tmp_path / "missing" / "a.npy")
+    with pytest.raises(ValueError, match="chunk_bytes is 0; give at least 1"):
+        tokenizer.encode_file(src, dst, chunk_bytes=0)
+    assert src.read_text() == "some text"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "link"]
     with pytest.raises(FileNotFoundError, match=r"missing\.txt: no such file to encode"):
         tokenizer.encode_file(tmp_path / "missing.txt", dst)
 
@@ -424,6 +479,8 @@ def test_encode_batch(tokenizer: Tokenizer, way: str) -> None:
     ]
     assert {ids.dtype for ids in batch} == {np.dtype(np.uint16)}
     assert tokenizer.encode_batch([]) == []
+    (one,) = tokenizer.encode_batch(iter(["the one"]))
+    assert one.tolist() == batch[0].tolist()
 
 
 @examples
@@ -485,12 +542,24 @@ def test_decode_replaces_what_is_no_text(tokenizer: Tokenizer, way: str) -> None
 
 
 def test_errors_say_what_to_do(tokenizer: Tokenizer, way: str) -> None:
-    for token_id in (700, -1, 1 << 32, 1 << 70):
-        with pytest.raises(ValueError, match=f"decode: {token_id} is not a token id"):
-            tokenizer.decode([0, token_id])
-    for token_id in (700, -1):
-        with pytest.raises(ValueError, match=f"decode: {token_id} is not a token id"):
-            tokenizer.decode(np.array([0, token_id], dtype=np.int64))
+    for token_id in (700, -1, 1 << 32, 1 << 70, 97.9, None, "a"):
+        with pytest.raises(ValueError, match=f"decode: {token_id!r} is not a token id"):
+            tokenizer.decode([0, token_id])  # type: ignore[list-item]
+    for wrong in (np.array([0, 700]), np.array([0, -1]), np.array([0, 97.9])):
+        with pytest.raises(ValueError, match=f"decode: {wrong[1]} is not a token id"):
+            tokenizer.decode(wrong)
+    for wrong in (np.array(["a"]), np.array([97, None]), np.array([97.5 + 1j])):
+        with pytest.raises(ValueError, match="is not a token id"):
+            tokenizer.decode(wrong)
+    for wrong in (np.zeros((2, 2), np.int64), np.zeros((), np.int64)):
+        with pytest.raises(ValueError, match=r"decode: ids has shape \(.*\); pass one row"):
+            tokenizer.decode(wrong)
+    with pytest.raises(ValueError, match="3 is not a token id; this vocabulary has 2 ids, the gr"):
+        Tokenizer({0: b"a", 9: b"b"}, []).decode([3])
+    with pytest.raises(TypeError, match="encode: b'ab' is bytes, not str; decode bytes first"):
+        tokenizer.encode(b"ab")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="encode_batch: texts is one text; pass a list"):
+        tokenizer.encode_batch("ab")
     for encode in (
         tokenizer.encode,
         lambda text: tokenizer.encode_batch(["", text]),

@@ -181,6 +181,17 @@ def test_more_pre_tokens_than_a_cache_holds(tokenizer: Tokenizer, tmp_path: Path
     assert file_ids(tokenizer, data, tmp_path) == PlainEncoder(tokenizer).ids(data)
 
 
+def test_a_cache_of_a_few_rows(
+    tokenizer: Tokenizer, corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nearly every pre-token takes the place of another."""
+    monkeypatch.setattr(engine, "CACHE_ROWS", 8)
+    data = corpus_file.read_bytes() + b" ".join(different_words(999) * 2)
+    expected = PlainEncoder(tokenizer).ids(data)
+    assert file_ids(tokenizer, data, tmp_path) == expected
+    assert file_ids(tokenizer, data, tmp_path, num_workers=2, chunk_bytes=5000) == expected
+
+
 def test_words_that_differ_in_one_byte_are_told_apart(tokenizer: Tokenizer, tmp_path: Path) -> None:
     """A cache that compares hashes, or only the first bytes, would give one for the other."""
     words = [b"the" * n for n in range(1, 30)]

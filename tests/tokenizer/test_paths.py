@@ -69,7 +69,26 @@ def test_a_range_ends_where_the_file_ends(tmp_path: Path) -> None:
     fsspec.filesystem("memory").pipe_file("/a.txt", b"0123456789")
     for path in (tmp_path / "a.txt", "memory://a.txt"):
         assert read_range(as_file(path), 2, 5) == b"234"
-        assert read_range(as_file(path), 8, 20) == b"89"
+        assert read_range(as_file(path), 8, 10) == b"89"
+        with pytest.raises(ValueError, match=r"a.txt: has become shorter while it was read.* 10\."):
+            read_range(as_file(path), 8, 11)
+
+
+def test_a_corpus_that_shrinks_is_no_shorter_corpus(
+    corpus_file: Path, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    path, dst = tmp_path / "a.txt", tmp_path / "a.npy"
+
+    def shrink(*_: object) -> None:
+        path.write_bytes(b"the beginning")
+
+    path.write_bytes(corpus_file.read_bytes())
+    with pytest.raises(ValueError, match="has become shorter while it was read"):
+        train_bpe(path, 700, [END], pattern=".", num_workers=1, chunk_bytes=99, on_progress=shrink)
+    path.write_bytes(corpus_file.read_bytes())
+    with pytest.raises(ValueError, match="has become shorter while it was read"):
+        tokenizer.encode_file(path, dst, num_workers=1, chunk_bytes=99, on_progress=shrink)
+    assert not dst.exists()
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -77,6 +96,15 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         train_bpe("memory://no.txt", 300, [])
     with pytest.raises(FileNotFoundError, match=r"memory://.*no.txt: no such file to encode"):
         Tokenizer({}, []).encode_file("memory://no.txt", tmp_path / "a.npy")
+
+
+def test_a_folder_is_no_missing_file(tmp_path: Path) -> None:
+    fsspec.filesystem("memory").pipe_file("/folder/a.txt", b"0123456789")
+    for folder in (tmp_path, "memory://folder"):
+        with pytest.raises(ValueError, match="is a folder; name a file in it to train on"):
+            train_bpe(folder, 300, [])
+        with pytest.raises(ValueError, match="is a folder; name a file in it to encode"):
+            Tokenizer({}, []).encode_file(folder, tmp_path / "a.npy")
 
 
 def test_a_server_that_does_not_tell_sizes_is_refused() -> None:

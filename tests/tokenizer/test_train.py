@@ -1,5 +1,7 @@
 """`train_bpe`: the contract, whatever the path through it."""
 
+import itertools
+import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmlib.tokenizer import train_bpe
+from lmlib.tokenizer import engine, train_bpe
+from lmlib.tokenizer.paths import read_range
 from lmlib.tokenizer.patterns import PATTERNS
 from lmlib.tokenizer.reference import learn_merges
 from tests.tokenizer.strategies import (
@@ -154,6 +157,18 @@ def test_custom_pattern_in_processes(corpus_file: Path, num_workers: int, chunk_
     assert merges == learn_merges(words, 600 - 257)
 
 
+def test_kernels_that_are_loaded_count_small_files(
+    corpus_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the patterns that they know."""
+    engine.load()
+    whole = train_bpe(corpus_file, 500, [END]), train_bpe(corpus_file, 500, [END], pattern=".")
+    monkeypatch.setattr("lmlib.tokenizer.train.count_pre_tokens", None)  # what counts plainly
+    assert train_bpe(corpus_file, 500, [END]) == whole[0]
+    with pytest.raises(TypeError):
+        train_bpe(corpus_file, 500, [END], pattern=".")
+
+
 def test_any_executor_will_do(corpus_file: Path) -> None:
     with ThreadPoolExecutor(2) as executor:
         assert train_bpe(corpus_file, 500, [END], executor=executor, chunk_bytes=5000) == train_bpe(
@@ -196,3 +211,37 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
     empty.write_text("text")
     with pytest.raises(ValueError, match="num_workers is 0"):
         train_bpe(empty, 300, [], num_workers=0)
+    with pytest.raises(ValueError, match="chunk_bytes is 0"):
+        train_bpe(empty, 300, [], chunk_bytes=0)
+
+
+# -- errors in the midst of the work
+
+
+@pytest.mark.parametrize("stage", ["count", "merge"])
+def test_an_error_of_on_progress_ends_the_threads(corpus_file: Path, way: str, stage: str) -> None:
+    def fail(stage_now: str, done: int, total: int) -> None:
+        if stage_now == stage:
+            raise KeyboardInterrupt
+
+    num_threads = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        train_bpe(corpus_file, 700, [END], num_workers=2, chunk_bytes=2000, on_progress=fail)
+    assert threading.active_count() == num_threads
+
+
+def test_an_error_in_a_counting_thread_ends_the_others(
+    corpus_file: Path, always_engine: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks = itertools.count()
+
+    def fail_late(path: Path, start: int, end: int) -> bytes:
+        if next(chunks) == 5:
+            raise OSError("the disk is gone")
+        return read_range(path, start, end)
+
+    monkeypatch.setattr("lmlib.tokenizer.train.read_range", fail_late)
+    num_threads = threading.active_count()
+    with pytest.raises(OSError, match="the disk is gone"):
+        train_bpe(corpus_file, 700, [END], num_workers=2, chunk_bytes=2000)
+    assert threading.active_count() == num_threads
