@@ -99,23 +99,23 @@ def test_a_pair_that_overlaps_itself_is_counted_as_it_stands(tmp_path: Path, way
 # -- workers and chunks
 
 
+def assert_learns(corpus_file: Path, pattern: str, num_workers: int, chunk_bytes: int) -> None:
+    """The merges are those of the reference, and the vocabulary is made of them."""
+    words = plain_counts(corpus_file.read_bytes(), [END], pattern)
+    vocab, merges = train_bpe(
+        corpus_file, 600, [END], pattern=pattern, num_workers=num_workers, chunk_bytes=chunk_bytes
+    )
+    assert merges == learn_merges(words, 600 - 257)
+    assert list(vocab.values())[256:] == [*(left + right for left, right in merges), END.encode()]
+
+
 @pytest.mark.parametrize("num_workers", [1, 2, 7])
 @pytest.mark.parametrize("chunk_bytes", [1000, 30_011, 1 << 24])
 @pytest.mark.parametrize("pattern", list(PATTERNS))
 def test_workers_and_chunks_do_not_matter(
     corpus_file: Path, num_workers: int, chunk_bytes: int, pattern: str, always_engine: None
 ) -> None:
-    words = plain_counts(corpus_file.read_bytes(), [END], pattern)
-    vocab, merges = train_bpe(
-        corpus_file,
-        600,
-        [END],
-        pattern=pattern,
-        num_workers=num_workers,
-        chunk_bytes=chunk_bytes,
-    )
-    assert merges == learn_merges(words, 600 - 257)
-    assert list(vocab.values())[256:] == [*(left + right for left, right in merges), END.encode()]
+    assert_learns(corpus_file, pattern, num_workers, chunk_bytes)
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 7])
@@ -144,17 +144,7 @@ def test_special_tokens_at_the_ends_of_chunks(
 @pytest.mark.parametrize("chunk_bytes", [4000, 1 << 24])
 def test_custom_pattern_in_processes(corpus_file: Path, num_workers: int, chunk_bytes: int) -> None:
     """It goes to processes of plain Python, and is cut at special tokens alone."""
-    pattern = r"\w+|\s+|[^\w\s]+"
-    words = plain_counts(corpus_file.read_bytes(), [END], pattern)
-    _, merges = train_bpe(
-        corpus_file,
-        600,
-        [END],
-        pattern=pattern,
-        num_workers=num_workers,
-        chunk_bytes=chunk_bytes,
-    )
-    assert merges == learn_merges(words, 600 - 257)
+    assert_learns(corpus_file, r"\w+|\s+|[^\w\s]+", num_workers, chunk_bytes)
 
 
 def test_kernels_that_are_loaded_count_small_files(
