@@ -372,11 +372,11 @@ class Encoder:
 
     def _workspace(self, data: bytes) -> _Workspace:
         """Return a workspace with the data in it."""
+        check_size(len(data))
         try:
             space = self._idle.pop()
         except IndexError:
             space = _Workspace(self._num_queues, self._kernels)
-        check_size(len(data))
         if space.size < len(data):
             space.make_room(1 << (len(data) - 1).bit_length())
         space.data[: len(data)] = np.frombuffer(data, dtype=np.uint8)

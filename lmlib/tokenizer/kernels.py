@@ -36,9 +36,9 @@ SHORT = 64  # pre-tokens up to this many bytes are cached, and merged in a small
 LONG_SLOTS = 1 << 12  # for cached pre-tokens of more bytes than a key holds, or more ids
 SLOT_BYTES = 8 + SHORT + 4 * SHORT
 ROOM_BYTES = 8 * SHORT + LONG_SLOTS * SLOT_BYTES
-LONG_BYTES = 32
+LONG_BYTES = 32  # of room for each byte of a longer pre-token, see `merge_long`
 NONE = 0xFFFFFFFF  # no place, no entry, no token
-SORTED = 1 << 31
+SORTED = 1 << 31  # set in the last entry of a queue: its places are in order
 INLINE = 4  # ids that fit into a row of the cache
 BATCH = 64  # pre-tokens whose rows are asked from memory ahead
 

@@ -208,9 +208,10 @@ def _count_in_threads(
 def merge_words(
     counts: WordCounts, num_merges: int, report: Callable[[int], None]
 ) -> list[tuple[bytes, bytes]]:
-    """Return the merges; by plain Python when there is little to do, else by the engine."""
+    """Return the merges; by plain Python when there is little to do and no kernel is loaded."""
     if (
-        counts.num_bytes <= PLAIN_DISTINCT_BYTES
+        not engine.is_loaded()
+        and counts.num_bytes <= PLAIN_DISTINCT_BYTES
         and counts.longest <= PLAIN_LONGEST_WORD
         and num_merges <= PLAIN_MERGES
     ):
