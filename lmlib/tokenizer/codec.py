@@ -215,7 +215,7 @@ class Tokenizer:
                 output.write(_npy_header(self.dtype, 0))
                 with open_executor(executor, num_workers, use_engine, size, chunk_bytes) as pool:
                     for num_bytes, ids in map_in_order(pool, encode_chunk, tasks, num_workers):
-                        ids.tofile(output)
+                        output.write(ids.data)
                         num_tokens += len(ids)
                         done += num_bytes
                         if on_progress:
@@ -227,11 +227,14 @@ class Tokenizer:
             part.unlink(missing_ok=True)
         return num_tokens
 
-    def encode_bytes(self, data: bytes, *, use_engine: bool) -> NDArray[np.unsignedinteger]:
-        """Return the ids of bytes that need not be UTF-8, as an array of `dtype`."""
+    def encode_range(
+        self, file: CorpusFile, start: int, end: int, *, use_engine: bool
+    ) -> NDArray[np.unsignedinteger]:
+        """Return the ids of a byte range of a file, which need not be UTF-8, as `dtype`."""
         if use_engine:
-            return self._get_encoder().encode_many([data], self._splitter, self.dtype)[0]
-        text = data.decode("utf-8", "surrogateescape")
+            encoder = self._get_encoder()
+            return encoder.encode_range(file, start, end, self._splitter, self.dtype)
+        text = read_range(file, start, end).decode("utf-8", "surrogateescape")
         return np.array(self._encode_plainly(text, self._splitter), dtype=self.dtype)
 
     # -- ids to text
@@ -386,8 +389,7 @@ def encode_chunk(
     tokenizer: Tokenizer, use_engine: bool, file: CorpusFile, start: int, end: int
 ) -> tuple[int, NDArray[np.unsignedinteger]]:
     """Return the number of bytes and the ids of one byte range of a file."""
-    data = read_range(file, start, end)
-    return end - start, tokenizer.encode_bytes(data, use_engine=use_engine)
+    return end - start, tokenizer.encode_range(file, start, end, use_engine=use_engine)
 
 
 def _check_destination(dst: Path, src: CorpusFile) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import regex
 from numpy.typing import NDArray
 
+from lmlib.tokenizer.paths import CorpusFile, read_into
 from lmlib.tokenizer.splitting import Splitter
 
 logger = logging.getLogger(__name__)
@@ -28,8 +29,9 @@ ENGINE_MAX_ID = (1 << 20) - 1  # tables have a row for each id
 ENGINE_PATTERNS = {"gpt2": 0, "cl100k": 1, "o200k": 2}  # as numbered in kernels.py
 PADDING = 64  # kernels.PADDING: bytes that may be read behind a text
 
-# Cached pre-tokens of one thread, 32 bytes each. Larger tables fall out of the CPU's caches.
-CACHE_ROWS = 1 << 18
+# Cached pre-tokens of one tokenizer, 32 bytes each, and how many more make a fresh start worth it.
+CACHE_ROWS = 1 << 19
+MAX_LOST = CACHE_ROWS // 4
 KEPT_BYTES = 1 << 21  # of text for which a thread keeps room
 
 ANNOUNCE_AFTER_S = 2.0  # reading cached kernels takes less, compiling them more
@@ -298,18 +300,19 @@ def load_learning() -> Callable[..., int]:
 # -- encoding and decoding
 
 
-def _aligned_rows(count: int) -> NDArray[np.uint64]:
-    """Return (count, 4) zeros: four rows are two lines of the CPU's caches, side by side."""
-    memory = np.zeros(32 * count + 128, dtype=np.uint8)
+def _empty_cache() -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Return rows and lost, as in `encode_texts`; four rows are two lines of the CPU's caches."""
+    memory = np.zeros(32 * CACHE_ROWS + 128, dtype=np.uint8)
     start = -memory.ctypes.data % 128
-    return memory[start : start + 32 * count].view(np.uint64).reshape(count, 4)
+    rows = memory[start : start + 32 * CACHE_ROWS].view(np.uint64).reshape(CACHE_ROWS, 4)
+    return rows, np.zeros(1, dtype=np.int64)
 
 
 class _Workspace:
-    """What one thread at a time encodes with: the pre-tokens met before, and room for texts."""
+    """What one thread at a time encodes with: room for a text, its pre-tokens and its ids."""
 
     def __init__(self, num_queues: int, kernels: ModuleType) -> None:
-        self.cache = _aligned_rows(CACHE_ROWS), np.zeros(kernels.ROOM_BYTES, dtype=np.uint8)
+        self.room = np.zeros(kernels.ROOM_BYTES, dtype=np.uint8)
         self.queues = np.full((num_queues, 2), -1, dtype=np.int32)
         self.make_room(1 << 10)
 
@@ -317,6 +320,7 @@ class _Workspace:
         """Have room for texts of `size` bytes in all."""
         self.size = size
         self.data = np.empty(size + PADDING, dtype=np.uint8)
+        self.text = self.data.data  # to write to, faster than through NumPy
         self.ends = np.empty(size, dtype=np.int32)
         self.out = np.empty(size + 8, dtype=np.uint32)
 
@@ -349,12 +353,14 @@ class Encoder:
         )
         self._kernels.fill_merges(np.hstack([pairs, ranks]), self._merges)
         self._num_queues = int(ranks[:, 0].max(initial=0)) + 1
+        self._cache = _empty_cache()
         self._idle: list[_Workspace] = []  # append and pop are atomic
         self._tables: dict[tuple[bytes, ...], tuple[SpecialTable, NDArray[np.uint32]]] = {}
 
     def encode(self, data: bytes, splitter: Splitter) -> list[int]:
         """Return the ids of UTF-8, or of any bytes."""
-        space = self._workspace(data)
+        space = self._workspace(len(data))
+        space.text[: len(data)] = data
         ids = self._run(space, np.array((0, len(data))), splitter)[0].tolist()
         self._give_back(space)
         return ids
@@ -364,22 +370,39 @@ class Encoder:
     ) -> tuple[NDArray[np.unsignedinteger], NDArray[np.int64]]:
         """Return the ids of all texts, and where those of each begin, and the end."""
         starts = np.cumsum([0, *map(len, texts)], dtype=np.int64)
-        space = self._workspace(texts[0] if len(texts) == 1 else b"".join(texts))
+        size = int(starts[-1])
+        space = self._workspace(size)
+        space.text[:size] = b"".join(texts)
         ids, id_starts = self._run(space, starts, splitter)
         ids = ids.astype(dtype)
         self._give_back(space)
         return ids, id_starts
 
-    def _workspace(self, data: bytes) -> _Workspace:
-        """Return a workspace with the data in it."""
-        check_size(len(data))
+    def encode_range(
+        self,
+        file: CorpusFile,
+        start: int,
+        end: int,
+        splitter: Splitter,
+        dtype: type[np.unsignedinteger],
+    ) -> NDArray[np.unsignedinteger]:
+        """Return the ids of a byte range of a file."""
+        size = end - start
+        space = self._workspace(size)
+        read_into(file, start, space.text[:size])
+        ids = self._run(space, np.array((0, size)), splitter)[0].astype(dtype)
+        self._give_back(space)
+        return ids
+
+    def _workspace(self, size: int) -> _Workspace:
+        """Return a workspace with room for a text of so many bytes."""
+        check_size(size)
         try:
             space = self._idle.pop()
         except IndexError:
             space = _Workspace(self._num_queues, self._kernels)
-        if space.size < len(data):
-            space.make_room(1 << (len(data) - 1).bit_length())
-        space.data[: len(data)] = np.frombuffer(data, dtype=np.uint8)
+        if space.size < size:
+            space.make_room(1 << (size - 1).bit_length())
         return space
 
     def _give_back(self, space: _Workspace) -> None:
@@ -396,6 +419,9 @@ class Encoder:
             ids = [self._special_ids[token] for token in splitter.special_tokens]
             self._tables[tokens] = special_table(tokens), np.array(ids, dtype=np.uint32)
         special, special_ids = self._tables[tokens]
+        cache = self._cache
+        if cache[1][0] > MAX_LOST:
+            self._cache = cache = _empty_cache()
         id_starts = np.empty(len(starts), dtype=np.int64)
         self._kernels.encode_texts(
             space.data,
@@ -405,7 +431,7 @@ class Encoder:
             special,
             special_ids,
             (self._byte_ids, self._merges, space.queues),
-            space.cache,
+            (*cache, space.room),
             space.ends,
             space.out,
             id_starts,

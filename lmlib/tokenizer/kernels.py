@@ -5,7 +5,9 @@ and then read from the disk (`cache`). What they compute is written plainly in r
 
 What makes them fast: 64 bytes are classified at once, and where pre-tokens begin follows from
 shifts of the resulting bit masks; a pre-token of up to 15 bytes is two words, which are their own
-key in a table; tables are looked up in batches, asked from memory before they are needed.
+key in a table; tables are looked up in batches, asked from memory before they are needed; what is
+not found is merged side by side for the same reason; all threads share one table, whose rows are
+written once and then only read.
 
 Texts have PADDING bytes of any value behind them, since loads are 64 bytes wide; the machine is
 little-endian. What is called for every character or pre-token takes addresses (`text`, `classes`)
@@ -35,7 +37,15 @@ KEY_BYTES = 15  # longest pre-token that is its own key
 SHORT = 64  # pre-tokens up to this many bytes are cached, and merged in a small array
 LONG_SLOTS = 1 << 12  # for cached pre-tokens of more bytes than a key holds, or more ids
 SLOT_BYTES = 8 + SHORT + 4 * SHORT
-ROOM_BYTES = 8 * SHORT + LONG_SLOTS * SLOT_BYTES
+# Pre-tokens not found in the table wait, to be merged side by side. Of each: eight numbers, its
+# ids, and for each pair of neighbours what `find_merge` says; after all of them, their order.
+WAITING = 32
+WORD, LENGTH, ROW, LOW, HIGH, PLACE, COUNT, MERGED, IDS = range(0, 72, 8)
+MERGES = IDS + 4 * SHORT
+WAITING_BYTES = MERGES + 8 * SHORT
+ORDER = WAITING * WAITING_BYTES
+SLOTS = ORDER + 8 * WAITING
+ROOM_BYTES = SLOTS + LONG_SLOTS * SLOT_BYTES
 LONG_BYTES = 32  # of room for each byte of a longer pre-token, see `merge_long`
 NONE = 0xFFFFFFFF  # no place, no entry, no token
 SORTED = 1 << 31  # set in the last entry of a queue: its places are in order
@@ -51,6 +61,7 @@ ROW_BYTES, MERGE_BYTES = 32, 16  # of the tables: four words in a row, two for a
 LINE_BYTES = 64  # what the processor reads at a time: two rows
 LENGTH_SHIFT = np.uint64(56)
 LONG_KEY = np.uint64(KEY_BYTES + 1) << LENGTH_SHIFT
+BUSY = ALL  # instead of a key, while a thread writes its row
 COUNT_SHIFT = np.uint64(60)  # of the number of ids in a row, which takes the last id's top bits
 COUNT_MASK = np.uint64(15) << COUNT_SHIFT
 # To Numba a plain 0, True or False is a type of its own: one more version of what it is given to.
@@ -121,6 +132,54 @@ def write_id(typing_context, address, token_id):
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), generate
+
+
+@part
+def at(address):
+    """Return the int64 at an address."""
+    return np.int64(word_at(address))
+
+
+@part
+def put(address, value):
+    """Write an int64 to an address."""
+    write_word(address, np.uint64(value))
+
+
+@intrinsic
+def published_word(typing_context, address):
+    """Return the uint64 at an address; what is read after it is no older than what it announces."""
+
+    def generate(context, builder, signature, args):
+        pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        return builder.load_atomic(pointer, "acquire", 8)
+
+    return types.uint64(types.int64), generate
+
+
+@intrinsic
+def publish_word(typing_context, address, word):
+    """Write a uint64 to an address, after everything else that this thread has written."""
+
+    def generate(context, builder, signature, args):
+        pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        builder.store_atomic(args[1], pointer, "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.uint64), generate
+
+
+@intrinsic
+def claim_word(typing_context, address, word):
+    """Write a uint64 in place of a 0; False where another thread was first."""
+
+    def generate(context, builder, signature, args):
+        word = ir.IntType(64)
+        pointer = builder.inttoptr(args[0], word.as_pointer())
+        found = builder.cmpxchg(pointer, word(0), args[1], "acquire", "monotonic")
+        return builder.zext(builder.extract_value(found, 1), ir.IntType(8))
+
+    return types.uint8(types.int64, types.uint64), generate
 
 
 BLOCK = ir.VectorType(ir.IntType(8), 64)
@@ -839,37 +898,69 @@ def find_merge(left, right, merges, mask):
 
 
 @part
-def merge_short(word, n, ids, byte_ids, merges, mask, room):
-    """Merge n <= SHORT bytes, trying every pair again after each merge; return how many ids.
+def ask_merge(left, right, merges, mask):
+    """Ask for the memory at which `find_merge` begins to look."""
+    _, slot = merge_slot(left, right, mask)
+    prefetch(merges + MERGE_BYTES * np.int64(slot))
 
-    All but n and mask are addresses; `room` is for SHORT words.
-    """
+
+@part
+def start_merging(entry, byte_ids, merges, mask):
+    """Write the ids of the bytes of a word that waits, and ask for what their pairs merge to."""
+    word, n, ids = at(entry + WORD), at(entry + LENGTH), entry + IDS
     for k in range(n):
         write_id(ids + 4 * k, id_at(byte_ids + 4 * byte_at(word + k)))
-    for k in range(n - 1):
+        if k:
+            ask_merge(id_at(ids + 4 * k - 4), id_at(ids + 4 * k), merges, mask)
+    put(entry + COUNT, n)
+
+
+@part
+def find_merges(entry, merges, mask):
+    """Look up all pairs of a word."""
+    ids, found = entry + IDS, entry + MERGES
+    for k in range(at(entry + COUNT) - 1):
         merge = find_merge(id_at(ids + 4 * k), id_at(ids + 4 * k + 4), merges, mask)
-        write_word(room + 8 * k, merge)
-    while n > 1:
-        best, lowest = 0, word_at(room)
-        for k in range(1, n - 1):
-            merge = word_at(room + 8 * k)
-            if merge < lowest:
-                best, lowest = k, merge
-        if lowest == NO_MERGE:
-            break
-        merged = np.int64(lowest & LOW_32)
-        write_id(ids + 4 * best, merged)
-        n -= 1
-        for k in range(best + 1, n):
-            write_id(ids + 4 * k, id_at(ids + 4 * k + 4))
-            write_word(room + 8 * k, word_at(room + 8 * k + 8))
-        if best + 1 < n:
-            right = id_at(ids + 4 * best + 4)
-            write_word(room + 8 * best, find_merge(merged, right, merges, mask))
-        if best:
-            left = id_at(ids + 4 * best - 4)
-            write_word(room + 8 * best - 8, find_merge(left, merged, merges, mask))
-    return n
+        write_word(found + 8 * k, merge)
+
+
+@part
+def merge_once(entry, merges, mask):
+    """Do the merge of lowest rank and ask for those of the new pairs; False where there is none."""
+    n, ids, found = at(entry + COUNT), entry + IDS, entry + MERGES
+    best, lowest = START, NO_MERGE
+    for k in range(n - 1):
+        merge = word_at(found + 8 * k)
+        if merge < lowest:
+            best, lowest = k, merge
+    if lowest == NO_MERGE:
+        return False
+    n -= 1
+    merged = np.int64(lowest & LOW_32)
+    write_id(ids + 4 * best, merged)
+    for k in range(best + 1, n):
+        write_id(ids + 4 * k, id_at(ids + 4 * k + 4))
+        write_word(found + 8 * k, word_at(found + 8 * k + 8))
+    if best + 1 < n:
+        ask_merge(merged, id_at(ids + 4 * best + 4), merges, mask)
+    if best:
+        ask_merge(id_at(ids + 4 * best - 4), merged, merges, mask)
+    put(entry + COUNT, n)
+    put(entry + MERGED, best)
+    return True
+
+
+@part
+def renew_merges(entry, merges, mask):
+    """Look up the pairs on both sides of what `merge_once` merged."""
+    n, best, ids, found = at(entry + COUNT), at(entry + MERGED), entry + IDS, entry + MERGES
+    merged = id_at(ids + 4 * best)
+    if best + 1 < n:
+        right = id_at(ids + 4 * best + 4)
+        write_word(found + 8 * best, find_merge(merged, right, merges, mask))
+    if best:
+        left = id_at(ids + 4 * best - 4)
+        write_word(found + 8 * best - 8, find_merge(left, merged, merges, mask))
 
 
 @part
@@ -948,7 +1039,7 @@ def sort_queue(queue, entries):
 
 @part
 def merge_long(ids, n, merges, mask, queues, room):
-    """Do the same as `merge_short` for any length; in linear time but for sorting.
+    """Merge a word of any length; in linear time but for sorting. Returns how many ids are left.
 
     The places where a pair of some rank begins wait in a queue for that rank, and the lowest rank
     is worked off from left to right. A merge makes a longer token, so that it cannot add to the
@@ -1042,69 +1133,150 @@ def copy_ids(source, n, target):
 
 
 @part
-def copy_row(source, target):
-    """Copy a row of a table from one address to another."""
-    for k in range(0, ROW_BYTES, 8):
-        write_word(target + k, word_at(source + k))
+def slot_of(entry, slots):
+    """Return where a word is kept that does not fit into a row.
 
-
-@part
-def write_row(row, low, high, first_ids, last_ids):
-    """Write the four words of a row."""
-    write_word(row, low)
-    write_word(row + 8, high)
-    write_word(row + 16, first_ids)
-    write_word(row + 24, last_ids)
-
-
-@part
-def encode_word(word, length, row, low, high, ids, byte_ids, merges, mask, room):
-    """Encode up to SHORT bytes that `encode_pieces` has not found in a row; return how many ids.
-
-    word, row, ids, byte_ids, merges   addresses
-    room   address of room for `merge_short`, then of LONG_SLOTS slots for the words that do not
-           fit into a row: length and number of ids, bytes, ids
+    There stand its length and the number of its ids, uint32, then SHORT bytes, then the ids.
     """
-    is_short = length <= KEY_BYTES
-    is_elsewhere = False  # in a slot, and the row says so
-    second, beside = row ^ ROW_BYTES, row ^ LINE_BYTES
-    if is_short:
-        for found in (row, second, beside, beside ^ ROW_BYTES):
-            if word_at(found) == low and word_at(found + 8) == high:
-                first_ids, last_ids = word_at(found + 16), word_at(found + 24)
+    length = at(entry + LENGTH)
+    hashed = hash_bytes(at(entry + WORD), length) & np.uint64(LONG_SLOTS - 1)
+    return slots + SLOT_BYTES * np.int64(hashed)
+
+
+@part
+def rows_of(row):
+    """Return the four rows in which a key may stand: the two of its line, and the line beside."""
+    beside = row ^ LINE_BYTES
+    return row, row ^ ROW_BYTES, beside, beside ^ ROW_BYTES
+
+
+@part
+def add_waiting(entry, word, length, row, low, high, ids, slots):
+    """Put a word down that is not in the rows of its line, to be encoded with others."""
+    put(entry + WORD, word)
+    put(entry + LENGTH, length)
+    put(entry + ROW, row)
+    write_word(entry + LOW, low)
+    write_word(entry + HIGH, high)
+    put(entry + PLACE, ids)
+    if length <= KEY_BYTES:
+        prefetch(row ^ LINE_BYTES)
+    else:
+        prefetch(slot_of(entry, slots))
+
+
+@part
+def find_known(entry, slots):
+    """Return whether a word that waits was met before; then its ids are in the entry."""
+    ids, row = entry + IDS, at(entry + ROW)
+    length, low, high = at(entry + LENGTH), word_at(entry + LOW), word_at(entry + HIGH)
+    is_elsewhere = length > KEY_BYTES
+    if not is_elsewhere:
+        for found in rows_of(row):
+            if published_word(found + 8) == high and word_at(found) == low:
+                last_ids = word_at(found + 24)
                 n = np.int64(last_ids >> COUNT_SHIFT)
                 is_elsewhere = n > INLINE
                 if not is_elsewhere:
-                    write_word(ids, first_ids)
+                    put(entry + COUNT, n)
+                    write_word(ids, word_at(found + 16))
                     write_word(ids + 8, last_ids & ~COUNT_MASK)
-                    copy_row(second, found)  # they change places
-                    copy_row(row, second)
-                    write_row(row, low, high, first_ids, last_ids)
-                    return n
-    slot = room + 8 * SHORT
-    if is_elsewhere or not is_short:
-        slot += SLOT_BYTES * np.int64(hash_bytes(word, length) & np.uint64(LONG_SLOTS - 1))
-        if id_at(slot) == length and equal_bytes(word, slot + 8, length):
-            copy_ids(slot + 8 + SHORT, id_at(slot + 4), ids)
-            return id_at(slot + 4)
-    n = merge_short(word, length, ids, byte_ids, merges, mask, room)
-    if is_short and not is_elsewhere:
-        # The newest goes first; each of the four rows moves on by one, and the last one is lost.
-        copy_row(beside, beside ^ ROW_BYTES)
-        copy_row(second, beside)
-        copy_row(row, second)
+                    return True
+    if is_elsewhere:
+        slot = slot_of(entry, slots)
+        if id_at(slot) == length and equal_bytes(at(entry + WORD), slot + 8, length):
+            n = id_at(slot + 4)
+            put(entry + COUNT, n)
+            copy_ids(slot + 8 + SHORT, n, ids)
+            return True
+    return False
+
+
+@part
+def remember(entry, slots, lost):
+    """Keep the ids of a word for the next time, or count it as lost where all rows are taken.
+
+    Other threads read and write the same rows: who takes one marks it as BUSY, and shows its key
+    when the rest is written. Then it stays as it is.
+    """
+    ids, n, row = entry + IDS, at(entry + COUNT), at(entry + ROW)
+    word, length = at(entry + WORD), at(entry + LENGTH)
+    low, high = word_at(entry + LOW), word_at(entry + HIGH)
+    if length <= KEY_BYTES:
+        first_ids, last_ids = ZERO, COUNT_MASK
         if n <= INLINE:
-            counted = word_at(ids + 8) & ~COUNT_MASK | np.uint64(n) << COUNT_SHIFT
-            write_row(row, low, high, word_at(ids), counted)
+            first_ids = word_at(ids)
+            last_ids = word_at(ids + 8) & ~COUNT_MASK | np.uint64(n) << COUNT_SHIFT
+        for free in rows_of(row):
+            found = published_word(free + 8)
+            if found == high and word_at(free) == low:
+                break
+            if not found and claim_word(free + 8, BUSY):
+                write_word(free, low)
+                write_word(free + 16, first_ids)
+                write_word(free + 24, last_ids)
+                publish_word(free + 8, high)
+                break
         else:
-            write_row(row, low, high, ZERO, COUNT_MASK)
-    else:
-        write_id(slot, length)
-        write_id(slot + 4, n)
-        for k in range(0, length, 8):
-            write_word(slot + 8 + k, word_at(word + k))
-        copy_ids(ids, n, slot + 8 + SHORT)
-    return n
+            put(lost, at(lost) + 1)
+        if n <= INLINE:
+            return
+    slot = slot_of(entry, slots)
+    write_id(slot, length)
+    write_id(slot + 4, n)
+    for k in range(0, length, 8):
+        write_word(slot + 8 + k, word_at(word + k))
+    copy_ids(ids, n, slot + 8 + SHORT)
+
+
+@part
+def encode_waiting(room, lost, count, end, byte_ids, merges, mask):
+    """Encode the words that wait, and close the gaps that were left for them among the ids.
+
+    Each gap is of as many ids as the word has bytes; `end` is the address behind the last id.
+    Returns where the ids end then.
+    """
+    order, slots = room + ORDER, room + SLOTS
+    new = START
+    for k in range(count):
+        entry = room + WAITING_BYTES * k
+        if not find_known(entry, slots):
+            start_merging(entry, byte_ids, merges, mask)
+            put(order + 8 * new, entry)
+            new += 1
+    for k in range(new):
+        find_merges(at(order + 8 * k), merges, mask)
+    going = START
+    for k in range(new):
+        entry = at(order + 8 * k)
+        if merge_once(entry, merges, mask):
+            put(order + 8 * going, entry)
+            going += 1
+        else:
+            remember(entry, slots, lost)
+    while going:
+        still = START
+        for k in range(going):
+            entry = at(order + 8 * k)
+            renew_merges(entry, merges, mask)
+            if merge_once(entry, merges, mask):
+                put(order + 8 * still, entry)
+                still += 1
+            else:
+                remember(entry, slots, lost)
+        going = still
+    ids = at(room + PLACE)
+    for k in range(count):
+        entry = room + WAITING_BYTES * k
+        n = at(entry + COUNT)
+        copy_ids(entry + IDS, n, ids)
+        ids += 4 * n
+        first = at(entry + PLACE) + 4 * at(entry + LENGTH)
+        last = at(entry + WAITING_BYTES + PLACE) if k + 1 < count else end
+        for source in range(first, last, 8):
+            write_word(ids + source - first, word_at(source))
+        ids += last - first
+    return ids
 
 
 @part
@@ -1113,10 +1285,11 @@ def encode_pieces(text, start, ends, num_ends, model, cache, out, written):
     byte_ids, merges, queues = model
     bytes_table, merge_table = address_of(byte_ids), address_of(merges)
     queue_table, mask = address_of(queues), np.uint64(len(merges) - 1)
-    table, room = address_of(cache[0]), address_of(cache[1])
+    table, lost, room = address_of(cache[0]), address_of(cache[1]), address_of(cache[2])
     shift = table_shift(cache[0])
     first_id = address_of(out)
     ids = first_id + 4 * written
+    waiting = START
     keys = np.empty((BATCH, 4), np.uint64)
     for first in range(0, num_ends, BATCH):
         size = min(BATCH, num_ends - first)
@@ -1125,8 +1298,8 @@ def encode_pieces(text, start, ends, num_ends, model, cache, out, written):
             low, high = keys[k, 0], keys[k, 1]
             row = table + ROW_BYTES * np.int64(keys[k, 2] >> shift)
             other = row ^ ROW_BYTES
-            is_first = (word_at(row) == low) & (word_at(row + 8) == high)
-            is_second = (word_at(other) == low) & (word_at(other + 8) == high)
+            is_first = (published_word(row + 8) == high) & (word_at(row) == low)
+            is_second = (published_word(other + 8) == high) & (word_at(other) == low)
             found = other ^ ROW_BYTES * is_first  # without a branch
             value = word_at(found + 24)
             n = np.int64(value >> COUNT_SHIFT)
@@ -1138,15 +1311,20 @@ def encode_pieces(text, start, ends, num_ends, model, cache, out, written):
             i = np.int64(keys[k, 3])
             word, length = text + i, np.int64(ends[first + np.int64(k)]) - i
             if length <= SHORT:
-                n = encode_word(
-                    word, length, row, low, high, ids, bytes_table, merge_table, mask, room
-                )
+                entry = room + WAITING_BYTES * waiting
+                add_waiting(entry, word, length, row, low, high, ids, room + SLOTS)
+                ids += 4 * length
+                waiting += 1
+                if waiting == WAITING:
+                    ids = encode_waiting(room, lost, waiting, ids, bytes_table, merge_table, mask)
+                    waiting = START
             else:
                 for b in range(length):
                     write_id(ids + 4 * b, id_at(bytes_table + 4 * byte_at(word + b)))
                 more = np.empty(LONG_BYTES * (length + 1), np.uint8)
-                n = merge_long(ids, length, merge_table, mask, queue_table, more)
-            ids += 4 * n
+                ids += 4 * merge_long(ids, length, merge_table, mask, queue_table, more)
+    if waiting:
+        ids = encode_waiting(room, lost, waiting, ids, bytes_table, merge_table, mask)
     return (ids - first_id) >> 2
 
 
@@ -1160,11 +1338,11 @@ def encode_texts(
     starts       (texts + 1,) int64, where each text begins, and the end of the last
     special_ids  the ids of the special tokens
     model        (byte_ids (256,) uint32, merges as in `fill_merges`, queues as in `merge_long`)
-    cache        of pre-tokens met before, for the caller to keep and for one thread at a time:
+    cache        of pre-tokens met before, for the caller to keep:
                    rows (power of two, 4) uint64: key, four ids of which the top 4 bits are their
-                   number, or 15 if they are in a slot (see `encode_word`). A key is in one of the
-                   two rows of its line, the newest in its own, or in the line beside;
-                   room (ROOM_BYTES,) uint8, zeros at first: see `encode_word`
+                   number, or 15 if they are in a slot (see `slot_of`); for all threads;
+                   lost (1,) int64: how many words found no row, more or less; for all threads;
+                   room (ROOM_BYTES,) uint8, zeros at first: for one thread at a time
     ends         (bytes,) int32, to work with
     out          (bytes + INLINE,) uint32, the ids;  out_starts: where those of each text begin
     """

@@ -84,14 +84,30 @@ def read_range(file: CorpusFile, start: int, end: int) -> bytes:
             data = opened.read(end - start)
     else:
         data = file.fs.cat_file(file.path, start=start, end=end)  # one request, no more bytes
-    if len(data) < end - start:
+    _check_length(file, start, end, len(data))
+    return data
+
+
+def read_into(file: CorpusFile, start: int, memory: memoryview) -> None:
+    """Fill the memory with the bytes from `start`; raise ValueError where there are too few."""
+    end = start + len(memory)
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            opened.seek(start)
+            _check_length(file, start, end, opened.readinto(memory))
+    else:
+        memory[:] = read_range(file, start, end)
+
+
+def _check_length(file: CorpusFile, start: int, end: int, length: int) -> None:
+    """Raise ValueError where not as many bytes were read as wanted."""
+    if length < end - start:
         raise ValueError(
             f"{file}: has become shorter while it was read; bytes {start} to {end} were wanted, "
-            f"and it ends at {start + len(data)}. Run again when nothing writes to it."
+            f"and it ends at {start + length}. Run again when nothing writes to it."
         )
-    if len(data) > end - start:
+    if length > end - start:
         raise ValueError(
             f"{file}: the server sends the whole file when asked for a part of it; download it "
             "first."
         )
-    return data

@@ -38,10 +38,14 @@ class Job:
 
 
 class Prepared(NamedTuple):
-    """A call ready to be timed, and how to turn its result into an array that can be compared."""
+    """A call ready to be timed, and how to turn its result into an array that can be compared.
+
+    `before` is done ahead of each call and not timed.
+    """
 
     run: Callable[[], Any]
     comparable: Callable[[Any], Any]
+    before: Callable[[], Any] = lambda: None
 
 
 def documents(corpus: str) -> list[str]:

@@ -42,8 +42,12 @@ def encode_file(job: Job) -> Prepared:
         ids = np.load(job.tokens)
         return ids[ids != separator]
 
-    Path(job.tokens).unlink(missing_ok=True)
-    return Prepared(lambda: tokenizer.encode_file(job.corpus, job.tokens), without_separators)
+    # To replace a file takes ext4 as long as to write it: it writes the new one out first.
+    return Prepared(
+        lambda: tokenizer.encode_file(job.corpus, job.tokens),
+        without_separators,
+        before=lambda: Path(job.tokens).unlink(missing_ok=True),
+    )
 
 
 def encode_different(job: Job) -> Prepared:

@@ -42,6 +42,7 @@ class Contender:
         assert self.prepared is not None
         if request["do"] == "run":
             self.result = None  # freed before the clock starts
+            self.prepared.before()
             start = time.perf_counter()
             self.result = self.prepared.run()
             seconds = time.perf_counter() - start

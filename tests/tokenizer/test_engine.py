@@ -181,15 +181,23 @@ def test_more_pre_tokens_than_a_cache_holds(tokenizer: Tokenizer, tmp_path: Path
     assert file_ids(tokenizer, data, tmp_path) == PlainEncoder(tokenizer).ids(data)
 
 
+@pytest.mark.parametrize(("num_rows", "max_lost"), [(8, 1 << 30), (8, 3), (512, 3), (512, 100)])
 def test_a_cache_of_a_few_rows(
-    tokenizer: Tokenizer, corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tokenizer: Tokenizer,
+    corpus_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    num_rows: int,
+    max_lost: int,
 ) -> None:
-    """Nearly every pre-token takes the place of another."""
-    monkeypatch.setattr(engine, "CACHE_ROWS", 8)
-    data = corpus_file.read_bytes() + b" ".join(different_words(999) * 2)
+    """Nearly every pre-token finds no row; threads share what is emptied again and again."""
+    monkeypatch.setattr(engine, "CACHE_ROWS", num_rows)
+    monkeypatch.setattr(engine, "MAX_LOST", max_lost)
+    data = corpus_file.read_bytes() + b" ".join(different_words(9999) * 2)
     expected = PlainEncoder(tokenizer).ids(data)
     assert file_ids(tokenizer, data, tmp_path) == expected
-    assert file_ids(tokenizer, data, tmp_path, num_workers=2, chunk_bytes=5000) == expected
+    for _ in range(5):
+        assert file_ids(tokenizer, data, tmp_path, num_workers=4, chunk_bytes=3000) == expected
 
 
 def test_words_that_differ_in_one_byte_are_told_apart(tokenizer: Tokenizer, tmp_path: Path) -> None:
