@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol, runtime_checkable
 
 import torch
 from filelock import FileLock, Timeout
@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
+from lmlib.distributed import World, load_whole, sharded_like
 from lmlib.files import write_atomically, write_json
 from lmlib.model import ModelParams, TransformerLM
 from lmlib.params import from_dict
@@ -28,6 +29,19 @@ logger = logging.getLogger(__name__)
 PathOrFile = str | os.PathLike[str] | IO[bytes] | io.BytesIO
 Row = dict[str, int | float]  # a point of a loss curve: its step (a whole number), loss, ...
 Rows = dict[str, list[Row]]  # the name of a loss curve -> its rows
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A part of a training that outlives it in a state, as modules and optimizers do."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` needs."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
+        """Take up what another's `state_dict` gave."""
+        ...
 
 
 def plain_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -63,23 +77,37 @@ def load_checkpoint(
     return state["iteration"]
 
 
-def _state(model: nn.Module, optimizer: torch.optim.Optimizer, iteration: int) -> dict[str, Any]:
+def _state(
+    model: nn.Module, optimizer: torch.optim.Optimizer, iteration: int, world: World | None = None
+) -> dict[str, Any]:
+    gathered = (world or World()).gathered
+    of_optimizer = optimizer.state_dict()
+    of_parameters = {
+        i: {name: gathered(value) for name, value in values.items()}
+        for i, values in of_optimizer["state"].items()
+    }
     return {
-        "model": plain_state_dict(model),
-        "optimizer": optimizer.state_dict(),
+        "model": {name: gathered(value) for name, value in plain_state_dict(model).items()},
+        "optimizer": {**of_optimizer, "state": of_parameters},
         "iteration": iteration,
     }
 
 
 def _restore(state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    inner = getattr(model, "_orig_mod", model)
-    inner.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    load_whole(getattr(model, "_orig_mod", model), state["model"])
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    of_parameters = {
+        i: {name: sharded_like(value, parameters[i]) for name, value in values.items()}
+        for i, values in state["optimizer"]["state"].items()
+    }
+    optimizer.load_state_dict({**state["optimizer"], "state": of_parameters})
 
 
-def _serialise(state: dict[str, Any]) -> memoryview:
+def _serialise(state: dict[str, Any], room: int = 0) -> memoryview:
+    """Return the bytes of `state`, after `room` bytes for what is to stand before them."""
     # through a buffer: torch.save writes the name of its file into the bytes
-    buffer = io.BytesIO()
+    buffer = io.BytesIO(bytes(room))
+    buffer.seek(room)
     torch.save(state, buffer)
     return buffer.getbuffer()
 
@@ -89,29 +117,43 @@ class ResumeStore:
 
     Each state is a file `step-N.pt`: 64 hexadecimal digits, the SHA-256 of what follows, then a
     checkpoint with the rows of the loss curves. The newest two are kept: the older is the way
-    back when the newest is damaged.
+    back when the newest is damaged. The tensors in it are whole, however many processes trained.
+
+    The processes of `world` call `lock`, `save` and `load` together. The main one alone writes;
+    all read, and so need the same folder.
     """
 
     _kept = 2
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, world: World | None = None) -> None:
         self.folder = Path(folder)
+        self.world = world or World()
         # beside the folder, not in it: `discard` removes the folder
         self._lock = FileLock(self.folder.with_name(self.folder.name + ".lock"))
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder; wait while another process trains the same thing."""
+        """Hold the folder; wait while another training makes the same thing."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
+        if not self._held(timeout_s=0.0):
             logger.info("waiting for another process that trains this very model")
-            self._lock.acquire()
+            # the other processes of the world look up now and then: they wait minutes, not hours
+            while not self._held(timeout_s=60.0):
+                pass
         try:
             yield
         finally:
             self._lock.release()
+
+    def _held(self, timeout_s: float) -> bool:
+        """Return whether the main process could take the lock."""
+        held = True
+        if self.world.is_main:
+            try:
+                self._lock.acquire(timeout=timeout_s)
+            except Timeout:
+                held = False
+        return not self.world.max(not held)
 
     def save(
         self,
@@ -119,21 +161,48 @@ class ResumeStore:
         optimizer: torch.optim.Optimizer,
         step: int,
         rows: Rows,
+        **parts: Stateful,
     ) -> None:
-        """Write the state after `step` finished steps; then drop all but the newest two."""
-        state = {**_state(model, optimizer, step), "rows": rows}
-        content = _serialise(state)
-        digest = hashlib.sha256(content).hexdigest().encode()
-        write_atomically(self.folder / f"step-{step:09d}.pt", digest + content)
+        """Write the state after `step` finished steps; then drop all but the newest two.
+
+        What else the training is made of comes as `parts`, by name.
+        """
+        states = {name: part.state_dict() for name, part in parts.items()}
+        state = {**_state(model, optimizer, step, self.world), "rows": rows, "parts": states}
+        if not self.world.is_main:
+            return
+        content = _serialise(state, room=64)
+        content[:64] = hashlib.sha256(content[64:]).hexdigest().encode()
+        write_atomically(self.folder / f"step-{step:09d}.pt", content)
         # a kill in the middle of a write leaves a temporary file
         for old in [*self._files()[self._kept :], *self.folder.glob("step-*.pt.tmp")]:
             old.unlink()
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, Rows] | None:
+    def load(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, **parts: Stateful
+    ) -> tuple[int, Rows] | None:
         """Restore the newest state that is whole; return its step and rows, or None.
 
-        Damaged ones are removed: left in place, one would count among the newest two.
+        Damaged ones are removed: left in place, one would count among the newest two. Raises
+        ValueError when the processes do not find the same state.
         """
+        if not self.world.is_main:
+            self.world.wait()
+        loaded = self._load(model, optimizer, parts)
+        if self.world.is_main:
+            self.world.wait()  # what the others find is whole, then
+        step = loaded[0] if loaded else 0
+        newest, oldest = self.world.max(step), -self.world.max(-step)
+        if newest != oldest:
+            raise ValueError(
+                f"{self.folder}: the processes find states of {oldest:.0f} to {newest:.0f} steps; "
+                "the folder must lie on a file system that all machines share"
+            )
+        return loaded
+
+    def _load(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, parts: dict[str, Stateful]
+    ) -> tuple[int, Rows] | None:
         for path in self._files():
             content = path.read_bytes()
             digest, body = content[:64], content[64:]
@@ -143,6 +212,8 @@ class ResumeStore:
                 continue
             state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
             _restore(state, model, optimizer)
+            for name, part in parts.items():
+                part.load_state_dict(state["parts"][name])
             return state["iteration"], state["rows"]
         return None
 
@@ -156,10 +227,16 @@ class ResumeStore:
         return sorted(self.folder.glob("step-*.pt"), reverse=True)
 
 
-def save_model(folder: str | Path, model: TransformerLM) -> None:
-    """Write `model.safetensors` and `config.json` (the model's params and vocabulary size)."""
+def save_model(folder: str | Path, model: TransformerLM, world: World | None = None) -> None:
+    """Write `model.safetensors` and `config.json` (the model's params and vocabulary size).
+
+    All processes of `world` call it; the main one writes.
+    """
     folder = Path(folder)
-    state = plain_state_dict(model)
+    world = world or World()
+    state = {name: world.gathered(weight) for name, weight in plain_state_dict(model).items()}
+    if not world.is_main:
+        return
     if model.params.tie_embeddings:
         del state["lm_head.weight"]  # safetensors refuses the same memory twice
     weights = {key: value.detach().cpu().contiguous() for key, value in state.items()}

@@ -1,16 +1,20 @@
 """Training data: token files as memory maps, and seeded batches."""
 
+import math
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from lmlib.device import to_device
 from lmlib.files import sha256_file
 from lmlib.tokens import TokenInfo, blocks, read_token_info
 
 Batch = tuple[Int[Tensor, "batch context"], Int[Tensor, "batch context"]]
+Order = Literal["random", "epochs"]
 
 
 class TokenDataset:
@@ -20,6 +24,8 @@ class TokenDataset:
         self.tokens = tokens
         self.info = info
         self.name = name  # what errors call it
+        self.device = torch.device("cpu")  # where batches lie
+        self._on_device: Tensor | None = None  # all tokens, when they are kept there
 
     @classmethod
     def open(cls, path: str | Path) -> "TokenDataset":
@@ -70,10 +76,106 @@ class TokenDataset:
                 "`dvc repro encode`"
             )
 
-    def batch(self, step: int, *, seed: int, batch_size: int, context_length: int) -> Batch:
-        """Return inputs and targets of `step`: a pure function of its arguments."""
-        rng = np.random.Generator(np.random.PCG64([seed, step]))
-        return get_batch(self.tokens, batch_size, context_length, rng=rng)
+    def to(self, device: torch.device) -> None:
+        """Give batches on `device` from now on.
+
+        A CUDA device takes the whole file when that needs at most a quarter of its free memory:
+        batches are then put together there, and only their starts travel.
+        """
+        self.device, self._on_device = device, None
+        if device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            if self.tokens.nbytes <= free // 4:
+                self._on_device = _signed(self.tokens).to(device)
+
+    def batch(
+        self, step: int, *, seed: int, batch_size: int, context_length: int, order: Order = "random"
+    ) -> Batch:
+        """Return inputs and targets of `step`, counted from 1: a pure function of its arguments.
+
+        random  every window of context_length tokens is as likely as any other, at any time
+        epochs  windows without overlap, each once before any comes again (see `epoch_starts`)
+        """
+        self.require_context(context_length)
+        if order == "epochs":
+            first = (step - 1) * batch_size
+            starts = epoch_starts(
+                np.arange(first, first + batch_size), len(self.tokens), context_length, seed=seed
+            )
+        else:
+            rng = np.random.Generator(np.random.PCG64([seed, step]))
+            starts = _random_starts(len(self.tokens), batch_size, context_length, rng)
+        if self._on_device is None:
+            return _split(to_device(_windows(self.tokens, starts, context_length), self.device))
+        columns = torch.arange(context_length + 1, device=self.device)
+        places = to_device(torch.from_numpy(starts), self.device).unsqueeze(1) + columns
+        mask = (1 << 8 * self.tokens.itemsize) - 1  # takes the sign back
+        return _split(self._on_device[places].long() & mask)
+
+
+def epoch_starts(
+    positions: Int[np.ndarray, " rows"], num_tokens: int, context_length: int, *, seed: int
+) -> Int[np.ndarray, " rows"]:
+    """Return where the windows at `positions` of the sequence of all epochs start.
+
+    An epoch cuts the tokens, from an offset of its own, into windows side by side, and takes
+    each once in an order of its own. All epochs have the same number of windows; one leaves out
+    fewer than 2 * context_length tokens at the ends of the file, the next one others.
+
+    Offset and order come from (seed, epoch) alone, and the place of each window in the order is
+    computed by itself: no memory is needed however long the file is, and nothing is gone through
+    to reach a step.
+    """
+    windows = max(1, (num_tokens - context_length) // context_length)
+    offsets = min(context_length, num_tokens - windows * context_length)
+    starts = np.empty_like(positions)
+    for epoch in np.unique(positions // windows):
+        rng = np.random.Generator(np.random.PCG64([seed, int(epoch)]))
+        offset = rng.integers(offsets)
+        here = positions // windows == epoch
+        order = permute(positions[here] % windows, windows, rng)
+        starts[here] = offset + order * context_length
+    return starts
+
+
+def permute(
+    x: Int[np.ndarray, " rows"], n: int, rng: np.random.Generator, *, rounds: int = 4
+) -> Int[np.ndarray, " rows"]:
+    """Return the places of `x` in a permutation of 0 .. n - 1 that `rng` chooses.
+
+    A Feistel network: x is a place in a table of rows and columns, a little larger than n, and
+    each round shifts the row by a hash of the column, then the column by a hash of the row, which
+    can be undone. A place beyond n goes round again until it falls below.
+
+    Source:  Black & Rogaway 2002, "Ciphers with arbitrary finite domains" (generalised Feistel,
+             cycle walking).
+    """
+    columns = math.isqrt(n - 1) + 1
+    rows = -(-n // columns)
+    keys = rng.integers(1 << 63, size=2 * rounds)
+
+    def shuffle(place: np.ndarray) -> np.ndarray:
+        row, column = np.divmod(place, columns)
+        for row_key, column_key in keys.reshape(rounds, 2):
+            row = (row + _hash(column ^ row_key) % rows) % rows
+            column = (column + _hash(row ^ column_key) % columns) % columns
+        return row * columns + column
+
+    x = shuffle(x)
+    while (outside := x >= n).any():
+        x[outside] = shuffle(x[outside])
+    return x
+
+
+def _hash(x: np.ndarray) -> np.ndarray:
+    """Return 63 well-mixed bits of each number.
+
+    Source:  Steele et al. 2014, "Fast splittable pseudorandom number generators" (SplitMix64).
+    """
+    bits = x.astype(np.uint64)
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((bits ^ (bits >> np.uint64(31))) >> np.uint64(1)).astype(np.int64)
 
 
 def get_batch(
@@ -93,8 +195,25 @@ def get_batch(
         raise ValueError(
             f"get_batch: {len(tokens)} tokens are too few for context_length={context_length}"
         )
-    rng = rng or np.random.default_rng()
-    starts = rng.integers(0, len(tokens) - context_length, size=batch_size)
+    starts = _random_starts(len(tokens), batch_size, context_length, rng or np.random.default_rng())
+    return _split(_windows(tokens, starts, context_length).to(device))
+
+
+def _random_starts(
+    num_tokens: int, batch_size: int, context_length: int, rng: np.random.Generator
+) -> np.ndarray:
+    return rng.integers(0, num_tokens - context_length, size=batch_size)
+
+
+def _windows(tokens: np.ndarray, starts: np.ndarray, context_length: int) -> Tensor:
     windows = np.stack([tokens[start : start + context_length + 1] for start in starts])
-    sequences = torch.from_numpy(windows.astype(np.int64)).to(device)
-    return sequences[:, :-1], sequences[:, 1:]
+    return torch.from_numpy(windows.astype(np.int64))
+
+
+def _split(windows: Int[Tensor, "batch context_and_1"]) -> Batch:
+    return windows[:, :-1], windows[:, 1:]
+
+
+def _signed(tokens: np.ndarray) -> Tensor:
+    """Return the tokens as PyTorch's signed integers of the same bits: it can index only those."""
+    return torch.from_numpy(np.array(tokens).view(f"int{8 * tokens.itemsize}"))

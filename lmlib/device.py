@@ -1,18 +1,23 @@
-"""Which device, which dtype, whether to compile (the `auto` settings), and the order of sums."""
+"""What a training runs on: the device, its dtype, its compiler, the order of sums, its memory."""
 
 import contextlib
+import ctypes
 import logging
 import os
 import shutil
+import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def resolve_device(name: str) -> torch.device:
@@ -42,9 +47,21 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the dtype of matrix products; `auto` is bfloat16 where the device multiplies it."""
+    """Return the dtype of matrix products; `auto` is bfloat16 where the device multiplies it.
+
+    Raises ValueError for float16 anywhere but on CUDA.
+    """
+    if name == "float16" and device.type != "cuda":
+        raise ValueError(
+            f"train.dtype is float16, which trains on CUDA only, and the device is {device}; "
+            "choose auto, bfloat16 or float32"
+        )
     if name != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+        return {
+            "float32": torch.float32,
+            "bfloat16": torch.bfloat16,
+            "float16": torch.float16,
+        }[name]
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -108,3 +125,90 @@ def should_compile(name: str, device: torch.device) -> bool:
     if missing:
         logger.warning("train.compile: %s; training uncompiled", missing)
     return not missing
+
+
+def compiled(module: nn.Module, trial: Callable[[nn.Module], object]) -> nn.Module:
+    """Return `module` compiled; or as it is, with a warning, where the compiler fails in `trial`.
+
+    `trial` calls the module as the training will, forwards and backwards (PyTorch compiles at the
+    first call), and leaves no trace. Any other error than the compiler's is raised.
+    """
+    from torch._dynamo.exc import TorchDynamoException  # importing it takes a second
+
+    logger.info("compiling the model (train.compile: off does without)")
+    fast: Any = torch.compile(module, dynamic=False)  # a module, which the types do not say
+    try:
+        trial(fast)
+    except TorchDynamoException as error:
+        first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        logger.warning("train.compile: the compiler failed (%s); training uncompiled", first_line)
+        return module
+    return fast
+
+
+class Environment:
+    """What the bits of a training depend on beside its settings; part of each saved state."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        on_cuda = device.type == "cuda"
+        self.values = {
+            "device": torch.cuda.get_device_name(device) if on_cuda else device.type,
+            "dtype": str(dtype).removeprefix("torch."),
+            "threads": str(torch.get_num_threads()),
+            "torch": str(torch.__version__),
+        }
+
+    def state_dict(self) -> dict[str, str]:
+        """Return what a state says of where it was saved."""
+        return self.values
+
+    def load_state_dict(self, saved: dict[str, str]) -> None:
+        """Warn of each value that is another than where the state was saved."""
+        for name, value in self.values.items():
+            if saved.get(name) != value:
+                logger.warning(
+                    "resuming with %s %s from a state saved with %s: the result will not have "
+                    "the bits of an undisturbed training",
+                    name,
+                    value,
+                    saved.get(name),
+                )
+
+
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """Return `x` on `device`; a copy to CUDA runs beside the CPU, which does not wait for it."""
+    if device.type == "cuda":
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)
+
+
+def keep_freed_memory(device: torch.device) -> None:
+    """Let the process keep the memory that its tensors on the CPU have freed, for the next ones.
+
+    Without this the C library of Linux gives large blocks back to the system and asks for them
+    anew, which fills them with zeros page by page: a quarter of a second for each gigabyte, in
+    each step of a training. Elsewhere nothing is done.
+    """
+    if device.type != "cpu" or not sys.platform.startswith("linux"):
+        return
+    with contextlib.suppress(OSError, AttributeError):  # another C library than GNU's
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, 1 << 30)  # up to a GiB from the heap,
+        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)  # which is not cut back
+
+
+def peak_memory_bytes(device: torch.device) -> int | None:
+    """Return the most memory used at once: tensors on CUDA, all of MPS, the process on a CPU.
+
+    None on Windows, which does not tell.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    if sys.platform == "win32":
+        return None
+    import resource  # Unix alone has it
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

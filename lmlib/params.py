@@ -10,8 +10,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ruamel.yaml import YAML, YAMLError
-
 T = TypeVar("T")
 
 
@@ -22,6 +20,8 @@ def load_params(path: str | Path, section: str, cls: type[T]) -> T:
     type, and passes on what `cls.__post_init__` says of values; FileNotFoundError when the file
     is missing.
     """
+    from ruamel.yaml import YAML, YAMLError  # here: what trains without the file needs no parser
+
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(

@@ -5,17 +5,20 @@ Params: model, optim, train. Reads: data/tokens/. Writes: models/lm/, models/met
 Run:    dvc repro train   (by hand, from the repository root: python -m stages.train)
 """
 
+import contextlib
 import csv
 import io
 from pathlib import Path
 
 from lmlib.checkpoint import ResumeStore, save_model
 from lmlib.data import TokenDataset
+from lmlib.device import resolve_device
+from lmlib.distributed import World, count_processes, join, launch, under_torchrun
 from lmlib.files import sha256_file, write_atomically, write_json
 from lmlib.model import ModelParams, TransformerLM
 from lmlib.optim import OptimParams
 from lmlib.params import load_params
-from lmlib.tracking import Dataset, flatten, open_run
+from lmlib.tracking import Dataset, flatten, open_run, root
 from lmlib.training import TrainParams, require_trainable, train
 from stages.cli import run_stage
 from stages.fingerprint import fingerprint
@@ -33,48 +36,80 @@ from stages.paths import (
 
 
 def main() -> None:
-    """Train to `train.num_steps`; after an interruption, go on from the last saved state."""
+    """Train to `train.num_steps`; after an interruption, go on from the last saved state.
+
+    With `train.num_processes` this process only starts them; they run this very function.
+    """
     model_params = load_params(PARAMS, "model", ModelParams)
     optim_params = load_params(PARAMS, "optim", OptimParams)
     train_params = load_params(PARAMS, "train", TrainParams)
     train_data = TokenDataset.open(TRAIN_TOKENS)
     valid_data = TokenDataset.open(VALID_TOKENS)
-    require_trainable(model_params, train_data, valid_data, train_params, optim_params)
-    model = TransformerLM(model_params, train_data.info.vocab_size, seed=train_params.seed)
+    device = resolve_device(train_params.device)
+    processes = count_processes(train_params.num_processes, device)
+    require_trainable(model_params, train_data, valid_data, train_params, optim_params, processes)
+    if processes > 1 and not under_torchrun():
+        launch("stages.train", processes)
+        return
+    with join(device) as world:
+        _fit(model_params, optim_params, train_params, train_data, valid_data, world)
 
+
+def _fit(
+    model_params: ModelParams,
+    optim_params: OptimParams,
+    train_params: TrainParams,
+    train_data: TokenDataset,
+    valid_data: TokenDataset,
+    world: World,
+) -> None:
+    """Train, in each process of `world`; the main one writes the outs and keeps the tracker.
+
+    The profile of `train.profile_steps` is no out: it goes to models/profile/ and to the tracker.
+    """
+    model = TransformerLM(model_params, train_data.info.vocab_size, seed=train_params.seed)
     identity = fingerprint("train")
-    store = ResumeStore(resume_folder(identity))
-    with (
-        store.lock(),
-        open_run(
-            "train",
-            identity,
-            spool=spool_folder(),
-            params=flatten({"model": model_params, "optim": optim_params, "train": train_params})
-            | {"model.parameters": model.num_parameters()},
-            dataset=Dataset("tokens", sha256_file(TRAIN_TOKENS), TRAIN_TOKENS.as_posix()),
-            system_metrics=True,
-        ) as run,
-    ):
-        result = train(
-            model, train_data, valid_data, train_params, optim_params, store, on_step=run.log
+    store = ResumeStore(resume_folder(identity), world)
+    trace = root() / "models" / "profile" / f"{identity}.json"
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(store.lock())
+        if not world.is_main:
+            train(model, train_data, valid_data, train_params, optim_params, store)
+            save_model(MODEL, model, world)
+            return
+        run = stack.enter_context(
+            open_run(
+                "train",
+                identity,
+                spool=spool_folder(),
+                params=flatten(
+                    {"model": model_params, "optim": optim_params, "train": train_params}
+                )
+                | {"model.parameters": model.num_parameters()},
+                dataset=Dataset("tokens", sha256_file(TRAIN_TOKENS), TRAIN_TOKENS.as_posix()),
+                system_metrics=True,
+            )
         )
-        save_model(MODEL, model)
+        result = train(
+            model, train_data, valid_data, train_params, optim_params, store, run.log, trace
+        )
+        save_model(MODEL, model, world)
         _write_csv(TRAIN_CURVE, result.train)
         _write_csv(VALID_CURVE, result.valid)
+        steps = result.train[-1]["step"]
         metrics = {
-            "steps": train_params.num_steps,
-            "tokens": train_params.num_steps
-            * train_params.batch_size
-            * model_params.context_length,
+            "steps": steps,
+            "tokens": steps * train_params.batch_size * model_params.context_length,
             "parameters": model.num_parameters(),
             "train_loss": result.train[-1]["loss"],
-            "valid_loss": result.valid[-1]["loss"],
+            "valid_loss": result.valid_loss,
         }
         write_json(TRAIN_METRICS, metrics)
         run.artifact(TRAIN_CURVE, "curves")
         run.artifact(VALID_CURVE, "curves")
         run.artifact(PARAMS)
+        if train_params.profile_steps and trace.is_file():
+            run.artifact(trace, "profile")
 
 
 def _write_csv(path: Path, rows: list[dict[str, float]]) -> None:

@@ -134,6 +134,27 @@ def test_store_restores_the_newest_state(tmp_path: Path) -> None:
     assert_same_bits(other_optimizer.state_dict(), optimizer.state_dict())
 
 
+class Counter:
+    """A part of a training whose state is a number."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def state_dict(self) -> dict[str, int]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.count = state["count"]
+
+
+def test_store_restores_the_other_parts_by_their_names(tmp_path: Path) -> None:
+    store = ResumeStore(tmp_path)
+    store.save(*trained(seed=1), 1, ROWS, a=Counter(1), b=Counter(2))
+    a, b = Counter(0), Counter(0)
+    assert store.load(*trained(seed=1), b=b, a=a) == (1, ROWS)
+    assert (a.count, b.count) == (1, 2)
+
+
 def test_store_keeps_the_newest_two(tmp_path: Path) -> None:
     """Counted by number, not by text: 10 is newer than 9. A torn write of a kill goes, too."""
     store = ResumeStore(tmp_path)

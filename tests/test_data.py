@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from lmlib.data import TokenDataset, get_batch
+from lmlib.data import TokenDataset, _signed, epoch_starts, get_batch, permute
 from lmlib.files import sha256_file
 from lmlib.tokens import TokenInfo, count_documents, read_token_info, write_token_info
 
@@ -74,16 +76,111 @@ def test_too_few_tokens_for_a_batch() -> None:
         get_batch(np.arange(4), 1, 4)
 
 
-def test_batch_is_a_pure_function_of_seed_and_step(tmp_path: Path) -> None:
-    settings: dict[str, int] = {"batch_size": 4, "context_length": 8}
+@pytest.mark.parametrize("order", ["random", "epochs"])
+def test_batch_is_a_pure_function_of_seed_and_step(tmp_path: Path, order: str) -> None:
+    sizes: dict[str, Any] = {"batch_size": 4, "context_length": 8, "order": order}
     dataset = TokenDataset.open(write(tmp_path))
-    inputs, targets = dataset.batch(7, seed=1, **settings)
-    dataset.batch(8, seed=1, **settings)  # what was drawn before changes nothing
-    again, _ = TokenDataset.open(tmp_path / "train.npy").batch(7, seed=1, **settings)
+    inputs, targets = dataset.batch(7, seed=1, **sizes)
+    dataset.batch(8, seed=1, **sizes)  # what was drawn before changes nothing
+    again, _ = TokenDataset.open(tmp_path / "train.npy").batch(7, seed=1, **sizes)
     assert torch.equal(inputs, again)
     assert torch.equal(targets, inputs + 1)
     for step, seed in ((8, 1), (7, 2), (1, 7)):
-        assert not torch.equal(inputs, dataset.batch(step, seed=seed, **settings)[0])
+        assert not torch.equal(inputs, dataset.batch(step, seed=seed, **sizes)[0])
+
+
+def test_random_order_draws_with_the_generator_of_seed_and_step(tmp_path: Path) -> None:
+    """The batches of trainings gone by stay what they were."""
+    inputs, _ = TokenDataset.open(write(tmp_path)).batch(7, seed=1, batch_size=4, context_length=8)
+    starts = np.random.Generator(np.random.PCG64([1, 7])).integers(0, 50 - 8, size=4)
+    assert inputs[:, 0].tolist() == starts.tolist()
+
+
+@pytest.mark.parametrize("order", ["random", "epochs"])
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
+def test_tokens_kept_on_a_device_give_the_same_batches(dtype: Any, order: Any) -> None:
+    """They are kept in signed integers; the largest ids would be negative there."""
+    tokens = (np.iinfo(dtype).max - np.arange(500)).astype(dtype)
+    from_file, from_device = (TokenDataset(tokens, INFO) for _ in range(2))
+    from_device._on_device = _signed(tokens)
+    for step in (1, 2):
+        sizes: dict[str, Any] = {"batch_size": 4, "context_length": 8, "order": order}
+        expected = from_file.batch(step, seed=1, **sizes)
+        batch = from_device.batch(step, seed=1, **sizes)
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(batch, expected, strict=True))
+        assert batch[0].dtype == torch.int64
+
+
+# -- epochs
+
+
+@given(n=st.integers(1, 3000), seed=st.integers(0, 2**32))
+@settings(deadline=None, max_examples=50)
+def test_permute_is_a_permutation(n: int, seed: int) -> None:
+    order = permute(np.arange(n), n, np.random.default_rng(seed))
+    assert sorted(order.tolist()) == list(range(n))
+
+
+def test_permute_sends_each_place_anywhere() -> None:
+    """7 places, 1,400 permutations: each pair 200 times, standard deviation 13."""
+    counts = np.zeros((7, 7), dtype=int)
+    for seed in range(1400):
+        counts[np.arange(7), permute(np.arange(7), 7, np.random.default_rng(seed))] += 1
+    assert abs(counts - 200).max() < 5 * 13
+
+
+def test_permute_leaves_no_order_behind() -> None:
+    """Neighbours come no nearer to each other than chance has it: 1/3 of the length apart."""
+    n = 100_000
+    order = permute(np.arange(n), n, np.random.default_rng(0))
+    assert abs(np.diff(order)).mean() / n == pytest.approx(1 / 3, abs=0.005)
+    assert abs(np.corrcoef(np.arange(n), order)[0, 1]) < 0.02
+
+
+def test_permute_of_more_windows_than_memory_holds() -> None:
+    places = permute(np.arange(1000), 10**15, np.random.default_rng(0))
+    assert len(set(places.tolist())) == 1000
+    assert places.max() < 10**15
+    assert places.mean() == pytest.approx(10**15 / 2, rel=0.1)
+
+
+@given(
+    num_tokens=st.integers(4, 300),
+    context_length=st.integers(1, 40),
+    batch_size=st.integers(4, 50),
+    seed=st.integers(0, 99),
+)
+@settings(deadline=None, max_examples=40)
+def test_an_epoch_takes_each_window_once(
+    num_tokens: int, context_length: int, batch_size: int, seed: int
+) -> None:
+    """Batches put end to end are epochs put end to end, whatever the size of a batch."""
+    context_length = min(context_length, num_tokens - 1)
+    windows = max(1, (num_tokens - context_length) // context_length)
+    steps = -(-3 * windows // batch_size)
+    dataset = TokenDataset(np.arange(num_tokens, dtype=np.uint16), INFO)
+    firsts = [
+        start
+        for step in range(1, steps + 1)
+        for start in dataset.batch(
+            step, seed=seed, batch_size=batch_size, context_length=context_length, order="epochs"
+        )[0][:, 0].tolist()
+    ]
+    for epoch in range(3):
+        starts = sorted(firsts[epoch * windows : (epoch + 1) * windows])
+        offset = starts[0]
+        assert starts == [offset + i * context_length for i in range(windows)]
+        left_out = num_tokens - 1 - windows * context_length  # the last token is only a target
+        assert left_out < 2 * context_length
+        assert starts[-1] + context_length + 1 <= num_tokens
+
+
+def test_epochs_differ_in_offset_and_order() -> None:
+    epochs = epoch_starts(np.arange(40 * 99), 1000, 10, seed=1).reshape(40, 99)
+    offsets = epochs.min(axis=1)
+    assert set(offsets.tolist()) == set(range(10))
+    orders = {tuple(epoch - offset) for epoch, offset in zip(epochs, offsets, strict=True)}
+    assert len(orders) == 40
 
 
 # -- files

@@ -6,8 +6,19 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch._dynamo.exc import BackendCompilerFailed
 
-from lmlib.device import autocast, deterministic, resolve_device, resolve_dtype, should_compile
+from lmlib.device import (
+    Environment,
+    autocast,
+    compiled,
+    deterministic,
+    peak_memory_bytes,
+    resolve_device,
+    resolve_dtype,
+    should_compile,
+)
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -76,6 +87,13 @@ def test_device_that_is_not_there(machine: Machine, name: str, gpus: int) -> Non
 def test_named_dtype(device: torch.device) -> None:
     assert resolve_dtype("float32", device) == torch.float32
     assert resolve_dtype("bfloat16", device) == torch.bfloat16
+
+
+def test_float16_is_for_cuda() -> None:
+    assert resolve_dtype("float16", CUDA) == torch.float16
+    message = "^train.dtype is float16, which trains on CUDA only, and the device is cpu; choose"
+    with pytest.raises(ValueError, match=message):
+        resolve_dtype("float16", CPU)
 
 
 @pytest.mark.parametrize(
@@ -212,3 +230,78 @@ def test_deterministic_restores_the_settings_of_its_caller(monkeypatch: pytest.M
 def test_deterministic_changes_nothing_on_the_cpu() -> None:
     with deterministic(CPU):
         assert strictness() == (False, False, True)
+
+
+# -- compiling
+
+
+class Double(nn.Module):
+    """A module whose compiler fails in the forward or in the backward pass, or not at all."""
+
+    def __init__(self, failing: str, error: Exception) -> None:
+        super().__init__()
+        self.failing, self.error = failing, error
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.failing == "forward":
+            raise self.error
+        y = 2 * x
+        if self.failing == "backward":
+            y.register_hook(self._fail)
+        return y
+
+    def _fail(self, _gradient: Tensor) -> None:
+        raise self.error
+
+
+def compiler_error() -> Exception:
+    return BackendCompilerFailed(lambda: None, RuntimeError("no such backend"), None)
+
+
+def trial(module: nn.Module) -> None:
+    module(torch.ones(1, requires_grad=True)).backward()
+
+
+@pytest.mark.parametrize("failing", ["forward", "backward"])
+def test_stays_uncompiled_where_the_compiler_fails(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failing: str
+) -> None:
+    plain = nn.Identity()
+    monkeypatch.setattr("torch.compile", lambda _, dynamic: Double(failing, compiler_error()))
+    assert compiled(plain, trial) is plain
+    assert "train.compile: the compiler failed (backend=" in caplog.text
+
+
+def test_compiled_where_the_compiler_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast = Double("", compiler_error())
+    monkeypatch.setattr("torch.compile", lambda _, dynamic: fast)
+    assert compiled(nn.Identity(), trial) is fast
+
+
+def test_errors_of_the_model_are_not_taken_for_the_compilers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.compile", lambda _, dynamic: Double("forward", RuntimeError("bug")))
+    with pytest.raises(RuntimeError, match=r"^bug$"):
+        compiled(nn.Identity(), trial)
+
+
+# -- where a state was saved
+
+
+def test_environment_warns_of_what_changed(caplog: pytest.LogCaptureFixture) -> None:
+    saved = Environment(CPU, torch.float32).state_dict()
+    Environment(CPU, torch.float32).load_state_dict(saved)
+    assert caplog.text == ""
+    Environment(CPU, torch.bfloat16).load_state_dict({**saved, "torch": "1.0"})
+    assert "resuming with dtype bfloat16 from a state saved with float32: the" in caplog.text
+    assert "from a state saved with 1.0: the result will not have the bits" in caplog.text
+    assert len(caplog.records) == 2
+
+
+def test_peak_memory_holds_what_was_allocated() -> None:
+    """200 MB, written to: the process has had at least so much."""
+    assert torch.ones(50_000_000).sum() == 50_000_000
+    peak = peak_memory_bytes(CPU)
+    assert peak is not None
+    assert 200e6 < peak < 1e12

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lmlib.evaluation import evaluate, sampled_loss
+from lmlib.functional import cross_entropy
 from lmlib.model import ModelParams, TransformerLM
 
 VOCAB_SIZE = 11
@@ -42,6 +43,17 @@ class Successor(nn.Module):
         self.shapes.append(tuple(token_ids.shape))
         self.builds_graph |= torch.is_grad_enabled()
         return self.table[token_ids]
+
+
+class LossOf(nn.Module):
+    """The mean loss of a model of logits."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(self.model(inputs), targets)
 
 
 def nats_one_by_one(tokens: np.ndarray, context_length: int, start_id: int | None) -> list[float]:
@@ -150,7 +162,7 @@ def test_evaluation_builds_no_graph() -> None:
     """One kept for a whole text would fill the memory."""
     model = Successor(16, logit=1.0)
     evaluate(model, np.arange(10), 10, context_length=4, batch_size=2)
-    sampled_loss(model, np.arange(10), context_length=4, batch_size=2, batches=2)
+    sampled_loss(LossOf(model), np.arange(10), context_length=4, batch_size=2, batches=2)
     assert not model.builds_graph
 
 
@@ -158,7 +170,7 @@ def test_sampled_loss_over_all_windows_equals_one_by_one() -> None:
     """20 tokens hold 15 windows of 5 + 1; asked for 4 * 4, it takes each once."""
     tokens = np.random.default_rng(0).integers(VOCAB_SIZE, size=20).astype(np.uint16)
     losses = [np.mean(nats_one_by_one(tokens[i : i + 6], 5, None)) for i in range(15)]
-    loss = sampled_loss(MODEL, tokens, context_length=5, batch_size=4, batches=4)
+    loss = sampled_loss(LossOf(MODEL), tokens, context_length=5, batch_size=4, batches=4)
     assert loss == pytest.approx(np.mean(losses), rel=1e-5)
 
 
@@ -170,7 +182,7 @@ def test_sampled_loss_spreads_its_windows_from_the_first_to_the_last() -> None:
     """
     tokens = np.array([0, 1, 2, 0, 1, 2, 3, 4, 5, 8, 9, 1])
     model = Successor(10, logit=1e4)
-    loss = sampled_loss(model, tokens, context_length=2, batch_size=2, batches=2)
+    loss = sampled_loss(LossOf(model), tokens, context_length=2, batch_size=2, batches=2)
     assert loss == pytest.approx(1e4 / 8)
     assert model.shapes == [(2, 2), (2, 2)]
 
@@ -178,12 +190,14 @@ def test_sampled_loss_spreads_its_windows_from_the_first_to_the_last() -> None:
 def test_sampled_loss_of_the_shortest_text() -> None:
     """One window and its last target: the same as scoring it whole."""
     tokens = np.array([1, 2, 3, 4, 5])
-    loss = sampled_loss(MODEL, tokens, context_length=4, batch_size=3, batches=2)
+    loss = sampled_loss(LossOf(MODEL), tokens, context_length=4, batch_size=3, batches=2)
     assert loss == pytest.approx(np.mean(nats_one_by_one(tokens, 4, None)), rel=1e-5)
 
 
 def test_sampled_loss_weighs_a_smaller_last_batch_by_its_size() -> None:
     """Windows of 1 + 1 at 0, 1, 2 in batches of 2: losses 0, 0 and 1e4, whose mean is 1e4 / 3."""
     tokens = np.array([0, 1, 2, 0])
-    loss = sampled_loss(Successor(4, logit=1e4), tokens, context_length=1, batch_size=2, batches=2)
+    loss = sampled_loss(
+        LossOf(Successor(4, logit=1e4)), tokens, context_length=1, batch_size=2, batches=2
+    )
     assert loss == pytest.approx(1e4 / 3)

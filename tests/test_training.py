@@ -1,26 +1,33 @@
 """The training loop; above all that an interrupted training ends like an undisturbed one."""
 
 import io
+import itertools
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.exc import BackendCompilerFailed
+from torch.amp import GradScaler
 
 from lmlib.checkpoint import ResumeStore
 from lmlib.data import Batch, TokenDataset
-from lmlib.model import ModelParams, TransformerLM
+from lmlib.evaluation import sampled_loss
+from lmlib.model import ModelParams, NextTokenLoss, TransformerLM
 from lmlib.optim import AdamW, OptimParams
 from lmlib.signals import Interrupted
+from lmlib.throughput import flops_per_token
 from lmlib.tokens import TokenInfo
 from lmlib.training import TrainParams, TrainResult, train
 
@@ -104,8 +111,40 @@ def saved_steps(folder: Path) -> list[int]:
     return sorted(int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.pt"))
 
 
-def assert_same_bits(actual: dict[str, Any], expected: dict[str, Any]) -> None:
-    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+def assert_same_bits(actual: Any, expected: Any) -> None:
+    """Compare tensors, and what holds tensors and plain values."""
+    if isinstance(expected, torch.Tensor):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+    elif isinstance(expected, Mapping):
+        assert list(actual) == list(expected)
+        for key, value in expected.items():
+            assert_same_bits(actual[key], value)
+    elif isinstance(expected, list | tuple):
+        for mine, yours in zip(actual, expected, strict=True):
+            assert_same_bits(mine, yours)
+    else:  # NaN is a value, too: the norm of gradients that overflow in float16
+        assert actual == expected or (actual != actual and expected != expected)
+
+
+def assert_resumes_to_the_bit(
+    folder: Path, params: TrainParams, optim: OptimParams = OPTIM, data: TokenDataset = NOISE
+) -> None:
+    """20 steps equal 10 steps, SIGTERM between two checkpoints, and 10 more steps, bit for bit."""
+    model, result = run(folder / "whole", params, optim, data)
+
+    with pytest.raises(Interrupted) as interrupted:
+        run(folder / "halves", params, optim, data, on_step=send(signal.SIGTERM, at_step=10))
+    assert interrupted.value.code == 128 + signal.SIGTERM
+    assert saved_steps(folder / "halves") == [7, 10]
+
+    resumed_steps: list[int] = []
+    resumed, resumed_result = run(
+        folder / "halves", params, optim, data, on_step=lambda step, _: resumed_steps.append(step)
+    )
+    assert resumed_steps == list(range(11, 21))
+    assert_same_bits(resumed.state_dict(), model.state_dict())
+    assert_same_bits(saved_state(folder / "halves", 20), saved_state(folder / "whole", 20))
+    assert_same_bits(asdict(resumed_result), asdict(result))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -113,23 +152,31 @@ def assert_same_bits(actual: dict[str, Any], expected: dict[str, Any]) -> None:
 def test_interrupted_training_equals_an_uninterrupted_one(
     tmp_path: Path, dtype: Any, schedule: Any
 ) -> None:
-    """20 steps equal 10 steps, SIGTERM between two checkpoints, and 10 more steps, bit for bit."""
     params, optim = replace(TRAIN, dtype=dtype), replace(OPTIM, schedule=schedule)
-    model, result = run(tmp_path / "whole", params, optim)
+    assert_resumes_to_the_bit(tmp_path, params, optim)
 
-    with pytest.raises(Interrupted) as interrupted:
-        run(tmp_path / "halves", params, optim, on_step=send(signal.SIGTERM, at_step=10))
-    assert interrupted.value.code == 128 + signal.SIGTERM
-    assert saved_steps(tmp_path / "halves") == [7, 10]
 
-    resumed_steps: list[int] = []
-    resumed, resumed_result = run(
-        tmp_path / "halves", params, optim, on_step=lambda step, _: resumed_steps.append(step)
-    )
-    assert resumed_steps == list(range(11, 21))
-    assert_same_bits(resumed.state_dict(), model.state_dict())
-    assert_same_bits(saved_state(tmp_path / "halves", 20), saved_state(tmp_path / "whole", 20))
-    assert resumed_result == result
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"order": "epochs"},  # 24 windows: the interruption falls into the second epoch
+        {"micro_batch_size": 2},
+        {"overfit_one_batch": True},
+        {"patience": 100},
+        {"order": "epochs", "micro_batch_size": 1, "patience": 100, "checkpoint_minutes": 1e-9},
+    ],
+)
+def test_every_kind_of_training_resumes(tmp_path: Path, settings: dict[str, Any]) -> None:
+    params = replace(TRAIN, **settings)
+    if params.checkpoint_minutes:  # a state after each step: 9 is there in place of 7
+        model, _ = run(tmp_path / "whole", params)
+        with pytest.raises(Interrupted):
+            run(tmp_path / "halves", params, on_step=send(signal.SIGTERM, at_step=10))
+        assert saved_steps(tmp_path / "halves") == [9, 10]
+        resumed, _ = run(tmp_path / "halves", params)
+        assert_same_bits(resumed.state_dict(), model.state_dict())
+    else:
+        assert_resumes_to_the_bit(tmp_path, params)
 
 
 def test_ctrl_c_saves_and_exits_with_130(tmp_path: Path) -> None:
@@ -147,7 +194,7 @@ def test_signal_at_the_last_step_lets_the_training_end(tmp_path: Path) -> None:
 class InterruptingDataset(TokenDataset):
     """Sends SIGTERM whenever a batch is taken: a training on it ends after one step."""
 
-    def batch(self, step: int, **settings: int) -> Batch:
+    def batch(self, step: int, **settings: Any) -> Batch:
         os.kill(os.getpid(), signal.SIGTERM)
         return super().batch(step, **settings)
 
@@ -336,9 +383,27 @@ def test_trains_uncompiled_without_a_compiler(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("shutil.which", lambda _: None)
-    monkeypatch.setattr("torch.compile", lambda _: pytest.fail("torch.compile was called"))
+    monkeypatch.setattr("torch.compile", lambda *_, **__: pytest.fail("torch.compile was called"))
     model, _ = run(tmp_path / "on", replace(TRAIN, compile="on"))
     assert "none of g++, clang++ found; training uncompiled" in caplog.text
+    expected, _ = run(tmp_path / "off", replace(TRAIN, compile="off"))
+    assert_same_bits(model.state_dict(), expected.state_dict())
+
+
+class FailingCompiler(torch.nn.Module):
+    """What torch.compile returns where its backend turns out not to work."""
+
+    def forward(self, *_: torch.Tensor) -> torch.Tensor:
+        raise BackendCompilerFailed(lambda: None, RuntimeError("no such backend"), None)
+
+
+def test_trains_uncompiled_when_the_compiler_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("torch.compile", lambda *_, **__: FailingCompiler())
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    model, _ = run(tmp_path / "on", replace(TRAIN, compile="on"))
+    assert "the compiler failed" in caplog.text
     expected, _ = run(tmp_path / "off", replace(TRAIN, compile="off"))
     assert_same_bits(model.state_dict(), expected.state_dict())
 
@@ -350,21 +415,263 @@ class Compiled(torch.nn.Module):
         super().__init__()
         self._orig_mod = model
 
-    def forward(self, token_ids: torch.Tensor) -> torch.Tensor:
-        return self._orig_mod(token_ids)
+    def forward(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return self._orig_mod(inputs, targets)
 
 
 def test_compiled_training_keeps_the_names_of_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`compile: on` trains what torch.compile returns; neither bits nor names change."""
-    monkeypatch.setattr("torch.compile", Compiled)
+    monkeypatch.setattr("torch.compile", lambda module, dynamic: Compiled(module))
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     params = replace(TRAIN, num_steps=4)
     compiled, _ = run(tmp_path / "on", replace(params, compile="on"))
     plain, _ = run(tmp_path / "off", params)
     assert_same_bits(compiled.state_dict(), plain.state_dict())
     assert set(saved_state(tmp_path / "on", 4)["model"]) == set(plain.state_dict())
+
+
+# -- parts of a batch
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 4])
+def test_parts_of_a_batch_add_up_to_the_whole(tmp_path: Path, micro_batch_size: int) -> None:
+    """Equal but for the order of sums in float32, over 20 steps."""
+    whole, expected = run(tmp_path / "whole")
+    params = replace(TRAIN, micro_batch_size=micro_batch_size)
+    model, result = run(tmp_path / "parts", params)
+    for curve in ("train", "valid"):
+        for row, other in zip(getattr(result, curve), getattr(expected, curve), strict=True):
+            assert row == pytest.approx(other, rel=1e-4)
+    torch.testing.assert_close(model.state_dict(), whole.state_dict(), rtol=1e-3, atol=1e-4)
+
+
+def test_no_more_than_a_part_passes_through_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    hidden = TransformerLM.hidden
+
+    def spy(self: TransformerLM, token_ids: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(token_ids))
+        return hidden(self, token_ids)
+
+    monkeypatch.setattr(TransformerLM, "hidden", spy)
+    run(tmp_path, replace(TRAIN, num_steps=5, micro_batch_size=2))
+    assert sizes == [2] * (5 * 2 + 2 * 2)  # five steps, and one validation of two batches
+
+
+def test_rejects_parts_of_unequal_size() -> None:
+    message = "^batch_size is 4, 4 in each process: not divisible by micro_batch_size 3; the parts"
+    with pytest.raises(ValueError, match=message):
+        replace(TRAIN, micro_batch_size=3)
+
+
+# -- float16
+
+
+@pytest.fixture
+def float16_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CPUs multiply float16, too, slowly: enough to see what the loop does."""
+    monkeypatch.setattr("lmlib.training.resolve_dtype", lambda *_: torch.float16)
+
+
+@pytest.mark.usefixtures("float16_on_cpu")
+def test_float16_resumes_with_the_scale_of_its_loss(tmp_path: Path) -> None:
+    """The first steps overflow, are skipped and halve the scale, which the state holds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "lmlib.training.GradScaler",
+            lambda device, enabled: GradScaler(
+                device, init_scale=2.0**40, growth_interval=3, enabled=enabled
+            ),
+        )
+        assert_resumes_to_the_bit(tmp_path, TRAIN)
+    assert 1 < saved_state(tmp_path / "whole", 20)["parts"]["scaler"]["scale"] < 2**40
+
+
+@pytest.mark.usefixtures("float16_on_cpu")
+def test_float16_learns(tmp_path: Path) -> None:
+    _, result = run(tmp_path, replace(TRAIN, num_steps=150, valid_every=150), data=CYCLE)
+    assert result.valid[-1]["loss"] < 0.05
+
+
+def infinite_gradients(model: TransformerLM, from_call: int) -> None:
+    calls = 0
+
+    def to_infinity(gradient: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return gradient * torch.inf if calls >= from_call else gradient
+
+    model.lm_head.weight.register_hook(to_infinity)
+
+
+@pytest.mark.usefixtures("float16_on_cpu")
+def test_float16_gives_up_when_no_scale_helps(tmp_path: Path) -> None:
+    """65,536 is 2**16: the scale is 1 after 16 steps that overflow."""
+    model = TransformerLM(MODEL, VOCAB_SIZE)
+    infinite_gradients(model, from_call=1)
+    with pytest.raises(FloatingPointError, match=r"^step 17: grad_norm is (inf|nan)"):
+        train(model, NOISE, NOISE, TRAIN, OPTIM, ResumeStore(tmp_path))
+
+
+def test_float16_is_refused_on_a_cpu(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^train\.dtype is float16, which trains on CUDA only"):
+        run(tmp_path, replace(TRAIN, dtype="float16"))
+
+
+# -- what a GPU is not asked at each step
+
+
+def test_names_the_step_of_a_late_check_and_saves_nothing_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU values are read when a state is due, at 4 and 8; step 5 went wrong."""
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    model = TransformerLM(MODEL, VOCAB_SIZE)
+    infinite_gradients(model, from_call=5)
+    params = replace(TRAIN, log_every=100, valid_every=100, checkpoint_every=4)
+    with pytest.raises(FloatingPointError, match=r"^step 5: grad_norm is (inf|nan); the states"):
+        train(model, NOISE, NOISE, params, OPTIM, ResumeStore(tmp_path))
+    assert saved_steps(tmp_path) == [4]
+    assert saved_state(tmp_path, 4)["model"]["lm_head.weight"].isfinite().all()
+
+
+def test_names_an_infinite_gradient_at_once_on_a_cpu(tmp_path: Path) -> None:
+    model = TransformerLM(MODEL, VOCAB_SIZE)
+    infinite_gradients(model, from_call=5)
+    with pytest.raises(FloatingPointError, match=r"^step 5: grad_norm is (inf|nan)"):
+        train(model, NOISE, NOISE, TRAIN, OPTIM, ResumeStore(tmp_path))
+    assert model.lm_head.weight.isfinite().all()
+
+
+# -- checkpoints by the clock
+
+
+def test_saves_when_the_minutes_have_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that shows one minute more at each look: two minutes pass every few steps."""
+    minutes = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: 60.0 * next(minutes))
+    monkeypatch.setattr("lmlib.training.time", clock)
+    saved: list[int] = []
+
+    class NotingStore(ResumeStore):
+        def save(self, model: Any, optimizer: Any, step: int, rows: Any, **parts: Any) -> None:
+            saved.append(step)
+
+    model = TransformerLM(MODEL, VOCAB_SIZE)
+    params = replace(TRAIN, checkpoint_minutes=3.0, checkpoint_every=1000)
+    train(model, NOISE, NOISE, params, OPTIM, NotingStore(tmp_path))
+    assert saved == [3, 6, 9, 12, 15, 18, 20]
+
+
+# -- early stopping
+
+
+def overfitting(**settings: Any) -> TrainParams:
+    """Learning a cycle makes the loss of noise worse, validation after validation."""
+    return replace(TRAIN, num_steps=400, valid_every=2, log_every=100, **settings)
+
+
+def run_into_overfitting(
+    folder: Path,
+    params: TrainParams,
+    on_step: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
+) -> tuple[TransformerLM, TrainResult]:
+    model = TransformerLM(MODEL, VOCAB_SIZE, seed=params.seed)
+    return model, train(model, CYCLE, NOISE, params, OPTIM, ResumeStore(folder), on_step)
+
+
+def test_stops_when_patience_ends_with_the_best_weights(tmp_path: Path) -> None:
+    model, result = run_into_overfitting(tmp_path, overfitting(patience=3))
+    losses = [row["loss"] for row in result.valid]
+    best = losses.index(min(losses))
+    assert len(losses) == best + 1 + 3
+    assert result.train[-1]["step"] == result.valid[-1]["step"] == 2 * len(losses) < 400
+    assert result.valid_loss == losses[best]
+    held = sampled_loss(
+        NextTokenLoss(model), NOISE.tokens, context_length=8, batch_size=4, batches=2
+    )
+    assert held == losses[best]
+    assert saved_steps(tmp_path)[-1] == 2 * len(losses)
+
+
+def test_stopping_early_resumes_to_the_bit(tmp_path: Path) -> None:
+    """Interrupted after each validation, and started again when it had stopped already."""
+    params = overfitting(patience=3)
+    model, result = run_into_overfitting(tmp_path / "whole", params)
+    for row in result.valid[:-1]:
+        with pytest.raises(Interrupted):
+            run_into_overfitting(tmp_path / "parts", params, send(signal.SIGTERM, int(row["step"])))
+    for _ in range(2):
+        resumed, resumed_result = run_into_overfitting(tmp_path / "parts", params)
+        assert_same_bits(resumed.state_dict(), model.state_dict())
+        assert resumed_result == result
+
+
+def test_without_patience_the_last_weights_are_kept(tmp_path: Path) -> None:
+    _, result = run_into_overfitting(tmp_path, replace(overfitting(), num_steps=60))
+    losses = [row["loss"] for row in result.valid]
+    assert len(losses) == 30
+    assert result.valid_loss == losses[-1] > min(losses)
+
+
+# -- looking into a training
+
+
+def test_overfits_one_batch(tmp_path: Path) -> None:
+    """The loss of random tokens falls only when they are the same at every step."""
+    params = replace(TRAIN, num_steps=100, overfit_one_batch=True)
+    _, result = run(tmp_path / "one", params)
+    assert result.train[-1]["loss"] < 0.5
+    _, result = run(tmp_path / "all", replace(params, overfit_one_batch=False, num_steps=20))
+    assert result.train[-1]["loss"] > 1.5
+
+
+def test_logs_what_a_step_did(tmp_path: Path) -> None:
+    metrics: dict[int, dict[str, float]] = {}
+    model, _ = run(tmp_path, on_step=metrics.__setitem__)
+    squares = sum(p.detach().double().square().sum().item() for p in model.parameters())
+    assert metrics[20]["optim/param_norm"] == pytest.approx(squares**0.5, rel=1e-5)
+    assert metrics[20]["train/memory_mb"] > 10  # PyTorch alone takes more
+    assert "train/mfu" not in metrics[20]  # the peak of a CPU is not known
+
+
+def test_logs_mfu_on_a_known_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lmlib.throughput.peak_flops", lambda *_: 1e9)
+    metrics: dict[int, dict[str, float]] = {}
+    model, _ = run(tmp_path, on_step=metrics.__setitem__)
+    rate = metrics[20]["train/tokens_per_s"]
+    assert metrics[20]["train/mfu"] == pytest.approx(rate * flops_per_token(model) / 1e9)
+
+
+def test_profiles_some_steps(tmp_path: Path) -> None:
+    """The same bits; the trace names each step it holds."""
+    trace = tmp_path / "new" / "trace.json"
+    model = TransformerLM(MODEL, VOCAB_SIZE, seed=TRAIN.seed)
+    params = replace(TRAIN, profile_steps=4)
+    train(model, NOISE, NOISE, params, OPTIM, ResumeStore(tmp_path / "1"), trace=trace)
+    events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
+    steps = {name for e in events if (name := e.get("name", "")).startswith("ProfilerStep#")}
+    assert len(steps) == 4
+    expected, _ = run(tmp_path / "2")
+    assert_same_bits(model.state_dict(), expected.state_dict())
+
+
+def test_warns_when_it_goes_on_in_another_dtype(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(Interrupted):
+        run(tmp_path, on_step=send(signal.SIGTERM, at_step=10))
+    run(tmp_path, replace(TRAIN, dtype="bfloat16"))
+    assert "resuming with dtype bfloat16 from a state saved with float32" in caplog.text
+
+
+# -- settings that cannot be
 
 
 @pytest.mark.parametrize(
@@ -375,6 +682,10 @@ def test_rejects_counts_below_one(name: str) -> None:
         replace(TRAIN, **{name: 0})
 
 
-def test_rejects_a_negative_seed() -> None:
-    with pytest.raises(ValueError, match=r"^seed is -1; it must be at least 0$"):
-        replace(TRAIN, seed=-1)
+@pytest.mark.parametrize(
+    "name", ["seed", "micro_batch_size", "checkpoint_minutes", "patience", "profile_steps"]
+)
+def test_rejects_numbers_below_zero(name: str) -> None:
+    value = type(getattr(TRAIN, name))(-1)
+    with pytest.raises(ValueError, match=rf"^{name} is {value}; it must be at least 0$"):
+        replace(TRAIN, **{name: value})

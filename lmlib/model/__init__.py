@@ -2,6 +2,7 @@
 
 from lmlib.model.attention import MultiHeadSelfAttention, scaled_dot_product_attention
 from lmlib.model.layers import Embedding, Linear, RMSNorm, SiLUFeedForward, SwiGLU
+from lmlib.model.loss import NextTokenLoss, linear_cross_entropy
 from lmlib.model.rope import RotaryEmbedding
 from lmlib.model.transformer import ModelParams, TransformerBlock, TransformerLM
 
@@ -10,11 +11,13 @@ __all__ = [
     "Linear",
     "ModelParams",
     "MultiHeadSelfAttention",
+    "NextTokenLoss",
     "RMSNorm",
     "RotaryEmbedding",
     "SiLUFeedForward",
     "SwiGLU",
     "TransformerBlock",
     "TransformerLM",
+    "linear_cross_entropy",
     "scaled_dot_product_attention",
 ]

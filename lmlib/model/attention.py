@@ -8,10 +8,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lmlib.functional import softmax
+from lmlib.model.cpu_attention import blocked_is_faster, causal_attention
 from lmlib.model.layers import Linear
 from lmlib.model.rope import RotaryEmbedding
 
-AttentionKernel = Literal["sdpa", "plain"]
+AttentionKernel = Literal["auto", "sdpa", "blocked", "plain"]
 
 
 def scaled_dot_product_attention(
@@ -36,7 +37,8 @@ class MultiHeadSelfAttention(nn.Module):
     """Causal multi-head self-attention: each token attends to itself and to those before it.
 
     kernel:  `plain` computes what `scaled_dot_product_attention` above writes out, with the whole
-             (seq, seq) matrix of scores in memory; `sdpa` uses PyTorch's fused kernel.
+             (seq, seq) matrix of scores in memory; `sdpa` uses PyTorch's fused kernel, `blocked`
+             that of cpu_attention.py; `auto` takes the faster of the two.
     rope:    rotates queries and keys; None for a model without position embedding.
     """
 
@@ -46,7 +48,7 @@ class MultiHeadSelfAttention(nn.Module):
         num_heads: int,
         *,
         rope: RotaryEmbedding | None = None,
-        kernel: AttentionKernel = "sdpa",
+        kernel: AttentionKernel = "auto",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -77,10 +79,12 @@ class MultiHeadSelfAttention(nn.Module):
             if token_positions is not None and token_positions.ndim > 1:
                 token_positions = token_positions.unsqueeze(-2)  # the same for every head
             Q, K = self.rope(Q, token_positions), self.rope(K, token_positions)
-        if self.kernel == "sdpa":
-            attended = nn.functional.scaled_dot_product_attention(Q, K, V, is_causal=True)
-        else:
+        if self.kernel == "plain":
             seq = x.shape[-2]
             causal = torch.ones(seq, seq, dtype=torch.bool, device=x.device).tril()
             attended = scaled_dot_product_attention(Q, K, V, causal)
+        elif self.kernel == "blocked" or (self.kernel == "auto" and blocked_is_faster(V)):
+            attended = causal_attention(Q, K, V)
+        else:
+            attended = nn.functional.scaled_dot_product_attention(Q, K, V, is_causal=True)
         return self.output_proj(attended.transpose(-3, -2).flatten(-2))

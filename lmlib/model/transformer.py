@@ -30,7 +30,7 @@ class ModelParams:
     position: Literal["rope", "none"] = "rope"
     ffn: Literal["swiglu", "silu"] = "swiglu"
     tie_embeddings: bool = False
-    attention: AttentionKernel = "sdpa"
+    attention: AttentionKernel = "auto"
 
     def __post_init__(self) -> None:
         for name in ("context_length", "d_model", "num_layers", "num_heads", "d_ff"):
@@ -137,6 +137,14 @@ class TransformerLM(nn.Module):
         token_positions: Int[Tensor, "... seq"] | None = None,
     ) -> Float[Tensor, "... seq vocab"]:
         """Return logits for the token after each position; raise ValueError if seq is too long."""
+        return self.lm_head(self.hidden(token_ids, token_positions))
+
+    def hidden(
+        self,
+        token_ids: Int[Tensor, "... seq"],
+        token_positions: Int[Tensor, "... seq"] | None = None,
+    ) -> Float[Tensor, "... seq d_model"]:
+        """Return what `lm_head` makes the logits from; raise ValueError if seq is too long."""
         if token_ids.shape[-1] > self.params.context_length:
             raise ValueError(
                 f"TransformerLM: {token_ids.shape[-1]} tokens do not fit context_length="
@@ -145,7 +153,7 @@ class TransformerLM(nn.Module):
         x = self.token_embeddings(token_ids)
         for layer in self.layers:
             x = layer(x, token_positions)
-        return self.lm_head(self.ln_final(x))
+        return self.ln_final(x)
 
     def num_parameters(self) -> int:
         """Return the number of trained weights, tied ones once."""

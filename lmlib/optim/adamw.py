@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+FOREACH: Any = torch  # of whose _foreach_ functions type checkers know nothing
+
 
 class AdamW(torch.optim.Optimizer):
     """Adam with decoupled weight decay.
@@ -41,30 +43,75 @@ class AdamW(torch.optim.Optimizer):
         super().__init__(params, defaults)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Take one step; return what `closure`, called first with gradients enabled, returns."""
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], Any] | None = None, *, grad_scale: Tensor | None = None
+    ) -> Any:
+        """Take one step; return what `closure`, called first with gradients enabled, returns.
+
+        Every gradient counts times `grad_scale`, a scalar tensor (`clip_scale` gives one), and
+        stays as it is.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            lr, eps, (beta1, beta2) = group["lr"], group["eps"], group["betas"]
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state["t"] = 0
-                    state["m"] = torch.zeros_like(p)
-                    state["v"] = torch.zeros_like(p)
-                state["t"] += 1
-                t, m, v = state["t"], state["m"], state["v"]
-                m.lerp_(p.grad, 1 - beta1)
-                v.mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
-                p.mul_(1 - lr * group["weight_decay"])
-                denominator = v.sqrt().div_(math.sqrt(1 - beta2**t)).add_(eps)
-                p.addcdiv_(m, denominator, value=-lr / (1 - beta1**t))
+            self._update(group, grad_scale)
         return loss
+
+    def _update(self, group: dict[str, Any], grad_scale: Tensor | None) -> None:
+        rows, others = [], []
+        for p in group["params"]:
+            if p.grad is None:
+                continue
+            state = self.state[p]
+            if not state:
+                state["t"] = 0
+                state["m"] = torch.zeros_like(p)
+                state["v"] = torch.zeros_like(p)
+            state["t"] += 1
+            row = [local(x) for x in (p, p.grad, state["m"], state["v"])]
+            (rows if _in_plain_memory(row) else others).append((row, state["t"]))
+        if rows:
+            from lmlib.optim.kernels import adamw_update  # here: a GPU can do without Numba
+
+            scale = 1.0 if grad_scale is None else grad_scale.item()
+            adamw_update(rows, group, scale, torch.get_num_threads())
+        if others:
+            _update_each(others, group, grad_scale)
+
+
+def _update_each(
+    rows: list[tuple[list[Tensor], int]], group: dict[str, Any], grad_scale: Tensor | None
+) -> None:
+    """Update any tensors, each operation on all of them at once: few kernels on a GPU."""
+    lr, eps, (beta1, beta2) = group["lr"], group["eps"], group["betas"]
+    p, g, m, v = zip(*(tensors for tensors, _ in rows), strict=True)
+    if grad_scale is not None:
+        g = FOREACH._foreach_mul(g, grad_scale.to(p[0]))
+    FOREACH._foreach_lerp_(m, g, 1 - beta1)
+    FOREACH._foreach_mul_(v, beta2)
+    FOREACH._foreach_addcmul_(v, g, g, 1 - beta2)
+    FOREACH._foreach_mul_(p, 1 - lr * group["weight_decay"])
+    denominator = FOREACH._foreach_sqrt(v)
+    FOREACH._foreach_div_(denominator, [math.sqrt(1 - beta2**t) for _, t in rows])
+    FOREACH._foreach_add_(denominator, eps)
+    FOREACH._foreach_addcdiv_(p, m, denominator, [-lr / (1 - beta1**t) for _, t in rows])
+
+
+def _in_plain_memory(tensors: list[Tensor]) -> bool:
+    """Whether the tensors are arrays of NumPy's, of a dtype it can compute with."""
+    p = tensors[0]
+    return (
+        p.device.type == "cpu"
+        and p.dtype in (torch.float32, torch.float64)
+        and all(x.is_contiguous() and x.dtype == p.dtype for x in tensors)
+    )
+
+
+def local(x: Tensor) -> Tensor:
+    """Return this process's part of a sharded tensor (a DTensor); any other as it is."""
+    return x.to_local() if hasattr(x, "to_local") else x  # type: ignore[attr-defined]
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -5,6 +5,21 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from lmlib.optim.adamw import FOREACH, local
+
+
+@torch.no_grad()
+def clip_scale(
+    parameters: Iterable[Tensor], max_norm: float, eps: float = 1e-6
+) -> tuple[Tensor, Tensor]:
+    """Return the norm of all gradients, and the factor that makes it at most `max_norm`.
+
+    Both are scalar tensors. `optimizer.step(grad_scale=factor)` clips without a pass over the
+    gradients of its own, and without waiting for a GPU to tell whether it has to.
+    """
+    norm = _norm([p.grad for p in parameters if p.grad is not None])
+    return norm, torch.where(norm > max_norm, max_norm / (norm + eps), 1.0)
+
 
 @torch.no_grad()
 def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float, eps: float = 1e-6) -> Tensor:
@@ -15,16 +30,21 @@ def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float, eps: float = 
     a scalar of float32 or wider; 0 when there is no gradient. `eps` keeps the clipped norm below
     `max_norm` after rounding.
     """
-    gradients = [p.grad for p in parameters if p.grad is not None]
+    parameters = list(parameters)
+    norm, scale = clip_scale(parameters, max_norm, eps)
+    if scale.is_cuda or scale < 1:  # on a GPU times 1 costs less than the wait for the answer
+        for p in parameters:
+            if p.grad is not None:
+                local(p.grad).mul_(scale.to(p.grad.device))
+    return norm
+
+
+def _norm(gradients: list[Tensor]) -> Tensor:
     if not gradients:
         return torch.zeros(())
-    norms = [
-        torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32))
-        for g in gradients
-    ]
+    wide = torch.float32
+    for gradient in gradients:
+        wide = torch.promote_types(wide, gradient.dtype)
+    norms = FOREACH._foreach_norm(gradients, 2, dtype=wide)
     norm = torch.linalg.vector_norm(torch.stack([n.to(norms[0].device) for n in norms]))
-    if norm > max_norm:
-        scale = max_norm / (norm + eps)
-        for gradient in gradients:
-            gradient.mul_(scale.to(gradient.device))
-    return norm
+    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # type: ignore

@@ -12,10 +12,11 @@ class OptimParams:
 
     The schedule rises over `warmup_steps` and ends, at the last step of the training, at
     `min_lr_fraction * lr`; `wsd` keeps lr until the last `decay_fraction` of the steps, and
-    `constant` to the end.
+    `constant` to the end. With `muon` the matrices of the blocks follow the same schedule with
+    `muon_lr` for `lr`.
     """
 
-    name: Literal["adamw"]
+    name: Literal["adamw", "muon"]
     lr: float
     betas: tuple[float, float]
     eps: float
@@ -25,12 +26,17 @@ class OptimParams:
     min_lr_fraction: float
     decay_fraction: float
     max_grad_norm: float
+    muon_lr: float = 4e-3
+    muon_momentum: float = 0.95
 
     def __post_init__(self) -> None:
-        if not self.lr > 0:
-            raise ValueError(f"lr is {self.lr}; it must be above 0")
+        for name in ("lr", "muon_lr"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas are {list(self.betas)}; both must be in [0, 1)")
+        if not 0 <= self.muon_momentum < 1:
+            raise ValueError(f"muon_momentum is {self.muon_momentum}; it must be in [0, 1)")
         if not self.eps > 0:
             raise ValueError(f"eps is {self.eps}; it must be above 0")
         if self.weight_decay < 0:

@@ -108,7 +108,7 @@ def test_logits_equal_those_of_hugging_face_llama(rope_theta: float, tie: bool) 
 
 
 @each_variation
-@pytest.mark.parametrize("attention", ["sdpa", "plain"])
+@pytest.mark.parametrize("attention", ["sdpa", "blocked", "plain"])
 def test_no_token_sees_a_later_one(attention: str, changes: dict[str, Any]) -> None:
     lm = model(attention=attention, **changes)
     token_ids = random_ids(2, 10)

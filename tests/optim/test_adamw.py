@@ -73,6 +73,45 @@ def test_many_steps_equal_torch() -> None:
             torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-13)
 
 
+SHAPES = ((3, 50), (5,), (), (0, 4), (130,), (2, 2))
+
+
+def stepped(dtype: torch.dtype = torch.float32, *, transposed: bool = False) -> list[Tensor]:
+    """Return tensors after three scaled steps; `transposed` ones are the same, not contiguous."""
+    generator = torch.Generator().manual_seed(0)
+    parameters = []
+    for shape in SHAPES:
+        start = torch.randn(shape, generator=generator).to(dtype)
+        memory = start.mT.contiguous().mT if transposed and start.ndim == 2 else start
+        parameters.append(nn.Parameter(memory))
+    optimizer = AdamW(parameters, lr=0.1, weight_decay=0.1)
+    for _ in range(3):
+        for p in parameters:
+            p.grad = torch.randn(p.shape, generator=generator).to(dtype)
+        optimizer.step(grad_scale=torch.tensor(0.5))
+    return [p.detach() for p in parameters]
+
+
+@pytest.mark.parametrize("num_threads", [2, 3])
+def test_the_bits_do_not_depend_on_the_number_of_threads(
+    num_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with more threads than some tensor has elements."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    alone = stepped()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: num_threads)
+    for p, q in zip(stepped(), alone, strict=True):
+        assert torch.equal(p, q)
+
+
+def test_the_kernel_and_the_operations_of_pytorch_agree() -> None:
+    """Tensors that are not contiguous, or of a dtype that NumPy lacks, take the latter way."""
+    for p, q in zip(stepped(transposed=True), stepped(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+    for p, q in zip(stepped(torch.bfloat16), stepped(), strict=True):
+        torch.testing.assert_close(p.float(), q, rtol=0.05, atol=0.05)
+
+
 def test_defaults_are_those_of_torch() -> None:
     ours = AdamW([parameter(1.0)]).param_groups[0]
     theirs = torch.optim.AdamW([parameter(1.0)]).param_groups[0]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lmlib.optim import clip_grad_norm_
+from lmlib.optim import AdamW, clip_grad_norm_, clip_scale
 
 
 def with_gradient(*values: float, dtype: torch.dtype = torch.float32) -> nn.Parameter:
@@ -96,3 +96,27 @@ def test_a_gradient_that_is_not_finite_shows_in_the_norm() -> None:
     """The training loop stops at such a norm; clipping must not hide it."""
     assert clip_grad_norm_([with_gradient(1.0, math.nan)], 1.0).isnan()
     assert clip_grad_norm_([with_gradient(1.0, math.inf)], 1.0).isinf()
+
+
+@pytest.mark.parametrize("max_norm", [1.0, 5.0, math.inf])
+def test_a_scaled_step_equals_clipping_first(max_norm: float) -> None:
+    """Bit for bit, clipped or not; the gradients themselves stay."""
+
+    def parameters() -> list[nn.Parameter]:
+        return [with_gradient(3.0, 0.1), with_gradient(4.0)]
+
+    clipped, scaled = parameters(), parameters()
+    expected = clip_grad_norm_(clipped, max_norm)
+    AdamW(clipped, eps=1.0).step()
+    norm, scale = clip_scale((p for p in scaled), max_norm)
+    AdamW(scaled, eps=1.0).step(grad_scale=scale)
+    assert torch.equal(norm, expected)
+    assert gradients(scaled) == gradients(parameters())
+    for p, q in zip(clipped, scaled, strict=True):
+        assert torch.equal(p, q)
+
+
+def test_the_scale_is_one_up_to_the_maximum() -> None:
+    assert clip_scale([with_gradient(3.0, 4.0)], 5.0)[1].item() == 1.0
+    assert clip_scale([with_gradient(3.0, 4.0)], 2.5, eps=0.0)[1].item() == 0.5
+    assert clip_scale([], 1.0)[1].item() == 1.0

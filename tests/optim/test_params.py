@@ -90,6 +90,8 @@ def test_a_training_of_one_step() -> None:
         ({"warmup_steps": -1}, "warmup_steps is -1; it must be at least 0"),
         ({"min_lr_fraction": 1.1}, r"min_lr_fraction is 1.1; it must be in \[0, 1\]"),
         ({"decay_fraction": -0.1}, r"decay_fraction is -0.1; it must be in \[0, 1\]"),
+        ({"muon_lr": 0.0}, "muon_lr is 0.0; it must be above 0"),
+        ({"muon_momentum": 1.0}, r"muon_momentum is 1.0; it must be in \[0, 1\)"),
         ({"max_grad_norm": 0.0}, r"max_grad_norm is 0.0; it must be above 0 \(.inf: no clipping\)"),
     ],
 )

@@ -1,0 +1,135 @@
+"""Causal attention for a CPU that multiplies in bfloat16, in parts that stay in its caches.
+
+PyTorch's fused kernel spends most of its time outside of matrix products there, in its backward
+pass above all. Here each head's scores are a matrix product of their own, a few heads at a time,
+so that the passes over them find them in the cache: twice as fast, forward and backward, at
+contexts of some hundred tokens.
+"""
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+QUERIES = 256  # at a time: those of a part see the keys up to the last of them, and no others
+FASTER_CONTEXT = 1024  # tokens, up to which this is faster
+KEPT_CONTEXT = 512  # tokens; of longer sequences the probabilities are computed again for backward
+
+
+def blocked_is_faster(x: Tensor) -> bool:
+    """Return whether `causal_attention` beats PyTorch's kernel on tensors like this one."""
+    return x.device.type == "cpu" and x.dtype == torch.bfloat16 and x.shape[-2] <= FASTER_CONTEXT
+
+
+def causal_attention(
+    q: Float[Tensor, "... heads seq d_head"],
+    k: Float[Tensor, "... heads seq d_head"],
+    v: Float[Tensor, "... heads seq d_head"],
+) -> Float[Tensor, "... heads seq d_head"]:
+    """Return softmax(Q K^T / sqrt(d_head)) V, where no query sees a later key.
+
+    Scores and probabilities are in the dtype of the arguments, sums in float32.
+    """
+    shape = q.shape
+    keep = torch.is_grad_enabled() and shape[-2] <= KEPT_CONTEXT
+    out, _ = _forward(*(x.reshape(-1, *shape[-3:]) for x in (q, k, v)), keep)
+    return out.view(shape)
+
+
+def _parts(seq: int) -> list[tuple[int, int]]:
+    """Return (first, last + 1) of the queries of each part."""
+    return [(first, min(first + QUERIES, seq)) for first in range(0, seq, QUERIES)]
+
+
+def _mask(first: int, stop: int, like: Tensor) -> Tensor:
+    """Return what is added to the scores of a part: 0, or -inf for later keys."""
+    mask = torch.full((stop - first, stop), -torch.inf, dtype=like.dtype, device=like.device)
+    return mask.triu_(first + 1)
+
+
+def _scores(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
+    return torch.baddbmm(mask, q, k.transpose(1, 2), alpha=1 / math.sqrt(q.shape[-1]))
+
+
+def _place(q: Tensor, first: int) -> int:
+    """Return where the probabilities of the part begin whose first query is given."""
+    batch, heads, seq, _ = q.shape
+    return batch * heads * sum((stop - f) * stop for f, stop in _parts(seq) if f < first)
+
+
+def _room(q: Tensor, keep: bool) -> Tensor:
+    """Return a tensor for all probabilities, those of each part together."""
+    return q.new_empty(_place(q, q.shape[2]) if keep else 0)
+
+
+def _kept_part(kept: Tensor, q: Tensor, b: int, first: int, stop: int) -> Tensor:
+    """Return the part of the kept probabilities for sequence b and some queries."""
+    size = q.shape[1] * (stop - first) * stop
+    at = _place(q, first) + b * size
+    return kept[at : at + size].view(-1, stop - first, stop)
+
+
+@torch.library.custom_op("lmlib::causal_attention", mutates_args=())
+def _forward(q: Tensor, k: Tensor, v: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
+    """Return the values attended to, and the probabilities one after the other, if kept."""
+    out = torch.empty_like(q)
+    kept = _room(q, keep)
+    for first, stop in _parts(q.shape[2]):
+        mask = _mask(first, stop, q)
+        for b in range(len(q)):
+            scores = _scores(q[b, :, first:stop], k[b, :, :stop], mask)
+            p = _kept_part(kept, q, b, first, stop) if keep else torch.empty_like(scores)
+            torch.softmax(scores, dim=-1, out=p)
+            out[b, :, first:stop] = torch.bmm(p, v[b, :, :stop])
+    return out, kept
+
+
+@_forward.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(q), _room(q, keep)
+
+
+@torch.library.custom_op("lmlib::causal_attention_backward", mutates_args=())
+def _backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients by q, k and v."""
+    grad_q, grad_k, grad_v = (torch.empty_like(x) for x in (q, k, v))
+    seq, scale = q.shape[2], 1 / math.sqrt(q.shape[-1])
+    for first, stop in reversed(_parts(seq)):  # the last part sees all keys
+        mask = _mask(first, stop, q)
+        for b in range(len(q)):
+            queries, keys = q[b, :, first:stop], k[b, :, :stop]
+            if len(kept):
+                p = _kept_part(kept, q, b, first, stop)
+            else:
+                p = torch.softmax(_scores(queries, keys, mask), dim=-1)
+            by_out = grad[b, :, first:stop]
+            by_p = torch.bmm(by_out, v[b, :, :stop].transpose(1, 2))
+            by_scores = torch.ops.aten._softmax_backward_data(by_p, p, -1, p.dtype)
+            by_q = grad_q[b, :, first:stop]
+            by_q.copy_(torch.baddbmm(by_q, by_scores, keys, beta=0, alpha=scale))
+            by_k, by_v = grad_k[b, :, :stop], grad_v[b, :, :stop]
+            added = 0 if stop == seq else 1  # what is there is not read when 0
+            transposed = by_scores.transpose(1, 2)
+            by_k.copy_(torch.baddbmm(by_k, transposed, queries, beta=added, alpha=scale))
+            by_v.copy_(torch.baddbmm(by_v, p.transpose(1, 2), by_out, beta=added))
+    return grad_q, grad_k, grad_v
+
+
+@_backward.register_fake
+def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs[:3], output[1])
+
+
+def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    return *_backward(grad, *ctx.saved_tensors), None
+
+
+_forward.register_autograd(_differentiate, setup_context=_save)

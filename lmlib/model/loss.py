@@ -1,0 +1,98 @@
+"""The training loss, without the logits of the whole batch in memory."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lmlib.model.transformer import TransformerLM
+
+# Logits at a time. Those of a CPU stay in its caches; those of a GPU keep it busy.
+CPU_LOGITS, GPU_LOGITS = 1 << 21, 1 << 28
+
+
+class NextTokenLoss(nn.Module):
+    """Mean cross-entropy of the next token, in nats: what a training step differentiates."""
+
+    def __init__(self, model: TransformerLM) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, inputs: Int[Tensor, "... seq"], targets: Int[Tensor, "... seq"]
+    ) -> Float[Tensor, ""]:
+        """Return the mean over all positions of -log p(target), a float32 scalar."""
+        hidden = self.model.hidden(inputs)
+        return linear_cross_entropy(
+            hidden.flatten(0, -2), self.model.lm_head.weight, targets.flatten()
+        )
+
+
+def linear_cross_entropy(
+    hidden: Float[Tensor, "tokens d_model"],
+    weight: Float[Tensor, "vocab d_model"],
+    targets: Int[Tensor, " tokens"],
+) -> Float[Tensor, ""]:
+    """Return `cross_entropy(hidden @ weight.T, targets)`, in nats, in a few rows at a time.
+
+    The gradients are made along with the loss, while the logits are at hand; the backward pass
+    only scales them. So a step holds the logits of one part, not of all tokens, which are its
+    largest tensor by far where the vocabulary is.
+
+    Source:  Wijmans et al. 2024, arXiv:2411.09009 (Cut Cross-Entropy), without its own kernels.
+    """
+    needs = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    if not needs:
+        return _loss_and_gradients(hidden, weight, targets, False)[0]
+    return _LinearCrossEntropy.apply(hidden, weight, targets)  # type: ignore[return-value]
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        loss, *gradients = _loss_and_gradients(hidden, weight, targets, True)
+        ctx.save_for_backward(*gradients)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        (grad_loss,) = grad_outputs
+        return grad_hidden * grad_loss.to(grad_hidden.dtype), grad_weight * grad_loss, None
+
+
+def _loss_and_gradients(
+    hidden: Tensor, weight: Tensor, targets: Tensor, with_gradients: bool
+) -> tuple[Tensor, ...]:
+    """Return the loss, and its gradients by hidden and by weight if wanted."""
+    num_tokens = len(hidden)
+    dtype = hidden.dtype
+    if torch.is_autocast_enabled(hidden.device.type):
+        dtype = torch.get_autocast_dtype(hidden.device.type)
+    low_weight = weight.to(dtype)
+    logits_at_a_time = CPU_LOGITS if hidden.device.type == "cpu" else GPU_LOGITS
+    rows = max(1, logits_at_a_time // len(weight))
+    loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+    grads_hidden = []
+    grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+    for first in range(0, num_tokens, rows):
+        part = hidden[first : first + rows].to(dtype)
+        target = targets[first : first + rows].unsqueeze(-1)
+        log_p = torch.log_softmax(part @ low_weight.T, dim=-1, dtype=torch.float32)
+        loss = loss - log_p.gather(-1, target).sum()
+        if with_gradients:
+            by_logits = _without_target(log_p.exp_(), target).to(dtype)
+            grads_hidden.append((by_logits @ low_weight / num_tokens).to(hidden.dtype))
+            grad_weight += by_logits.T @ part
+    loss = loss / num_tokens
+    if not with_gradients:
+        return (loss,)
+    return loss, torch.cat(grads_hidden), (grad_weight / num_tokens).to(weight.dtype)
+
+
+def _without_target(p: Tensor, target: Tensor) -> Tensor:
+    """Return the probabilities, less 1 for the target: the gradient by the logits."""
+    if torch.compiler.is_compiling():  # a comparison melts into other passes, a scatter does not
+        return p - (torch.arange(p.shape[-1], device=p.device) == target).float()
+    return p.scatter_add_(-1, target, p.new_full(target.shape, -1.0))

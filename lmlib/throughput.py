@@ -1,0 +1,114 @@
+"""How fast a training runs: tokens per second, and the share of the device's peak (MFU)."""
+
+import contextlib
+import re
+import time
+from collections.abc import Iterator
+
+import torch
+
+from lmlib.model import TransformerLM
+
+
+def flops_per_token(model: TransformerLM) -> int:
+    """Return the floating-point operations of one token in a training step.
+
+        6 * matrix weights + 12 * num_layers * d_model * context_length / 2
+
+    A multiplication and an addition for each weight, once forwards and twice backwards: 6. The
+    embedding table only looks up and does not count, `lm_head` does (tied, they are one matrix
+    that is multiplied once). Attention multiplies each query with the keys and its weights with
+    the values: 2 * 2 * d_model a pair of positions and layer, three times in a step; the causal
+    mask leaves half of the context_length positions to an average query. What a step computes
+    again, to save memory, does not count.
+
+    Source:  Chowdhery et al. 2022 (PaLM), arXiv:2204.02311, appendix B, which counts the masked
+             half of attention, too.
+    """
+    params = model.params
+    matrices = sum(p.numel() for p in model.parameters() if p.ndim == 2)
+    if not params.tie_embeddings:
+        matrices -= model.token_embeddings.weight.numel()
+    attention = 12 * params.num_layers * params.d_model * params.context_length // 2
+    return 6 * matrices + attention
+
+
+# Names as CUDA reports them, without the vendor -> dense peak in TFLOP/s of bfloat16 (float16
+# where the device has no bfloat16), TF32 and float32, with sums in float32. The datasheets of
+# newer devices state twice that, for sparse matrices.
+_PEAKS = {
+    # Pascal and Volta white papers and datasheets: no bfloat16, no TF32
+    r"V100-SXM2-\d+GB": (125.0, None, 15.7),
+    r"V100-PCIE-\d+GB": (112.0, None, 14.0),
+    r"T4": (65.0, None, 8.1),  # NVIDIA T4 datasheet
+    # NVIDIA A100, A30 and A10 datasheets
+    r"A100-(SXM4|PCIE)-\d+GB|A100 80GB PCIe": (312.0, 156.0, 19.5),
+    r"A30": (165.0, 82.0, 10.3),
+    r"A10": (125.0, 62.5, 31.2),
+    # NVIDIA Ampere GA102 and Ada GPU architecture white papers, appendix A
+    r"RTX 3090": (71.0, 35.6, 35.6),
+    r"RTX 4090": (165.2, 82.6, 82.6),
+    # NVIDIA L4 and L40S datasheets
+    r"L4": (121.0, 60.0, 30.3),
+    r"L40S": (362.0, 183.0, 91.6),
+    # NVIDIA H100 and H200 datasheets
+    r"H100 80GB HBM3": (989.4, 494.7, 66.9),
+    r"H100 PCIe": (756.0, 378.0, 51.0),
+    r"H100 NVL": (835.0, 417.0, 60.0),
+    r"H200": (989.4, 494.7, 66.9),
+    r"H200 NVL": (835.0, 417.0, 60.0),
+    # NVIDIA HGX B200 datasheet, one of eight
+    r"B200": (2250.0, 1125.0, 75.0),
+}
+
+
+def peak_flops(device_name: str, dtype: torch.dtype) -> float | None:
+    """Return the most FLOP/s of matrix products on a device; None for an unknown one.
+
+    float32 counts as TF32 where PyTorch may use it (torch.set_float32_matmul_precision).
+    """
+    name = re.sub(r"^(NVIDIA |Tesla |GeForce )*", "", device_name)
+    for pattern, (half, tf32, full) in _PEAKS.items():
+        if re.fullmatch(pattern, name):
+            if dtype == torch.float32:
+                rounds = torch.get_float32_matmul_precision() != "highest"
+                return 1e12 * (tf32 if rounds and tf32 else full)
+            if dtype == torch.bfloat16 and tf32 is None:
+                return None  # it came with TF32: an older device has to emulate it
+            return 1e12 * half
+    return None
+
+
+class Meter:
+    """Speed of the training steps alone, on so many devices of a kind: pauses do not count."""
+
+    def __init__(
+        self, model: TransformerLM, device: torch.device, dtype: torch.dtype, devices: int = 1
+    ) -> None:
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        peak = peak_flops(name, dtype)
+        self.peak_flops = None if peak is None else peak * devices
+        self.flops_per_token = flops_per_token(model)
+        self.start = time.perf_counter()
+        self.tokens = 0
+
+    def count(self, tokens: int) -> None:
+        """Note that a step took so many tokens."""
+        self.tokens += tokens
+
+    def read(self) -> dict[str, float]:
+        """Return train/tokens_per_s, and train/mfu on a known device, since the last reading."""
+        now = time.perf_counter()
+        rate = self.tokens / (now - self.start)
+        self.start, self.tokens = now, 0
+        metrics = {"train/tokens_per_s": rate}
+        if self.peak_flops is not None:
+            metrics["train/mfu"] = rate * self.flops_per_token / self.peak_flops
+        return metrics
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """Leave the time within `with` out."""
+        begin = time.perf_counter()
+        yield
+        self.start += time.perf_counter() - begin

@@ -1,0 +1,86 @@
+"""Attention in parts against the attention that is written out."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from lmlib.model import cpu_attention, scaled_dot_product_attention
+from lmlib.model.cpu_attention import causal_attention
+
+
+def heads(seq: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    """Return Q, K and V of two sequences and three heads, laid out as the projections give them."""
+    generator = torch.Generator().manual_seed(seq)
+    return [
+        torch.randn(2, seq, 3, 8, generator=generator, dtype=dtype).transpose(1, 2).requires_grad_()
+        for _ in range(3)
+    ]
+
+
+def written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    causal = torch.ones(q.shape[-2], q.shape[-2], dtype=torch.bool).tril()
+    return scaled_dot_product_attention(q, k, v, causal)
+
+
+def with_gradients(function: Callable[..., Tensor], tensors: list[Tensor]) -> list[Tensor]:
+    """Return the result, and the gradients of a weighted sum of it."""
+    out = function(*tensors)
+    weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)
+    return [out.detach(), *torch.autograd.grad((out * weights).sum(), tensors)]
+
+
+@pytest.mark.parametrize("kept_context", [0, 1 << 20], ids=["computed again", "kept"])
+@pytest.mark.parametrize("seq", [1, 3, 4, 5, 8, 21])
+def test_result_and_gradients_are_those_of_the_written_out_one(
+    monkeypatch: pytest.MonkeyPatch, seq: int, kept_context: int
+) -> None:
+    """Sequences of less than a part, of exactly one and two, and with a shorter last one."""
+    monkeypatch.setattr(cpu_attention, "QUERIES", 4)
+    monkeypatch.setattr(cpu_attention, "KEPT_CONTEXT", kept_context)
+    # softmax of float64 scores is done in float32 by the one that is written out
+    for found, expected in zip(
+        with_gradients(causal_attention, heads(seq)),
+        with_gradients(written_out, heads(seq)),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_by_finite_differences(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_attention, "QUERIES", 4)
+    assert torch.autograd.gradcheck(causal_attention, heads(9))
+
+
+def test_bfloat16_is_as_exact_as_its_dtype() -> None:
+    rounded = [x.bfloat16().detach().requires_grad_() for x in heads(300)]
+    exact = [x.detach().double().requires_grad_() for x in rounded]
+    for found, expected in zip(
+        with_gradients(causal_attention, rounded), with_gradients(written_out, exact), strict=True
+    ):
+        assert found.dtype == torch.bfloat16
+        scale = expected.abs().max().item()
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=0.02 * scale)
+
+
+def test_one_sequence_without_a_batch() -> None:
+    q, k, v = (x[0] for x in heads(5))
+    assert causal_attention(q, k, v).shape == (3, 5, 8)
+    torch.testing.assert_close(causal_attention(q, k, v), causal_attention(*heads(5))[0])
+
+
+def test_the_same_bits_at_every_run() -> None:
+    tensors = heads(70, torch.float32)
+    first = with_gradients(causal_attention, tensors)
+    for found, expected in zip(with_gradients(causal_attention, tensors), first, strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_the_compiler_knows_its_shapes() -> None:
+    """What torch.compile is told of shapes and gradients is what the operation does."""
+    with torch.no_grad():
+        tensors = tuple(x.contiguous() for x in heads(6, torch.float32))
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    for keep in (False, True):
+        torch.library.opcheck(cpu_attention._forward, (*tensors, keep), test_utils=checks)

@@ -1,0 +1,108 @@
+"""The training loss against the logits and cross-entropy that it does without."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lmlib.functional import cross_entropy
+from lmlib.model import ModelParams, NextTokenLoss, TransformerLM, linear_cross_entropy, loss
+
+TOKENS, D_MODEL, VOCAB = 37, 16, 50
+
+
+@pytest.fixture(params=[1, 7 * VOCAB, 1 << 20], ids=["a row", "parts", "all"])
+def at_a_time(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut the work into parts of one row, of some, and of all."""
+    monkeypatch.setattr(loss, "CPU_LOGITS", request.param)
+
+
+def random_inputs(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Return hidden states, weights and targets."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(TOKENS, D_MODEL, generator=generator, dtype=dtype)
+    weight = torch.randn(VOCAB, D_MODEL, generator=generator, dtype=dtype)
+    targets = torch.randint(0, VOCAB, (TOKENS,), generator=generator)
+    return hidden.requires_grad_(), weight.requires_grad_(), targets
+
+
+@pytest.mark.usefixtures("at_a_time")
+def test_value_and_gradients_are_those_of_cross_entropy() -> None:
+    hidden, weight, targets = random_inputs(torch.float32)
+    expected = cross_entropy(hidden @ weight.T, targets)
+    expected_gradients = torch.autograd.grad(3 * expected, (hidden, weight))
+    found = linear_cross_entropy(hidden, weight, targets)
+    gradients = torch.autograd.grad(3 * found, (hidden, weight))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(gradient, expected_gradient, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.usefixtures("at_a_time")
+def test_bfloat16_under_autocast() -> None:
+    """Products in bfloat16 and sums in float32; gradients in the dtypes of their tensors."""
+    hidden, weight, targets = random_inputs(torch.float32)
+    expected = cross_entropy(hidden @ weight.T, targets)
+    expected_gradients = torch.autograd.grad(expected, (hidden, weight))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = linear_cross_entropy(hidden, weight, targets)
+    gradients = torch.autograd.grad(found, (hidden, weight))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=2e-3, atol=0)
+    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
+        assert gradient.dtype == torch.float32
+        scale = expected_gradient.abs().max().item()
+        torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=0.02 * scale)
+
+
+def test_large_logits_do_not_overflow() -> None:
+    hidden, weight, targets = random_inputs(torch.float32)
+    found = linear_cross_entropy(1e4 * hidden, weight, targets)
+    torch.testing.assert_close(found, cross_entropy(1e4 * hidden @ weight.T, targets))
+    assert found.isfinite()
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes how many elements the largest result of any operation has."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **kwargs or {})
+        sizes = [leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        self.elements = max(self.elements, *sizes, 0)
+        return result
+
+
+def test_the_logits_are_never_whole_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss, "CPU_LOGITS", 5 * VOCAB)
+    hidden, weight, targets = random_inputs(torch.float32)
+    with LargestTensor() as largest:
+        linear_cross_entropy(hidden, weight, targets).backward()
+    assert largest.elements == VOCAB * D_MODEL  # the gradient of the weight
+    assert largest.elements < TOKENS * VOCAB
+
+
+@pytest.mark.parametrize("tie_embeddings", [False, True])
+def test_next_token_loss_trains_the_model_as_its_logits_would(tie_embeddings: bool) -> None:
+    params = ModelParams(8, 16, 1, 2, 32, tie_embeddings=tie_embeddings)
+    model = TransformerLM(params, VOCAB, seed=1)
+    ids = torch.randint(0, VOCAB, (3, 9), generator=torch.Generator().manual_seed(0))
+    inputs, targets = ids[:, :-1], ids[:, 1:]
+    cross_entropy(model(inputs), targets).backward()
+    expected = {name: p.grad for name, p in model.named_parameters()}
+    model.zero_grad()
+    NextTokenLoss(model)(inputs, targets).backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-7)
+
+
+def test_without_gradients_only_the_value_is_made() -> None:
+    hidden, weight, targets = random_inputs(torch.float32)
+    with torch.no_grad():
+        found = linear_cross_entropy(hidden, weight, targets)
+    assert not found.requires_grad
+    torch.testing.assert_close(found, cross_entropy(hidden @ weight.T, targets).detach())

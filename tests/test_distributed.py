@@ -1,0 +1,344 @@
+"""Several processes: the curves of one, states that all can resume, a clear end when one dies.
+
+Run as a script, this file is the training whose processes torchrun starts, on the CPU.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import lmlib.checkpoint
+from lmlib.checkpoint import ResumeStore, load_model, save_model
+from lmlib.data import Batch, TokenDataset
+from lmlib.distributed import World, count_processes, join
+from lmlib.model import TransformerLM
+from lmlib.optim import OptimParams
+from lmlib.signals import Interrupted
+from lmlib.training import TrainParams, TrainResult, train
+from stages.cli import run_stage
+from tests.test_training import (
+    CYCLE,
+    MODEL,
+    NOISE,
+    OPTIM,
+    TRAIN,
+    VOCAB_SIZE,
+    assert_same_bits,
+    saved_state,
+    saved_steps,
+)
+
+ROOT = Path(__file__).parent.parent
+CPU = torch.device("cpu")
+MUON = replace(OPTIM, name="muon")
+FSDP = replace(TRAIN, parallel="fsdp")
+OVERFITTING = replace(TRAIN, num_steps=200, valid_every=2, log_every=10, patience=3)
+
+# trainings that two processes do as one does, each with its optimizer
+SAME: dict[str, tuple[TrainParams, OptimParams]] = {
+    "ddp": (TRAIN, OPTIM),
+    "ddp-parts": (replace(TRAIN, micro_batch_size=1), OPTIM),
+    "ddp-epochs": (replace(TRAIN, order="epochs"), OPTIM),
+    "ddp-muon": (TRAIN, MUON),
+    "ddp-patience": (OVERFITTING, OPTIM),
+    "fsdp": (FSDP, OPTIM),
+    "fsdp-parts": (replace(FSDP, micro_batch_size=1), OPTIM),
+    "fsdp-muon": (FSDP, MUON),
+    "fsdp-patience": (replace(OVERFITTING, parallel="fsdp"), OPTIM),
+}
+# how a training goes until step 10, and from there on; None: in one process
+RESUMED: dict[str, tuple[TrainParams | None, TrainParams | None]] = {
+    "ddp-ddp": (TRAIN, TRAIN),
+    "fsdp-fsdp": (FSDP, FSDP),
+    "ddp-fsdp": (TRAIN, FSDP),
+    "fsdp-ddp": (FSDP, TRAIN),
+    "ddp-one": (TRAIN, None),
+    "fsdp-one": (FSDP, None),
+    "one-ddp": (None, TRAIN),
+    "one-fsdp": (None, FSDP),
+}
+
+
+class Scripted(TokenDataset):
+    """Does something when the batch of step 10 is taken: in the middle of a training."""
+
+    def __init__(self, action: Any, data: TokenDataset = NOISE) -> None:
+        super().__init__(data.tokens, data.info)
+        self.action = action
+
+    def batch(self, step: int, **settings: Any) -> Batch:
+        if step == 10:
+            self.action()
+        return super().batch(step, **settings)
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def run(
+    folder: Path,
+    params: TrainParams = TRAIN,
+    optim: OptimParams = OPTIM,
+    data: TokenDataset = NOISE,
+    world: World | None = None,
+    on_step: Any = lambda step, metrics: None,
+) -> TrainResult:
+    model = TransformerLM(MODEL, VOCAB_SIZE, seed=params.seed)
+    store = ResumeStore(folder, world)
+    result = train(model, data, NOISE, params, optim, store, on_step)
+    save_model(folder / "model", model, world)
+    return result
+
+
+def data_of(params: TrainParams) -> TokenDataset:
+    return CYCLE if params.patience else NOISE
+
+
+# -- what the processes do
+
+
+def many_trainings(folder: Path, world: World) -> None:
+    """All trainings of SAME and RESUMED; what each process saw goes to a file of its own."""
+    on_step: Any = lambda step, metrics: None  # noqa: E731
+    if not world.is_main:
+
+        def fail(*_: Any) -> None:
+            raise AssertionError("a process other than the main one writes")
+
+        lmlib.checkpoint.write_atomically = lmlib.checkpoint.write_json = on_step = fail
+    seen: dict[str, Any] = {}
+    for name, (params, optim) in SAME.items():
+        result = run(folder / name, params, optim, data_of(params), world, on_step)
+        seen[name] = asdict(result)
+    for name, (first, then) in RESUMED.items():
+        if first:  # a signal to any process is one to all
+            data = NOISE if world.is_main else Scripted(terminate)
+            try:
+                run(folder / name, first, OPTIM, data, world, on_step)
+            except Interrupted as error:
+                seen[f"{name} interrupted"] = error.code
+        if then:
+            seen[name] = asdict(run(folder / name, then, OPTIM, NOISE, world, on_step))
+
+    model = TransformerLM(MODEL, VOCAB_SIZE)
+    data = NOISE if world.is_main else Scripted(lambda: model.lm_head.weight.data.fill_(torch.nan))
+    try:
+        train(model, data, NOISE, TRAIN, OPTIM, ResumeStore(folder / "nan", world))
+    except FloatingPointError as error:
+        seen["nan"] = str(error)
+    (folder / f"{world.rank}.json").write_text(json.dumps(seen), encoding="utf-8")
+
+
+def dying(folder: Path, world: World, stuck: bool) -> None:
+    """The second process is killed; the first waits for it or, asleep, does not notice."""
+
+    def die() -> None:
+        if not world.is_main:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if stuck:
+            time.sleep(300)
+
+    run(folder, replace(TRAIN, checkpoint_every=4), data=Scripted(die), world=world)
+
+
+def lingering(folder: Path, world: World) -> None:
+    """From step 10 on there is time for a signal, from outside."""
+
+    def linger() -> None:
+        (folder / "lingers").touch()
+        time.sleep(2)
+
+    run(folder, TRAIN, data=Scripted(linger) if world.is_main else NOISE, world=world)
+
+
+def main() -> None:
+    job, folder = sys.argv[1], Path(sys.argv[2])
+    with join(CPU) as world:
+        if job == "many trainings":
+            many_trainings(folder, world)
+        elif job == "lingering":
+            lingering(folder, world)
+        elif job == "to the end":
+            run(folder, world=world)
+        else:
+            dying(folder, world, stuck=job == "dying, the other stuck")
+
+
+# -- what comes of it
+
+
+LAUNCH = """
+from lmlib.distributed import launch
+from stages.cli import run_stage
+
+run_stage(lambda: launch("tests.test_distributed", 2))
+"""
+
+
+def start(job: str, folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", LAUNCH, job, str(folder)]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Return the exit status and what stands on stderr."""
+    _, errors = process.communicate(timeout=120)
+    return process.returncode, errors
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the trainings in two processes."""
+    folder = tmp_path_factory.mktemp("trainings")
+    for name, (first, _) in RESUMED.items():
+        if first is None:
+            with pytest.raises(Interrupted):
+                run(folder / name, data=Scripted(terminate))
+    status, errors = finish(start("many trainings", folder))
+    assert status == 0, errors
+    return folder
+
+
+@pytest.fixture(scope="module")
+def seen(folder: Path) -> list[dict[str, Any]]:
+    """What each process saw."""
+    return [json.loads((folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
+
+
+def assert_close(result: dict[str, Any], expected: TrainResult) -> None:
+    """Equal but for the order of sums in float32."""
+    for curve in ("train", "valid"):
+        for row, other in zip(result[curve], getattr(expected, curve), strict=True):
+            assert row == pytest.approx(other, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_two_processes_train_as_one(
+    name: str, folder: Path, seen: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """With the same batch_size, half of it for each; the one wrote, the other knows the same."""
+    params, optim = SAME[name]
+    expected = run(tmp_path, params, optim, data_of(params))
+    assert_close(seen[0][name], expected)
+    assert seen[1][name] == seen[0][name]
+    weights = load_model(folder / name / "model").state_dict()
+    torch.testing.assert_close(
+        weights, load_model(tmp_path / "model").state_dict(), rtol=1e-3, atol=1e-4
+    )
+    step = int(expected.train[-1]["step"])
+    if not params.patience:  # which ends with the weights of another step
+        assert_same_bits(saved_state(folder / name, step)["model"], weights)
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_resumes_in_another_way(
+    name: str, folder: Path, seen: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """Interrupted after step 10; to the bit where nothing changes."""
+    first, then = RESUMED[name]
+    expected = run(tmp_path)
+    before = seen[0][first.parallel] if first else asdict(expected)
+    if first:
+        codes = [process[f"{name} interrupted"] for process in seen]
+        assert codes == [128 + signal.SIGTERM] * 2
+    result = seen[0][name] if then else asdict(run(folder / name))
+    assert result["train"][:10] == before["train"][:10]
+    assert_close(result, expected)
+    if first == then and first:
+        assert result == before
+        assert_same_bits(saved_state(folder / name, 20), saved_state(folder / first.parallel, 20))
+
+
+def test_all_stop_at_what_is_not_finite_in_one(folder: Path, seen: list[dict[str, Any]]) -> None:
+    assert seen[0]["nan"].startswith("step 10: loss is nan; the states saved before")
+    assert seen[1]["nan"] == seen[0]["nan"]
+    assert saved_steps(folder / "nan") == [7]
+
+
+@pytest.mark.parametrize("job", ["dying", "dying, the other stuck"])
+def test_a_dead_process_ends_the_other(job: str, tmp_path: Path) -> None:
+    """Even one that hears no signal, within seconds; states saved before stay good."""
+    status, errors = finish(start(job, tmp_path))
+    assert status == 1
+    last_line = errors.splitlines()[-1]
+    assert last_line == (
+        "error: rank 1 of 2 was killed by SIGKILL, and the others were stopped. The states saved "
+        "before are kept: run again to go on"
+    )
+    assert "Traceback" not in errors
+    assert saved_steps(tmp_path) == [4, 8]
+
+
+def test_sigterm_saves_and_a_rerun_goes_on(
+    folder: Path, seen: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """The starting process passes the signal on, waits, and exits as one process would."""
+    process = start("lingering", tmp_path)
+    while not (tmp_path / "lingers").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    status, errors = finish(process)
+    assert status == 128 + signal.SIGTERM, errors
+    assert errors.count("state saved after step 10") == 1  # not in each process
+    assert saved_steps(tmp_path) == [7, 10]
+
+    status, errors = finish(start("to the end", tmp_path))
+    assert status == 0, errors
+    assert errors.count("resuming after step 10 of 20") == 1
+    assert_same_bits(saved_state(tmp_path, 20), saved_state(folder / "ddp", 20))
+
+
+# -- settings
+
+
+def test_refuses_a_batch_that_the_processes_cannot_share() -> None:
+    with pytest.raises(ValueError, match=r"^batch_size is 4, not divisible by the 3 processes"):
+        TRAIN.sequences_at_a_time(3)
+    parts = replace(TRAIN, micro_batch_size=4)
+    with pytest.raises(
+        ValueError, match=r"^batch_size is 4, 2 in each process: not divisible by m"
+    ):
+        parts.sequences_at_a_time(2)
+
+
+def test_rejects_no_processes() -> None:
+    with pytest.raises(ValueError, match=r"^num_processes is 0; it must be at least 1, or auto"):
+        replace(TRAIN, num_processes=0)
+
+
+def test_counts_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    cuda = torch.device("cuda")
+    assert count_processes("auto", CPU) == 1
+    assert count_processes("auto", cuda) == 2
+    assert count_processes("auto", torch.device("cuda:1")) == 1
+    assert count_processes(3, CPU) == 3
+    with pytest.raises(ValueError, match=r"^3 processes on a machine with 2 CUDA devices; each"):
+        count_processes(3, cuda)
+    with pytest.raises(ValueError, match=r"^train\.device is cuda:1, with 2 processes; these need"):
+        count_processes(2, torch.device("cuda:1"))
+    with pytest.raises(ValueError, match=r"^train\.device is mps, with 2 processes; these need"):
+        count_processes(2, torch.device("mps"))
+
+
+def test_torchrun_says_how_many_processes_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two machines of two; `train.num_processes` does not count then."""
+    for name, value in {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert count_processes(1, torch.device("cuda")) == 4
+
+
+if __name__ == "__main__":
+    run_stage(main)
