@@ -78,6 +78,10 @@ bench-tokenizer: $(READY) $(BENCH)/.ready ## Tokenizer beside its peers: CORPUS=
 	@cd "$(ROOT)" && python -m tests.benchmarks.bench_tokenizer "$(abspath $(CORPUS))" \
 	  --vocab-size $(or $(VOCAB),10000) --repeats $(or $(REPEATS),5) $(ARGS)
 
+.PHONY: bench-train
+bench-train: $(READY) $(BENCH)/.ready ## Training beside other models: REPEATS=5 ARGS="--size memory"
+	@cd "$(ROOT)" && python -m tests.benchmarks.bench_train --repeats $(or $(REPEATS),5) $(ARGS)
+
 .PHONY: clean prune
 prune: ## Remove the states of trainings that were never finished
 	@rm -rf "$(ROOT)/models/.resume"

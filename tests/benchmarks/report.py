@@ -42,13 +42,16 @@ def processor() -> str:
 
 def commit() -> str:
     """Return the commit, marked if files under version control were changed since."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--exclude=*"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--exclude=*"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        return "unknown, for want of git"
     return described.stdout.strip() or "not in a git repository"
 
 

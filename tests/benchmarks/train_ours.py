@@ -1,0 +1,99 @@
+"""The training of this project as a contender: what `lmlib.training.train` does in its loop.
+
+The loss is read as that loop reads it for the log, norm of the weights and memory included.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from lmlib.checkpoint import ResumeStore
+from lmlib.data import TokenDataset
+from lmlib.device import deterministic
+from lmlib.model import ModelParams, NextTokenLoss, TransformerLM
+from lmlib.optim import OptimParams
+from lmlib.throughput import flops_per_token
+from lmlib.tokens import TokenInfo
+from lmlib.training import TrainParams, _Training
+from tests.benchmarks.train_job import (
+    BETAS,
+    EPS,
+    LOG_EVERY,
+    LR,
+    MAX_GRAD_NORM,
+    SEED,
+    WEIGHT_DECAY,
+    Training,
+    TrainJob,
+)
+
+NUM_STEPS = 1_000_000  # of the training whose first steps are measured
+
+
+def prepare(job: TrainJob) -> Callable[[], Training]:
+    """Return what makes our model and optimizer; raise RuntimeError where it cannot compile."""
+    tokens = np.load(job.tokens, mmap_mode="r")
+    data = TokenDataset(tokens, TokenInfo(len(tokens), job.vocab_size, "", 0, 1))
+    params = TrainParams(
+        seed=SEED,
+        num_steps=NUM_STEPS,
+        batch_size=job.batch_size,
+        device=job.device,
+        dtype="bfloat16" if job.bf16 else "float32",
+        compile="on" if job.compiled else "off",
+        log_every=LOG_EVERY,
+        valid_every=NUM_STEPS,
+        valid_batches=1,
+        checkpoint_every=NUM_STEPS,
+    )
+    store = ResumeStore(Path(job.tokens).with_name("states"))  # which stays empty
+
+    def build() -> Training:
+        model = model_of(job)
+        training = _Training(model, data, data, params, optim_params(), store)
+        with deterministic(training.device):
+            training.begin()
+        if job.compiled and isinstance(training.next_token_loss, NextTokenLoss):
+            raise RuntimeError("the model could not be compiled")
+
+        def take_step() -> None:
+            with deterministic(training.device):
+                training.take_step()
+
+        return Training(
+            take_step,
+            lambda: training.log()["train/loss"],
+            model.num_parameters(),
+            flops_per_token=flops_per_token(model),
+        )
+
+    return build
+
+
+def model_of(job: TrainJob) -> TransformerLM:
+    """Return our model, on the device."""
+    params = ModelParams(
+        context_length=job.context_length,
+        d_model=job.d_model,
+        num_layers=job.num_layers,
+        num_heads=job.num_heads,
+        d_ff=job.d_ff,
+    )
+    return TransformerLM(params, job.vocab_size, seed=SEED).to(job.device)
+
+
+def optim_params() -> OptimParams:
+    """Return the settings of our optimizer, those of the peers."""
+    return OptimParams(
+        name="adamw",
+        lr=LR,
+        betas=BETAS,
+        eps=EPS,
+        weight_decay=WEIGHT_DECAY,
+        schedule="constant",
+        warmup_steps=0,
+        min_lr_fraction=1.0,
+        decay_fraction=0.0,
+        max_grad_norm=MAX_GRAD_NORM,
+    )
