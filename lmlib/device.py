@@ -193,8 +193,9 @@ def keep_freed_memory(device: torch.device) -> None:
         return
     with contextlib.suppress(OSError, AttributeError):  # another C library than GNU's
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_THRESHOLD, 1 << 30)  # up to a GiB from the heap,
-        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)  # which is not cut back
+        # up to a GiB from the heap (older versions: 32 MiB), which is not cut back
+        if mallopt(M_MMAP_THRESHOLD, 1 << 30) or mallopt(M_MMAP_THRESHOLD, 1 << 25):
+            mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:

@@ -150,7 +150,7 @@ class SharedLoss(nn.Module):
 
 def under_torchrun() -> bool:
     """Whether torchrun started this process, as one of several or alone."""
-    return "RANK" in os.environ
+    return "TORCHELASTIC_RUN_ID" in os.environ  # RANK alone: other launchers set it, too
 
 
 def count_processes(wanted: int | Literal["auto"], device: torch.device) -> int:

@@ -30,7 +30,8 @@ class FiniteGuard:
     def note(self, step: int, loss: Tensor, grad_norm: Tensor) -> None:
         """Take the values of a step to be checked."""
         self._pending.append((step, torch.stack((loss, grad_norm.to(loss.device)))))
-        if not loss.is_cuda or len(self._pending) == self.max_pending:
+        waits = loss.is_cuda or loss.is_mps
+        if not waits or len(self._pending) == self.max_pending:
             self.check()
 
     def check(self) -> None:

@@ -1,6 +1,7 @@
 """The training loop."""
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -395,7 +396,12 @@ class _Training:
                 batch_size=size,
                 batches=self.params.valid_batches * self.params.batch_size // size,
             )
-            self.stopping.update(loss, self.model)
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"step {self.step}: the validation loss is {loss}; the states saved before it are "
+                "kept. Lower optim.lr or optim.max_grad_norm, or train in float32"
+            )
+        self.stopping.update(loss, self.model)
         self.rows["valid"].append({"step": self.step, "loss": loss})
         return {"valid/loss": loss}
 

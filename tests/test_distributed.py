@@ -37,6 +37,7 @@ from tests.test_training import (
     saved_steps,
 )
 
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "test", "RANK": "3"}
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
 MUON = replace(OPTIM, name="muon")
@@ -334,7 +335,7 @@ def test_counts_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_torchrun_says_how_many_processes_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two machines of two; `train.num_processes` does not count then."""
-    for name, value in {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}.items():
+    for name, value in {**TORCHRUN, "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert count_processes(1, torch.device("cuda")) == 4

@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import math
 import os
 import random
 import signal
@@ -328,6 +329,16 @@ def test_keeps_the_last_good_state_when_the_loss_is_not_finite(tmp_path: Path) -
         train(model, NOISE, NOISE, params, OPTIM, ResumeStore(tmp_path), poison)
     assert saved_steps(tmp_path) == [2]
     assert saved_state(tmp_path, 2)["model"]["lm_head.weight"].isfinite().all()
+
+
+def test_a_validation_loss_that_is_not_finite_ends_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last update may break what its own loss and gradients did not show."""
+    monkeypatch.setattr("lmlib.training.sampled_loss", lambda *args, **kwargs: math.nan)
+    with pytest.raises(FloatingPointError, match="step 5: the validation loss is nan"):
+        run(tmp_path, replace(TRAIN, checkpoint_every=3))
+    assert [path.name for path in sorted(tmp_path.glob("step-*.pt"))] == ["step-000000003.pt"]
 
 
 def test_steps_with_the_learning_rate_of_the_schedule(tmp_path: Path) -> None:

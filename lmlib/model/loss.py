@@ -10,6 +10,7 @@ from lmlib.model.transformer import TransformerLM
 
 # Logits at a time. Those of a CPU stay in its caches; those of a GPU keep it busy.
 CPU_LOGITS, GPU_LOGITS = 1 << 21, 1 << 28
+LEAST_ROWS = 512  # tokens at a time: for each part a gradient of the size of the weight is made
 
 
 class NextTokenLoss(nn.Module):
@@ -72,7 +73,7 @@ def _loss_and_gradients(
         dtype = torch.get_autocast_dtype(hidden.device.type)
     low_weight = weight.to(dtype)
     logits_at_a_time = CPU_LOGITS if hidden.device.type == "cpu" else GPU_LOGITS
-    rows = max(1, logits_at_a_time // len(weight))
+    rows = max(LEAST_ROWS, logits_at_a_time // len(weight))
     loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
     grads_hidden = []
     grad_weight = torch.zeros_like(weight, dtype=torch.float32)
@@ -83,7 +84,8 @@ def _loss_and_gradients(
         loss = loss - log_p.gather(-1, target).sum()
         if with_gradients:
             by_logits = _without_target(log_p.exp_(), target).to(dtype)
-            grads_hidden.append((by_logits @ low_weight / num_tokens).to(hidden.dtype))
+            # divided in the wider dtype: in float16 small gradients would vanish
+            grads_hidden.append((by_logits @ low_weight).to(hidden.dtype) / num_tokens)
             grad_weight += by_logits.T @ part
     loss = loss / num_tokens
     if not with_gradients:
