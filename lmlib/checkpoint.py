@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, Protocol, runtime_checkable
@@ -103,6 +104,17 @@ def _restore(state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Opt
     optimizer.load_state_dict({**state["optimizer"], "state": of_parameters})
 
 
+def _snapshot(state: Any) -> Any:
+    """Return a copy that training does not change, its tensors on the CPU."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        return {key: _snapshot(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(map(_snapshot, state))
+    return state
+
+
 def _serialise(state: dict[str, Any], room: int = 0) -> memoryview:
     """Return the bytes of `state`, after `room` bytes for what is to stand before them."""
     # through a buffer: torch.save writes the name of its file into the bytes
@@ -130,6 +142,8 @@ class ResumeStore:
         self.world = world or World()
         # beside the folder, not in it: `discard` removes the folder
         self._lock = FileLock(self.folder.with_name(self.folder.name + ".lock"))
+        self._writer: ThreadPoolExecutor | None = None
+        self._write_under_way: Future[None] | None = None
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -155,6 +169,25 @@ class ResumeStore:
                 held = False
         return not self.world.max(not held)
 
+    @contextlib.contextmanager
+    def in_background(self) -> Iterator[None]:
+        """Within, `save` copies the state and a thread writes it, one state at a time.
+
+        What keeps a state from being written is raised by the next `save`, or when leaving, which
+        waits for the last one.
+        """
+        with ThreadPoolExecutor(1, thread_name_prefix="checkpoint") as self._writer:
+            try:
+                yield
+            finally:
+                self._writer = None
+                self._finish_write()
+
+    def _finish_write(self) -> None:
+        write, self._write_under_way = self._write_under_way, None
+        if write:
+            write.result()
+
     def save(
         self,
         model: nn.Module,
@@ -167,10 +200,17 @@ class ResumeStore:
 
         What else the training is made of comes as `parts`, by name.
         """
+        self._finish_write()
         states = {name: part.state_dict() for name, part in parts.items()}
         state = {**_state(model, optimizer, step, self.world), "rows": rows, "parts": states}
         if not self.world.is_main:
             return
+        if self._writer:
+            self._write_under_way = self._writer.submit(self._write, step, _snapshot(state))
+        else:
+            self._write(step, state)
+
+    def _write(self, step: int, state: dict[str, Any]) -> None:
         content = _serialise(state, room=64)
         content[:64] = hashlib.sha256(content[64:]).hexdigest().encode()
         write_atomically(self.folder / f"step-{step:09d}.pt", content)

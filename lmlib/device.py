@@ -111,6 +111,8 @@ def deterministic(device: torch.device) -> Iterator[None]:
 def should_compile(name: str, device: torch.device) -> bool:
     """Return whether to `torch.compile`; `auto` does on CUDA, where it pays in every training.
 
+    `graphs` does, too: see `compiled`.
+
     Without the compiler that PyTorch calls (C++ for the CPU, C for CUDA), or without the headers
     of Python that it includes, nothing is compiled.
     """
@@ -127,8 +129,13 @@ def should_compile(name: str, device: torch.device) -> bool:
     return not missing
 
 
-def compiled(module: nn.Module, trial: Callable[[nn.Module], object]) -> nn.Module:
+def compiled(
+    module: nn.Module, trial: Callable[[nn.Module], object], *, graphs: bool = False
+) -> nn.Module:
     """Return `module` compiled; or as it is, with a warning, where the compiler fails in `trial`.
+
+    With `graphs` the kernels of a call on CUDA are recorded and started as one (CUDA graphs), for
+    models so small that starting them takes longer than running them; elsewhere that is nothing.
 
     `trial` calls the module as the training will, forwards and backwards (PyTorch compiles at the
     first call), and leaves no trace. Any other error than the compiler's is raised.
@@ -136,7 +143,9 @@ def compiled(module: nn.Module, trial: Callable[[nn.Module], object]) -> nn.Modu
     from torch._dynamo.exc import TorchDynamoException  # importing it takes a second
 
     logger.info("compiling the model (train.compile: off does without)")
-    fast: Any = torch.compile(module, dynamic=False)  # a module, which the types do not say
+    mode = "reduce-overhead" if graphs else None
+    # a module, which the types do not say
+    fast: Any = torch.compile(module, dynamic=False, mode=mode)
     try:
         trial(fast)
     except TorchDynamoException as error:

@@ -277,6 +277,8 @@ class _Watch(threading.Thread):
         self.start()
 
     def run(self) -> None:
+        if os.name != "posix":  # where a signal 0 asks nothing, but ends the process
+            return
         while not self._left.wait(self.interval_s):
             if not all(map(_exists, self._pids)):
                 logger.error(_LOST.format(rank=self._rank))

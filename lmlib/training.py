@@ -64,7 +64,7 @@ class TrainParams:
     batch_size: int
     device: str
     dtype: Literal["auto", "float32", "bfloat16", "float16"]
-    compile: Literal["auto", "on", "off"]
+    compile: Literal["auto", "on", "off", "graphs"]
     log_every: int
     valid_every: int
     valid_batches: int
@@ -192,7 +192,7 @@ def train(
     """
     world = store.world
     require_trainable(model.params, train_data, valid_data, params, optim_params, world.size)
-    training = _Training(model, train_data, valid_data, params, optim_params, store)
+    training = Training(model, train_data, valid_data, params, optim_params, store)
     steps = training.steps_left()
     bar = tqdm(
         total=params.num_steps,
@@ -204,7 +204,8 @@ def train(
     profiling = params.profile_steps and world.is_main
     profile = profiled(trace if profiling else None, params.profile_steps)
     order_of_sums = deterministic(training.device)
-    with bar, order_of_sums, DeferredSignals() as signals, profile as after_step:
+    writing = store.in_background()
+    with bar, order_of_sums, DeferredSignals() as signals, profile as after_step, writing:
         if steps:
             training.begin()
         for step in steps:
@@ -232,8 +233,8 @@ def train(
     return training.result()
 
 
-class _Training:
-    """The parts of a training, and what a step does with them."""
+class Training:
+    """The parts of a training, and what a step does with them; `train` is their common use."""
 
     def __init__(
         self,
@@ -257,7 +258,7 @@ class _Training:
         self.next_token_loss: nn.Module = NextTokenLoss(model)
         if self.parallel == "fsdp":
             shard(self.next_token_loss, model.layers, self.device)
-        self.optimizer = build_optimizer(model, optim_params)
+        self.optimizer = build_optimizer(model, optim_params, self.dtype)
         # float16 rounds what is below 3e-8 to 0: with the loss, small gradients are scaled up
         self.scaler = GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.guard = FiniteGuard(self.world.mean)
@@ -299,6 +300,7 @@ class _Training:
                     self.next_token_loss = compiled(
                         self.next_token_loss,
                         trial=lambda module: self._add_gradients(module, self._batch(1)),
+                        graphs=self.params.compile == "graphs",
                     )
                 self.optimizer.zero_grad()
         if self.parallel == "ddp":

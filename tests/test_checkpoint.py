@@ -1,5 +1,6 @@
 """Checkpoints, the states a training resumes from, and finished models: whole or not at all."""
 
+import copy
 import io
 import json
 import logging
@@ -25,6 +26,7 @@ from lmlib.checkpoint import (
     save_checkpoint,
     save_model,
 )
+from lmlib.files import write_atomically
 from lmlib.model import ModelParams, TransformerLM
 from lmlib.optim import AdamW
 
@@ -38,10 +40,14 @@ def trained(seed: int, steps: int = 3) -> tuple[TransformerLM, AdamW]:
     model = TransformerLM(PARAMS, VOCAB_SIZE, seed=seed)
     optimizer = AdamW(model.parameters(), lr=1e-2)
     for _ in range(steps):
-        model(torch.arange(8)).square().mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        take_step(model, optimizer)
     return model, optimizer
+
+
+def take_step(model: TransformerLM, optimizer: AdamW) -> None:
+    model(torch.arange(8)).square().mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 def assert_same_bits(actual: Any, expected: Any) -> None:
@@ -164,6 +170,52 @@ def test_store_keeps_the_newest_two(tmp_path: Path) -> None:
         store.save(model, optimizer, step, ROWS)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["step-000000010.pt", "step-000000011.pt"]
+
+
+def test_store_writes_in_the_background_what_was_when_it_was_asked_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training goes on while the state waits to be written: here until it has changed all."""
+    changed = threading.Event()
+
+    def wait_and_write(path: Path, content: bytes) -> None:
+        assert changed.wait(timeout=60)
+        write_atomically(path, content)
+
+    monkeypatch.setattr("lmlib.checkpoint.write_atomically", wait_and_write)
+    store = ResumeStore(tmp_path)
+    model, optimizer = trained(seed=1)
+    expected = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    rows = copy.deepcopy(ROWS)
+    with store.in_background():
+        store.save(model, optimizer, 1, rows)
+        take_step(model, optimizer)
+        rows["train"].clear()
+        changed.set()
+    other, other_optimizer = trained(seed=3, steps=0)
+    assert store.load(other, other_optimizer) == (1, ROWS)
+    assert_same_bits((other.state_dict(), other_optimizer.state_dict()), expected)
+
+
+def test_store_tells_when_a_state_could_not_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the next state or at the end; what was written before stays."""
+    store = ResumeStore(tmp_path)
+    model, optimizer = trained(seed=1)
+    store.save(model, optimizer, 1, ROWS)
+
+    def fail(_path: Path, _content: bytes) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("lmlib.checkpoint.write_atomically", fail)
+    with pytest.raises(OSError, match="No space left"), store.in_background():
+        store.save(model, optimizer, 2, ROWS)
+    with store.in_background():
+        store.save(model, optimizer, 2, ROWS)
+        with pytest.raises(OSError, match="No space left"):
+            store.save(model, optimizer, 3, ROWS)
+    assert store.load(model, optimizer) == (1, ROWS)
 
 
 def truncate(content: bytes) -> bytes:

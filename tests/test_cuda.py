@@ -51,7 +51,7 @@ def trained(device: torch.device) -> tuple[TransformerLM, AdamW]:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("compile_", ["off", "on"])
+@pytest.mark.parametrize("compile_", ["off", "on", "graphs"])
 def test_interrupted_training_equals_an_uninterrupted_one(
     tmp_path: Path, dtype: str, compile_: str
 ) -> None:

@@ -146,6 +146,7 @@ def test_autocast_multiplies_in_the_dtype_and_keeps_weights() -> None:
         ("off", CUDA, False),
         ("on", CPU, True),
         ("on", CUDA, True),
+        ("graphs", CPU, True),
         ("auto", CPU, False),
         ("auto", CUDA, True),
     ],
@@ -267,21 +268,21 @@ def test_stays_uncompiled_where_the_compiler_fails(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failing: str
 ) -> None:
     plain = nn.Identity()
-    monkeypatch.setattr("torch.compile", lambda _, dynamic: Double(failing, compiler_error()))
+    monkeypatch.setattr("torch.compile", lambda _, **__: Double(failing, compiler_error()))
     assert compiled(plain, trial) is plain
     assert "train.compile: the compiler failed (backend=" in caplog.text
 
 
 def test_compiled_where_the_compiler_works(monkeypatch: pytest.MonkeyPatch) -> None:
     fast = Double("", compiler_error())
-    monkeypatch.setattr("torch.compile", lambda _, dynamic: fast)
+    monkeypatch.setattr("torch.compile", lambda _, **__: fast)
     assert compiled(nn.Identity(), trial) is fast
 
 
 def test_errors_of_the_model_are_not_taken_for_the_compilers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("torch.compile", lambda _, dynamic: Double("forward", RuntimeError("bug")))
+    monkeypatch.setattr("torch.compile", lambda _, **__: Double("forward", RuntimeError("bug")))
     with pytest.raises(RuntimeError, match=r"^bug$"):
         compiled(nn.Identity(), trial)
 

@@ -224,7 +224,7 @@ def test_params_yaml_has_no_other_section() -> None:
         ("optim", {"lr": 0.0}, "lr is 0.0; it must be above 0"),
         ("optim", {"schedule": "cosinus"}, "choose one of cosine, linear, wsd, constant"),
         ("train", {"batch_size": 0}, "batch_size is 0; it must be at least 1"),
-        ("train", {"compile": True}, "choose one of auto, on, off"),
+        ("train", {"compile": True}, "choose one of auto, on, off, graphs"),
         ("corpus", {"source": "wikipedia"}, "choose one of toystories, tinystories, owt, local"),
         ("sampling", {"top_p": 0.0}, "top_p is 0.0; it must be in (0, 1]"),
     ],

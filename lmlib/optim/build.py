@@ -1,18 +1,21 @@
 """The optimizer of a training."""
 
-from lmlib.device import resolve_dtype
+import torch
+
 from lmlib.model import TransformerLM
 from lmlib.optim.adamw import AdamW, decay_groups
 from lmlib.optim.muon import Muon
 from lmlib.optim.params import OptimParams
 
 
-def build_optimizer(model: TransformerLM, params: OptimParams) -> AdamW:
+def build_optimizer(
+    model: TransformerLM, params: OptimParams, dtype: torch.dtype = torch.float32
+) -> AdamW:
     """Return the optimizer `params.name` of all parameters of `model`, where they lie now.
 
     Matrices decay, gains of norms do not. With `muon`, the matrices of the blocks are updated by
-    Muon; embeddings, lm_head and gains by AdamW. The learning rate of each group is `lr_scale`
-    times the schedule's.
+    Muon, whose products run in `dtype`; embeddings, lm_head and gains by AdamW. The learning rate
+    of each group is `lr_scale` times the schedule's.
     """
     groups = [{**group, "lr_scale": 1.0} for group in decay_groups(model, params.weight_decay)]
     settings = {"lr": params.lr, "betas": params.betas, "eps": params.eps}
@@ -31,4 +34,4 @@ def build_optimizer(model: TransformerLM, params: OptimParams) -> AdamW:
             "lr_scale": lr_scale,
         }
     )
-    return Muon(groups, **settings, dtype=resolve_dtype("auto", hidden[0].device))
+    return Muon(groups, **settings, dtype=dtype)

@@ -26,7 +26,7 @@ class Muon(AdamW):
     0.2 sqrt(max(rows, columns)) has entries of root mean square 0.2, about that of AdamW's
     updates, so that both need similar learning rates and decays. State: m alone.
 
-    dtype:   of the Newton-Schulz iteration, which bears bfloat16.
+    dtype:   of the products of the Newton-Schulz iteration, which bears bfloat16.
     Source:  Jordan 2024, https://kellerjordan.github.io/posts/muon/; the factor 0.2 sqrt(max) and
              the decay: Liu et al. 2025, arXiv:2502.16982.
     """

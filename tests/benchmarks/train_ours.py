@@ -15,7 +15,8 @@ from lmlib.model import ModelParams, NextTokenLoss, TransformerLM
 from lmlib.optim import OptimParams
 from lmlib.throughput import flops_per_token
 from lmlib.tokens import TokenInfo
-from lmlib.training import TrainParams, _Training
+from lmlib.training import Training as OurTraining
+from lmlib.training import TrainParams
 from tests.benchmarks.train_job import (
     BETAS,
     EPS,
@@ -51,7 +52,7 @@ def prepare(job: TrainJob) -> Callable[[], Training]:
 
     def build() -> Training:
         model = model_of(job)
-        training = _Training(model, data, data, params, optim_params(), store)
+        training = OurTraining(model, data, data, params, optim_params(), store)
         with deterministic(training.device):
             training.begin()
         if job.compiled and isinstance(training.next_token_loss, NextTokenLoss):
