@@ -82,6 +82,10 @@ bench-tokenizer: $(READY) $(BENCH)/.ready ## Tokenizer beside its peers: CORPUS=
 bench-train: $(READY) $(BENCH)/.ready ## Training beside other models: REPEATS=5 ARGS="--size memory"
 	@cd "$(ROOT)" && python -m tests.benchmarks.bench_train --repeats $(or $(REPEATS),5) $(ARGS)
 
+.PHONY: bench-learning
+bench-learning: $(READY) ## What AdamW, Muon and a Llama learn from a text: CORPUS=FILE ARGS="--jobs 2"
+	@cd "$(ROOT)" && python -m tests.benchmarks.bench_learning "$(abspath $(CORPUS))" $(ARGS)
+
 .PHONY: clean prune
 prune: ## Remove the states of trainings that were never finished
 	@rm -rf "$(ROOT)/models/.resume"
