@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -145,11 +146,61 @@ def test_experiments_rerun_what_depends_on_the_change(project: Project) -> None:
     project.run("dvc", "checkout")
 
 
-def test_killed_training_goes_on_to_the_same_bits(make_project: MakeProject) -> None:
-    """kill -9 in mid-training; the second run resumes, and a third from the start agrees."""
-    project = make_project("killed", **{"train.num_steps": "200", "train.checkpoint_every": "20"})
+@pytest.mark.parametrize(
+    ("command", "kills"),
+    [
+        (["dvc", "repro", "train"], 1),
+        pytest.param(["dvc", "repro", "train"], 20, marks=pytest.mark.slow),
+        pytest.param(["dvc", "exp", "run", "--temp", "train"], 20, marks=pytest.mark.slow),
+    ],
+)
+def test_killed_training_goes_on_to_the_same_bits(
+    make_project: MakeProject, command: list[str], kills: int
+) -> None:
+    """kill -9 in mid-training; the last run resumes, and one from the start agrees.
+
+    MLflow has one run, and each of its points once; so have the curves.
+    """
+    num_steps = 200 + 250 * (kills - 1)
+    rhythm = {"train.num_steps": str(num_steps), "train.checkpoint_every": "20"}
+    project = make_project(f"killed-{kills}-{command[1]}", **rhythm)
+    project.run("dvc", "repro", "encode")
+    project.run("git", "add", "--all")
+    project.run("git", "commit", "--quiet", "--message=data")
+    moments = random.Random(0)
+    for _ in range(kills):
+        kill_trainer(project, command, after_s=moments.uniform(0, 0.4))
+    assert not (project.folder / "models/lm/model.safetensors").exists()
+
+    output = project.run(*command)
+    assert "resuming after step" in output
+    if command[1] == "exp":
+        (name,) = re.findall(r"Ran experiment\(s\): (\S+)", output)
+        project.run("dvc", "exp", "apply", name)
+    project.run("dvc", "repro")
+    assert not list(project.folder.glob("models/.resume/*/*"))  # DVC has the model now
+    (run,) = [run for run in runs(project) if run.data.tags["stage"] == "train"]
+    assert run.info.status == "FINISHED"
+    client = MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
+    steps = list(range(5, num_steps + 1, 5))
+    history = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [point.step for point in history] == steps
+    assert [int(row["step"]) for row in rows(project, "models/plots/train.csv")] == steps
+
+    lock = (project.folder / "dvc.lock").read_text(encoding="utf-8")
+    assert "resuming" not in project.run("dvc", "repro", "--force", "--single-item", "train")
+    assert (project.folder / "dvc.lock").read_text(encoding="utf-8") == lock  # the same hashes
+
+
+def kill_trainer(project: Project, command: list[str], after_s: float) -> None:
+    """Start a command; kill its training so many seconds after it has saved a new state."""
+
+    def saved() -> set[Path]:
+        return set(project.folder.glob("models/.resume/*/step-*.pt"))
+
+    before = saved()
     dvc = subprocess.Popen(
-        ["dvc", "repro", "train"],
+        command,
         cwd=project.folder,
         env=project.env,
         stdout=subprocess.PIPE,
@@ -157,26 +208,14 @@ def test_killed_training_goes_on_to_the_same_bits(make_project: MakeProject) -> 
         start_new_session=True,
     )
     deadline = time.monotonic() + 240
-    while not list(project.folder.glob("models/.resume/*/step-*.pt")):
+    while saved() <= before:
         assert dvc.poll() is None, dvc.communicate()[0].decode()
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.01)
+    time.sleep(after_s)
     os.kill(trainer_below(dvc.pid), signal.SIGKILL)
     dvc.communicate()
     assert dvc.returncode != 0
-    assert not (project.folder / "models/lm/model.safetensors").exists()
-
-    assert "resuming after step" in project.run("dvc", "repro")
-    assert not list(project.folder.glob("models/.resume/*/*"))  # DVC has the model now
-    (run,) = [run for run in runs(project) if run.data.tags["stage"] == "train"]
-    assert run.info.status == "FINISHED"
-    client = MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
-    logged = [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")]
-    assert logged == list(range(5, 201, 5))
-
-    lock = (project.folder / "dvc.lock").read_text(encoding="utf-8")
-    assert "resuming" not in project.run("dvc", "repro", "--force", "--single-item", "train")
-    assert (project.folder / "dvc.lock").read_text(encoding="utf-8") == lock  # the same hashes
 
 
 def trainer_below(pid: int) -> int:
