@@ -25,7 +25,6 @@ import statistics
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +46,7 @@ from lmlib.tokens import TokenInfo
 from lmlib.training import TrainParams, train
 from tests.benchmarks.contest import ROOT, num_cores
 from tests.benchmarks.report import Row, machine, table
+from tests.benchmarks.train_peers import llama_model
 
 VALID_FRACTION = 0.01
 LLAMA = {"lr": 1e-3, "betas": (0.9, 0.95), "weight_decay": 0.1, "warmup": 100}
@@ -148,22 +148,16 @@ class LlamaLoss(nn.Module):
 
     def __init__(self, params: ModelParams, vocab_size: int, seed: int) -> None:
         super().__init__()
-        transformers = import_module("transformers")  # its types refuse arguments that it takes
-        torch.manual_seed(seed)
-        self.model = transformers.LlamaForCausalLM(
-            transformers.LlamaConfig(
-                vocab_size=vocab_size,
-                hidden_size=params.d_model,
-                intermediate_size=params.d_ff,
-                num_hidden_layers=params.num_layers,
-                num_attention_heads=params.num_heads,
-                num_key_value_heads=params.num_heads,
-                max_position_embeddings=params.context_length,
-                rms_norm_eps=params.norm_eps,
-                tie_word_embeddings=params.tie_embeddings,
-                use_cache=False,
-                attn_implementation="sdpa",
-            )
+        self.model = llama_model(
+            seed,
+            vocab_size=vocab_size,
+            hidden_size=params.d_model,
+            intermediate_size=params.d_ff,
+            num_hidden_layers=params.num_layers,
+            num_attention_heads=params.num_heads,
+            max_position_embeddings=params.context_length,
+            rms_norm_eps=params.norm_eps,
+            tie_word_embeddings=params.tie_embeddings,
         )
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ Sources: Radford et al. 2019 (GPT-2); github.com/karpathy/nanoGPT, README and tr
 
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,24 +44,18 @@ def prepare(job: TrainJob) -> Callable[[], Training]:
 def llama(job: TrainJob) -> Callable[[], Training]:
     """Return what makes a Llama of our shapes: it has exactly as many weights."""
     transformers = import_module("transformers")
-    make_model, make_config = transformers.LlamaForCausalLM, transformers.LlamaConfig
+    import_module("transformers.models.llama.modeling_llama")  # now: it is no memory of a step's
 
     def build() -> Training:
-        config = make_config(
+        model = llama_model(
+            SEED,
             vocab_size=job.vocab_size,
             hidden_size=job.d_model,
             intermediate_size=job.d_ff,
             num_hidden_layers=job.num_layers,
             num_attention_heads=job.num_heads,
-            num_key_value_heads=job.num_heads,
             max_position_embeddings=job.context_length,
-            rms_norm_eps=1e-5,
-            tie_word_embeddings=False,
-            use_cache=False,
-            attn_implementation="sdpa",
-        )
-        torch.manual_seed(SEED)
-        model = make_model(config).to(job.device)
+        ).to(job.device)
         forward = torch.compile(model) if job.compiled else model
         step = TrainingStep(
             model, lambda inputs, _: forward(input_ids=inputs, labels=inputs).loss, job
@@ -70,6 +65,26 @@ def llama(job: TrainJob) -> Callable[[], Training]:
         )
 
     return build
+
+
+def llama_model(seed: int, **sizes: Any) -> Any:
+    """Return a LlamaForCausalLM with new weights; sizes are those of its LlamaConfig.
+
+    As many heads of keys as of queries, untied embeddings and PyTorch's attention, unless said.
+    """
+    transformers = import_module("transformers")  # its types refuse arguments that it takes
+    config = transformers.LlamaConfig(
+        **{
+            "num_key_value_heads": sizes["num_attention_heads"],
+            "rms_norm_eps": 1e-5,
+            "tie_word_embeddings": False,
+            "use_cache": False,
+            "attn_implementation": "sdpa",
+            **sizes,
+        }
+    )
+    torch.manual_seed(seed)
+    return transformers.LlamaForCausalLM(config)
 
 
 def nanogpt(job: TrainJob) -> Callable[[], Training]:
