@@ -151,7 +151,7 @@ def test_experiments_rerun_what_depends_on_the_change(project: Project) -> None:
     [
         (["dvc", "repro", "train"], 1),
         pytest.param(["dvc", "repro", "train"], 20, marks=pytest.mark.slow),
-        pytest.param(["dvc", "exp", "run", "--temp", "train"], 20, marks=pytest.mark.slow),
+        pytest.param(["dvc", "exp", "run", "--temp"], 20, marks=pytest.mark.slow),
     ],
 )
 def test_killed_training_goes_on_to_the_same_bits(
