@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from lmlib.checkpoint import ResumeStore
 from lmlib.data import TokenDataset
-from lmlib.device import autocast, compiled, resolve_device, resolve_dtype
+from lmlib.device import autocast, compiled, resolve_device, resolve_dtype, should_compile
 from lmlib.evaluation import sampled_loss
 from lmlib.model import ModelParams, NextTokenLoss, TransformerLM
 from lmlib.optim import OptimParams, warmup_cosine
@@ -169,6 +169,11 @@ class LlamaLoss(nn.Module):
 def train_llama(run: Run) -> nn.Module:
     """Return the loss of a Llama, trained with PyTorch's AdamW."""
     settings: dict[str, Any] = LLAMA | run.settings
+    if unknown := settings.keys() - LLAMA.keys():
+        raise ValueError(
+            f"{run.spec}: {', '.join(sorted(unknown))} is unknown; the settings of a llama are "
+            f"{', '.join(LLAMA)}"
+        )
     params, data = run.params(), run.dataset("train")
     device = resolve_device(params.train.device)
     dtype = resolve_dtype(params.train.dtype, device)
@@ -197,9 +202,9 @@ def train_llama(run: Run) -> nn.Module:
         loss.backward()
 
     forward: nn.Module = llama_loss
-    if params.train.compile == "on":
-        forward = compiled(llama_loss, trial=lambda module: backward(module, 1))
     data.to(device)
+    if should_compile(params.train.compile, device):
+        forward = compiled(llama_loss, trial=lambda module: backward(module, 1))
     num_steps, lr = params.train.num_steps, settings["lr"]
     for step in range(1, num_steps + 1):
         for group in optimizer.param_groups:

@@ -44,6 +44,11 @@ def test_an_unknown_setting_is_named(folder: Path) -> None:
         Run("adamw optim.learning_rate=1", 1, 10_240, folder, 1).params()
 
 
+def test_an_unknown_setting_of_a_llama_is_named(folder: Path) -> None:
+    with pytest.raises(ValueError, match="learning_rate is unknown; the settings of a llama are"):
+        carry_out(Run("llama learning_rate=1", 1, 10_240, folder, 1))
+
+
 def test_the_table_compares_with_the_first() -> None:
     """Means 2 and 1.5; the sample deviation of 1 and 3 is the root of 2."""
     first, second = rows_of({"a": [1.0, 3.0], "b": [1.5, 1.5]})
