@@ -1,64 +1,155 @@
-"""Loss in nats per token, perplexity and bits per byte."""
+"""Loss in nats per token, perplexity, bits per byte and accuracy of a text."""
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from lmlib.device import to_device
-from lmlib.functional import cross_entropy
+from lmlib.device import compiled, deterministic, keep_freed_memory, should_compile, to_device
+from lmlib.model import TransformerLM
+from lmlib.model.loss import CPU_LOGITS, GPU_LOGITS, LEAST_ROWS
+
+CPU_TOKENS, GPU_TOKENS = 1 << 12, 1 << 16  # in a pass: a matter of memory and speed
+COMPILE_PASSES = 1000  # from so many on, half a minute of compiling comes back on a GPU
+
+
+@dataclass(frozen=True)
+class EvaluationParams:
+    """How the validation text is scored: the section `evaluation` of params.yaml.
+
+    stride:         tokens that each window after the first scores; at context_length, or above,
+                    windows stand side by side
+    copied_tokens:  a sample counts as copied when so many of its tokens in a row stand in the
+                    training text; Carlini et al. 2023, arXiv:2202.07646, and others take 50
+    device:         auto (cuda, mps, cpu), cpu, cuda, cuda:N or mps
+    """
+
+    stride: int
+    copied_tokens: int
+    device: str
+
+    def __post_init__(self) -> None:
+        for name in ("stride", "copied_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Score of a text.
+    """Scores of a text.
 
-    loss:           mean negative log-likelihood, nats per scored token
-    perplexity:     exp(loss)
-    bits_per_byte:  total negative log-likelihood in bits / bytes of the source text: comparable
-                    between tokenizers, which loss and perplexity are not
-    tokens:         number of tokens scored, each once
+    loss:              mean negative log-likelihood, nats per scored token
+    perplexity:        exp(loss)
+    bits_per_byte:     total negative log-likelihood in bits / bytes of the source text: comparable
+                       between tokenizers, which loss and perplexity are not
+    accuracy:          share of scored tokens that the model holds for the likeliest
+    tokens:            number of tokens scored, each once
+    loss_by_position:  mean loss of what each place of a window predicts, in nats; at index i the
+                       model has seen i + 1 tokens. Taken from all predictions, also those whose
+                       token another window scores.
     """
 
     loss: float
     perplexity: float
     bits_per_byte: float
+    accuracy: float
     tokens: int
+    loss_by_position: tuple[float, ...]
+
+    def metrics(self) -> dict[str, float]:
+        """Return the scores that are one number."""
+        return {name: value for name, value in vars(self).items() if name != "loss_by_position"}
+
+
+class TokenScores(nn.Module):
+    """The loss of each target in nats, and whether it is the likeliest token."""
+
+    def __init__(self, model: TransformerLM) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, inputs: Int[Tensor, "batch seq"], targets: Int[Tensor, "batch seq"]
+    ) -> tuple[Float[Tensor, "batch seq"], Bool[Tensor, "batch seq"]]:
+        """Score all targets, with the logits of a few rows at a time in memory."""
+        hidden = self.model.hidden(inputs).flatten(0, -2)
+        logits_at_a_time = CPU_LOGITS if hidden.device.type == "cpu" else GPU_LOGITS
+        rows = max(LEAST_ROWS, logits_at_a_time // self.model.vocab_size)
+        nats, is_likeliest = [], []
+        for part, target in zip(hidden.split(rows), targets.flatten().split(rows), strict=True):
+            logits = self.model.lm_head(part)
+            log_p = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+            nats.append(-log_p.gather(-1, target.unsqueeze(-1)).squeeze(-1))
+            is_likeliest.append(logits.argmax(dim=-1) == target)
+        return torch.cat(nats).view_as(targets), torch.cat(is_likeliest).view_as(targets)
 
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module,
+    model: TransformerLM,
     tokens: np.ndarray,
     source_bytes: int,
     *,
     context_length: int,
-    batch_size: int,
+    stride: int | None = None,
+    batch_size: int | None = None,
     start_id: int | None = None,
 ) -> Evaluation:
-    """Score every token of a text once, in consecutive windows of `context_length`.
+    """Score every token of a text once, in windows of `context_length` tokens.
+
+    The first window scores all its tokens; each later one its last `stride` (default:
+    context_length), with at least context_length - stride tokens before them as context. The last
+    window ends with the text, and scores what is left.
 
     With `start_id`, the id of the separator of documents, the first token is scored as the first
     of a document; without it the first token is context only, for nothing stands before it (its
     bytes still count in bits_per_byte).
+
+    `batch_size` windows pass through the model together, by default as many as suit the device.
+    Sums are in float64; on one machine equal arguments give equal bits.
+    Raises ValueError when no token is left to score.
     """
-    nats, count = 0.0, 0
-    for inputs, targets in _windows(tokens, context_length, batch_size, start_id):
-        nats += _loss(model, inputs, targets) * targets.numel()
-        count += targets.numel()
-    if not count:
+    num_scored = len(tokens) - (start_id is None)
+    if num_scored < 1:
         raise ValueError(f"evaluate: a text of {len(tokens)} tokens leaves none to score")
-    loss = nats / count
+    length = min(context_length, num_scored)
+    ends = np.append(np.arange(length, num_scored, min(stride or length, length)), num_scored)
+    num_new = np.diff(ends, prepend=0)  # of each window, its last ones are scored
+    nats, right, nats_by_position = 0.0, 0, np.zeros(length)
+    for batch, losses, is_likeliest in _scores(model, tokens, ends, length, batch_size, start_id):
+        is_new = np.arange(length) >= length - num_new[batch, None]
+        nats += float(losses[is_new].sum())
+        right += int(is_likeliest[is_new].sum())
+        nats_by_position += losses.sum(axis=0)
+    mean = nats / num_scored
     return Evaluation(
-        loss=loss,
-        perplexity=math.exp(min(loss, 700.0)),  # exp(710) is beyond float64
+        loss=mean,
+        perplexity=math.exp(min(mean, 700.0)),  # exp(710) is beyond float64
         bits_per_byte=nats / math.log(2) / source_bytes,
-        tokens=count,
+        accuracy=right / num_scored,
+        tokens=num_scored,
+        loss_by_position=tuple((nats_by_position / len(ends)).tolist()),
     )
+
+
+def position_curve(scores: Evaluation, points: int = 64) -> list[tuple[float, float]]:
+    """Return loss_by_position as at most `points` pairs (tokens of context, loss in nats).
+
+    From about ten tokens of context on, a pair is the mean over a range that grows with the
+    context: the loss changes fast at the beginning of a window and slowly at its end.
+    """
+    loss = np.array(scores.loss_by_position)
+    edges = np.unique(np.geomspace(1, len(loss) + 1, points + 1).round().astype(int) - 1)
+    return [
+        ((first + last + 1) / 2, float(loss[first:last].mean()))
+        for first, last in pairwise(edges.tolist())
+    ]
 
 
 @torch.no_grad()
@@ -87,38 +178,48 @@ def sampled_loss(
     return nats / len(starts)
 
 
-def _loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> float:
+def _scores(
+    model: TransformerLM,
+    tokens: np.ndarray,
+    ends: np.ndarray,
+    length: int,
+    batch_size: int | None,
+    start_id: int | None,
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield, for each batch of windows, which they are and the scores of all their tokens.
+
+    losses (windows, length) in nats, float64;  is_likeliest (windows, length)
+    """
     device = next(model.parameters()).device
-    return cross_entropy(model(inputs.to(device)), targets.to(device)).item()
+    at_a_time = CPU_TOKENS if device.type == "cpu" else GPU_TOKENS
+    passes = math.ceil(len(ends) / (batch_size or max(1, at_a_time // length)))
+    rows = math.ceil(len(ends) / passes)
+    batches = np.array_split(np.arange(len(ends)), passes)
+    scores: nn.Module = TokenScores(model)
+    keep_freed_memory(device)
+    with deterministic(device):
+        if passes >= COMPILE_PASSES and should_compile("auto", device):
+            zeros = torch.zeros(rows, length, dtype=torch.int64, device=device)
+            scores = compiled(scores, trial=lambda module: module(zeros, zeros))
+        for batch in tqdm(batches, desc="evaluate", unit="batch", disable=None):
+            filled = ends[np.resize(batch, rows)]  # one shape for all: a compiler makes one program
+            ids = np.stack([_window(tokens, end, length, start_id) for end in filled.tolist()])
+            windows = to_device(_to_tensor(ids), device)
+            losses, is_likeliest = scores(windows[:, :-1], windows[:, 1:])
+            yield (
+                batch,
+                losses[: len(batch)].cpu().numpy().astype(np.float64),
+                is_likeliest[: len(batch)].cpu().numpy(),
+            )
 
 
 def _to_tensor(tokens: np.ndarray) -> Int[Tensor, "..."]:
     return torch.from_numpy(tokens.astype(np.int64))
 
 
-def _windows(
-    tokens: np.ndarray, context_length: int, batch_size: int, start_id: int | None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (inputs, targets) whose targets, put together, are the text in order.
-
-    Full windows come in batches; the shorter rest of the text comes last, alone.
-    """
-    begin = 1 if start_id is None else 0  # the first token that is scored
-    full = max(0, len(tokens) - begin) // context_length
-    rest = begin + full * context_length
-    for first in range(0, full, batch_size):
-        rows = min(batch_size, full - first)
-        start = begin + first * context_length
-        end = start + rows * context_length
-        targets = _to_tensor(tokens[start:end])
-        inputs = torch.cat((_before(tokens, start, start_id), targets[:-1]))
-        yield inputs.view(rows, context_length), targets.view(rows, context_length)
-    if rest < len(tokens):
-        targets = _to_tensor(tokens[rest:])
-        inputs = torch.cat((_before(tokens, rest, start_id), targets[:-1]))
-        yield inputs.unsqueeze(0), targets.unsqueeze(0)
-
-
-def _before(tokens: np.ndarray, start: int, start_id: int | None) -> Int[Tensor, "1"]:
-    """Return the token before `start`; before the text stands its start token."""
-    return torch.tensor([start_id if start == 0 else int(tokens[start - 1])])
+def _window(tokens: np.ndarray, end: int, length: int, start_id: int | None) -> np.ndarray:
+    """Return `length` inputs and the target of the last: the scored token number `end`, from 1."""
+    if start_id is None:
+        return tokens[end - length : end + 1]
+    window = tokens[max(0, end - length - 1) : end]
+    return window if end > length else np.append(start_id, window)

@@ -18,12 +18,15 @@ TRAIN_TOKENS = Path("data/tokens/train.npy")
 VALID_TOKENS = Path("data/tokens/valid.npy")
 MODEL = Path("models/lm")
 SAMPLES = Path("models/samples.md")
+EXPORTED = Path("models/hf")
+IMPORTED = Path("models/imported")
 
 TOKENIZER_METRICS = Path("models/metrics/tokenizer.json")
 TRAIN_METRICS = Path("models/metrics/train.json")
 EVALUATE_METRICS = Path("models/metrics/evaluate.json")
 TRAIN_CURVE = Path("models/plots/train.csv")
 VALID_CURVE = Path("models/plots/valid.csv")
+POSITION_CURVE = Path("models/plots/position.csv")
 
 
 def resume_folder(fingerprint: str) -> Path:

@@ -26,12 +26,23 @@ def main() -> None:
                 f"validation loss  {scores['loss']:.4f} nats per token",
                 f"perplexity       {scores['perplexity']:.3f}",
                 f"bits per byte    {scores['bits_per_byte']:.4f}",
+                f"token accuracy   {scores['accuracy']:.1%}",
+                *(_about_samples(scores) if "copied_part" in scores else []),
                 "",
                 "Compare runs in MLflow:  make ui",
                 "",
             ]
         )
     )
+
+
+def _about_samples(scores: dict[str, float]) -> list[str]:
+    distinct = " ".join(f"{scores[f'distinct_{n}']:.3f}" for n in (1, 2, 3))
+    return [
+        f"distinct 1 2 3   {distinct}",
+        f"copied           {scores['copied_part']:.1%} of a sample in one piece from the training "
+        f"text (validation texts: {scores['held_out_copied_part']:.1%})",
+    ]
 
 
 if __name__ == "__main__":

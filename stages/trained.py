@@ -1,5 +1,7 @@
 """The trained model with its tokenizer."""
 
+from pathlib import Path
+
 from lmlib.checkpoint import load_model
 from lmlib.device import resolve_device
 from lmlib.model import TransformerLM
@@ -7,13 +9,14 @@ from lmlib.tokenizer import Tokenizer
 from stages.paths import MODEL, TOKENIZER
 
 
-def load_trained(device: str) -> tuple[TransformerLM, Tokenizer]:
-    """Load both; raise ValueError when they do not belong to each other."""
-    tokenizer = Tokenizer.load(TOKENIZER)
-    model = load_model(MODEL, resolve_device(device))
+def load_trained(device: str, folder: Path = Path()) -> tuple[TransformerLM, Tokenizer]:
+    """Load both from below `folder`; raise ValueError when they do not belong to each other."""
+    tokenizer = Tokenizer.load(folder / TOKENIZER)
+    model = load_model(folder / MODEL, resolve_device(device))
     if model.vocab_size != tokenizer.vocab_size:
         raise ValueError(
-            f"{MODEL}: the model knows {model.vocab_size} tokens, the tokenizer in {TOKENIZER} "
-            f"has {tokenizer.vocab_size}; train the model again with `dvc repro train`"
+            f"{folder / MODEL}: the model knows {model.vocab_size} tokens, the tokenizer in "
+            f"{folder / TOKENIZER} has {tokenizer.vocab_size}; train the model again with "
+            "`dvc repro train`"
         )
     return model, tokenizer

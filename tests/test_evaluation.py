@@ -1,6 +1,8 @@
-"""lmlib/evaluation.py: every token scored once, and the units of the scores."""
+"""lmlib/evaluation.py: every token scored once, in which context, and the units of the scores."""
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,8 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from lmlib.evaluation import evaluate, sampled_loss
+from lmlib import evaluation
+from lmlib.evaluation import Evaluation, EvaluationParams, evaluate, position_curve, sampled_loss
+from lmlib.export import llama_config, llama_state_dict
 from lmlib.functional import cross_entropy
 from lmlib.model import ModelParams, TransformerLM
 
@@ -17,32 +22,41 @@ VOCAB_SIZE = 11
 MODEL = TransformerLM(
     ModelParams(context_length=8, d_model=8, num_layers=1, num_heads=2, d_ff=8), VOCAB_SIZE, seed=3
 )
+TEXTS = st.lists(st.integers(0, VOCAB_SIZE - 1), min_size=2, max_size=40)
 
 
-class Uniform(nn.Module):
-    """Every token has probability 1 / vocab_size."""
+def bigram(logits: Tensor) -> TransformerLM:
+    """Return a model whose logits after token i are logits[i]: blocks that add nothing."""
+    vocab_size = len(logits)
+    params = ModelParams(
+        context_length=8,
+        d_model=vocab_size,
+        num_layers=1,
+        num_heads=1,
+        d_ff=1,
+        norm="none",
+        position="none",
+    )
+    model = TransformerLM(params, vocab_size)
+    with torch.no_grad():
+        for weight in model.layers.parameters():
+            weight.zero_()
+        model.token_embeddings.weight.copy_(torch.eye(vocab_size))
+        model.lm_head.weight.copy_(logits.T)
+    return model
 
-    def __init__(self, vocab_size: int) -> None:
-        super().__init__()
-        self.logits = nn.Parameter(torch.zeros(vocab_size))
 
-    def forward(self, token_ids: Tensor) -> Tensor:
-        return self.logits.expand(*token_ids.shape, -1)
+def successor(vocab_size: int, logit: float) -> TransformerLM:
+    """Gives the successor of each token the logit `logit`, all others 0."""
+    return bigram(logit * torch.eye(vocab_size).roll(1, dims=1))
 
 
-class Successor(nn.Module):
-    """Gives the successor of each token the logit `logit`, all others 0; notes each call."""
-
-    def __init__(self, vocab_size: int, logit: float) -> None:
-        super().__init__()
-        self.table = nn.Parameter(logit * torch.eye(vocab_size).roll(1, dims=1))
-        self.shapes: list[tuple[int, ...]] = []
-        self.builds_graph = False
-
-    def forward(self, token_ids: Tensor) -> Tensor:
-        self.shapes.append(tuple(token_ids.shape))
-        self.builds_graph |= torch.is_grad_enabled()
-        return self.table[token_ids]
+def uniform(vocab_size: int) -> TransformerLM:
+    """Every token has probability 1 / vocab_size; the likeliest, of equals, is token 0."""
+    sizes = ModelParams(context_length=4, d_model=2, num_layers=1, num_heads=1, d_ff=1)
+    model = TransformerLM(sizes, vocab_size)
+    nn.init.zeros_(model.lm_head.weight)
+    return model
 
 
 class LossOf(nn.Module):
@@ -56,57 +70,188 @@ class LossOf(nn.Module):
         return cross_entropy(self.model(inputs), targets)
 
 
-def nats_one_by_one(tokens: np.ndarray, context_length: int, start_id: int | None) -> list[float]:
-    """Score each token in a pass of its own, in float64, from the start of its window."""
-    begin = 1 if start_id is None else 0
-    preceded = [start_id, *tokens.tolist()]  # token i stands at place i + 1
-    nats = []
-    for i in range(begin, len(tokens)):
-        window = i - (i - begin) % context_length
-        with torch.no_grad():
-            logits = MODEL(torch.tensor(preceded[window : i + 1]))[-1].double()
-        nats.append(-torch.log_softmax(logits, dim=-1)[tokens[i]].item())
-    return nats
+def shapes_seen_by(module: nn.Module) -> list[tuple[int, ...]]:
+    """Return a list that gets the shape of each input from now on."""
+    shapes: list[tuple[int, ...]] = []
+    module.register_forward_hook(lambda _, inputs, output: shapes.append(tuple(inputs[0].shape)))
+    return shapes
 
 
-@settings(deadline=None, max_examples=60)
+def window_ends(num_scored: int, context_length: int, stride: int) -> list[int]:
+    """Return how many tokens are scored after each window, by walking through the text."""
+    ends = [min(context_length, num_scored)]
+    while ends[-1] < num_scored:
+        ends.append(min(ends[-1] + stride, num_scored))
+    return ends
+
+
+def nats_of(preceded: list[int], place: int, context: int) -> tuple[float, bool]:
+    """Score the token at `place` alone, in float64: its loss and whether it is the likeliest."""
+    with torch.no_grad():
+        logits = MODEL(torch.tensor(preceded[place - context : place]))[-1].double()
+    log_p = torch.log_softmax(logits, dim=-1)
+    return -log_p[preceded[place]].item(), int(log_p.argmax()) == preceded[place]
+
+
+def one_by_one(
+    tokens: list[int], context_length: int, stride: int, start_id: int | None
+) -> list[tuple[float, bool]]:
+    """Score each token in a pass of its own, with the context that the stride allows."""
+    preceded = tokens if start_id is None else [start_id, *tokens]
+    scores: list[tuple[float, bool]] = []
+    for end in window_ends(len(preceded) - 1, context_length, stride):
+        length = min(context_length, len(preceded) - 1)
+        scores += [
+            nats_of(preceded, scored + 1, context=length - (end - scored - 1))
+            for scored in range(len(scores), end)
+        ]
+    return scores
+
+
+@settings(deadline=None, max_examples=100)
 @given(
-    tokens=st.lists(st.integers(0, VOCAB_SIZE - 1), min_size=2, max_size=30),
+    tokens=TEXTS,
     context_length=st.integers(1, 8),
+    stride=st.integers(1, 10),
     batch_size=st.integers(1, 4),
     start_id=st.sampled_from([None, 0, 10]),
 )
-def test_every_token_is_scored_once(
-    tokens: list[int], context_length: int, batch_size: int, start_id: int | None
+def test_every_token_is_scored_once_in_the_context_of_its_window(
+    tokens: list[int], context_length: int, stride: int, batch_size: int, start_id: int | None
 ) -> None:
-    text = np.array(tokens, dtype=np.uint16)
-    expected = nats_one_by_one(text, context_length, start_id)
+    expected = one_by_one(tokens, context_length, min(stride, context_length), start_id)
+    nats = math.fsum(loss for loss, _ in expected)
     scores = evaluate(
         MODEL,
-        text,
+        np.array(tokens, dtype=np.uint16),
         source_bytes=37,
         context_length=context_length,
+        stride=stride,
         batch_size=batch_size,
         start_id=start_id,
     )
     assert scores.tokens == len(expected) == len(tokens) - (start_id is None)
-    assert scores.loss == pytest.approx(math.fsum(expected) / len(expected), rel=1e-5)
+    assert scores.loss == pytest.approx(nats / len(expected), rel=1e-5)
     assert scores.perplexity == pytest.approx(math.exp(scores.loss))
-    assert scores.bits_per_byte == pytest.approx(math.fsum(expected) / math.log(2) / 37, rel=1e-5)
+    assert scores.bits_per_byte == pytest.approx(nats / math.log(2) / 37, rel=1e-5)
+    assert scores.accuracy == np.mean([is_likeliest for _, is_likeliest in expected])
+
+
+@settings(deadline=None, max_examples=60)
+@given(tokens=TEXTS, context_length=st.integers(1, 8), stride=st.integers(1, 8))
+def test_a_model_that_sees_one_token_scores_the_same_at_any_stride(
+    tokens: list[int], context_length: int, stride: int
+) -> None:
+    """A token scored twice, or not at all, would change the sum."""
+    logits = torch.randn(VOCAB_SIZE, VOCAB_SIZE, generator=torch.Generator().manual_seed(0))
+    log_p = torch.log_softmax(logits.double(), dim=-1)
+    expected = -log_p[[0, *tokens[:-1]], tokens].mean().item()
+    scores = evaluate(
+        bigram(logits),
+        np.array(tokens),
+        1,
+        context_length=context_length,
+        stride=min(stride, context_length),
+        start_id=0,
+    )
+    assert scores.loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_strided_perplexity_of_transformers() -> None:
+    """Their recipe, with their own Llama: windows of 8 tokens begin every 3 tokens.
+
+    Such a window scores 7 tokens at most. The text ends with one, or theirs would be shorter.
+    """
+    tokens = np.random.default_rng(2).integers(VOCAB_SIZE, size=8 + 5 * 3)
+    llama = LlamaForCausalLM(LlamaConfig(**llama_config(MODEL.params, VOCAB_SIZE))).eval()
+    llama.load_state_dict(llama_state_dict(MODEL))
+    nats, scored = 0.0, 1
+    for begin in range(0, len(tokens) - 7, 3):
+        ids = torch.from_numpy(tokens[begin : begin + 8]).unsqueeze(0)
+        labels = ids.clone()
+        labels[:, : scored - begin] = -100  # context alone
+        num_new = begin + 8 - scored
+        with torch.no_grad():
+            nats += llama(ids, labels=labels).loss.item() * num_new
+        scored += num_new
+    assert scored == len(tokens)
+    scores = evaluate(MODEL, tokens, 1, context_length=7, stride=3)
+    assert scores.loss == pytest.approx(nats / (len(tokens) - 1), rel=1e-5)
+
+
+@pytest.mark.parametrize("num_tokens", [5, 20])
+def test_loss_by_position_is_the_mean_over_all_windows(num_tokens: int) -> None:
+    """At index i the model has seen i + 1 tokens, also where another window scores the target."""
+    tokens = np.random.default_rng(1).integers(VOCAB_SIZE, size=num_tokens)
+    preceded, length = [0, *tokens.tolist()], min(8, num_tokens)
+    scores = evaluate(MODEL, tokens, 1, context_length=8, stride=3, batch_size=2, start_id=0)
+    ends = window_ends(num_tokens, 8, 3)
+    expected = [
+        np.mean([nats_of(preceded, end - length + i + 1, i + 1)[0] for end in ends])
+        for i in range(length)
+    ]
+    assert scores.loss_by_position == pytest.approx(expected, rel=1e-5)
+
+
+def test_position_curve_keeps_short_contexts_apart() -> None:
+    """Each context up to 8 has its own row."""
+    losses = tuple(1 / i for i in range(1, 9))
+    curve = position_curve(scored(losses))
+    assert curve == [(i, 1 / i) for i in range(1, 9)]
+
+
+def test_position_curve_groups_long_contexts() -> None:
+    """Ranges side by side, none left out: weighted by their lengths, the rows give the mean."""
+    losses = tuple(np.random.default_rng(0).random(5000).tolist())
+    curve = position_curve(scored(losses), points=20)
+    assert len(curve) <= 20
+    contexts = np.array([context for context, _ in curve])
+    assert contexts[0] == 1
+    assert np.all(np.diff(contexts) > 0)
+    edges = [0]
+    for context in contexts:  # its range is symmetric about it
+        edges.append(int(2 * context - 1 - edges[-1]))
+    assert edges[-1] == 5000
+    means = np.array([loss for _, loss in curve])
+    assert np.average(means, weights=np.diff(edges)) == pytest.approx(np.mean(losses))
+
+
+def scored(loss_by_position: tuple[float, ...]) -> Evaluation:
+    return Evaluation(1.0, math.e, 1.0, 0.0, 1, loss_by_position)
+
+
+def test_metrics_are_numbers() -> None:
+    assert list(scored((1.0,)).metrics()) == [
+        "loss",
+        "perplexity",
+        "bits_per_byte",
+        "accuracy",
+        "tokens",
+    ]
 
 
 def test_scores_of_a_uniform_model_by_hand() -> None:
     """16 tokens are 4 bits each: 10 tokens in 20 bytes of source are 2 bits per byte."""
-    scores = evaluate(Uniform(16), np.arange(10), 20, context_length=4, batch_size=2, start_id=0)
+    scores = evaluate(uniform(16), np.arange(10), 20, context_length=4, batch_size=2, start_id=0)
     assert scores.loss == pytest.approx(math.log(16))
     assert scores.perplexity == pytest.approx(16)
     assert scores.bits_per_byte == pytest.approx(2)
     assert scores.tokens == 10
+    assert scores.accuracy == 0.1  # token 0 alone
+    assert scores.loss_by_position == pytest.approx([math.log(16)] * 4)
+
+
+def test_accuracy_by_hand() -> None:
+    """0 1 2 goes on as expected twice, then comes 5 instead of 3, then 6 as expected."""
+    scores = evaluate(
+        successor(8, logit=5.0), np.array([0, 1, 2, 5, 6]), 5, context_length=8, start_id=7
+    )
+    assert scores.accuracy == 4 / 5
 
 
 def test_the_first_token_follows_the_start_token() -> None:
     """The successor of 4 is likely, that of any other token is not 0: 5, 6, 7 after 4 cost 0."""
-    model, tokens = Successor(8, logit=1e4), np.array([5, 6, 7])
+    model, tokens = successor(8, logit=1e4), np.array([5, 6, 7])
     expected = evaluate(model, tokens, 3, context_length=8, batch_size=1, start_id=4)
     assert (expected.loss, expected.tokens) == (0.0, 3)
     other = evaluate(model, tokens, 3, context_length=8, batch_size=1, start_id=0)
@@ -114,62 +259,124 @@ def test_the_first_token_follows_the_start_token() -> None:
 
 
 def test_without_start_token_the_first_is_context_only() -> None:
-    scores = evaluate(
-        Successor(8, logit=1e4), np.array([5, 6, 7]), 3, context_length=8, batch_size=1
-    )
+    scores = evaluate(successor(8, logit=1e4), np.array([5, 6, 7]), 3, context_length=8)
     assert (scores.loss, scores.tokens) == (0.0, 2)
 
 
 def test_a_text_of_one_token() -> None:
     """With a start token it can be scored, without there is nothing to score."""
     tokens = np.array([1])
-    scores = evaluate(Uniform(16), tokens, 4, context_length=4, batch_size=2, start_id=0)
+    scores = evaluate(uniform(16), tokens, 4, context_length=4, batch_size=2, start_id=0)
     assert (scores.tokens, scores.bits_per_byte) == (1, pytest.approx(1))
     with pytest.raises(ValueError, match="a text of 1 tokens leaves none to score"):
-        evaluate(Uniform(16), tokens, 4, context_length=4, batch_size=2)
+        evaluate(uniform(16), tokens, 4, context_length=4, batch_size=2)
 
 
 @pytest.mark.parametrize("start_id", [None, 0])
 def test_an_empty_text(start_id: int | None) -> None:
     tokens = np.array([], dtype=np.uint16)
     with pytest.raises(ValueError, match="a text of 0 tokens leaves none to score"):
-        evaluate(Uniform(16), tokens, 1, context_length=4, batch_size=2, start_id=start_id)
+        evaluate(uniform(16), tokens, 1, context_length=4, batch_size=2, start_id=start_id)
 
 
-def test_windows_come_in_batches_and_the_rest_alone() -> None:
-    """23 tokens: five windows of 4 in batches of 2, and 3 tokens."""
-    model = Successor(8, logit=1.0)
-    tokens = np.zeros(23, dtype=np.uint16)
-    evaluate(model, tokens, 23, context_length=4, batch_size=2, start_id=0)
-    assert model.shapes == [(2, 4), (2, 4), (1, 4), (1, 3)]
+def test_all_batches_have_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each other shape would be compiled anew: the last of 7 windows in twos is doubled.
+
+    23 tokens are 6 windows, three passes; 27 are 7, four passes, which the compiler is tried for.
+    """
+    model, trials = successor(8, logit=1.0), []
+    expected = evaluate(model, np.zeros(23, np.uint16), 23, context_length=4, start_id=0)
+
+    def compiled(module: nn.Module, trial: Callable[[nn.Module], object]) -> nn.Module:
+        trial(module)
+        trials.append(module)
+        return module
+
+    monkeypatch.setattr(evaluation, "COMPILE_PASSES", 4)
+    monkeypatch.setattr(evaluation, "should_compile", lambda name, device: True)
+    monkeypatch.setattr(evaluation, "compiled", compiled)
+    shapes = shapes_seen_by(model.token_embeddings)
+    scores = evaluate(
+        model, np.zeros(23, np.uint16), 23, context_length=4, batch_size=2, start_id=0
+    )
+    assert (len(trials), shapes) == (0, [(2, 4)] * 3)  # three passes are not worth it
+    assert scores.loss == pytest.approx(expected.loss)
+    shapes.clear()
+    evaluate(model, np.zeros(27, np.uint16), 27, context_length=4, batch_size=2, start_id=0)
+    assert (len(trials), shapes) == (1, [(2, 4)] * 5)
+
+
+@pytest.mark.parametrize("logits_at_a_time", [1, 40, 1000])
+def test_the_logits_of_a_few_tokens_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, logits_at_a_time: int
+) -> None:
+    """The same scores, in parts of 3 tokens at least."""
+    model, tokens = successor(10, logit=2.0), np.random.default_rng(0).integers(10, size=50)
+    whole = evaluate(model, tokens, 50, context_length=8, start_id=0)
+    monkeypatch.setattr(evaluation, "CPU_LOGITS", logits_at_a_time)
+    monkeypatch.setattr(evaluation, "LEAST_ROWS", 3)
+    shapes = shapes_seen_by(model.lm_head)
+    assert evaluate(model, tokens, 50, context_length=8, start_id=0) == whole
+    assert max(rows for rows, _ in shapes) == {1: 3, 40: 4, 1000: 56}[logits_at_a_time]
+
+
+def test_batches_change_no_more_than_the_rounding() -> None:
+    """And one batch size gives the same bits each time."""
+    tokens = np.random.default_rng(0).integers(VOCAB_SIZE, size=500)
+    first, second, *others = [
+        evaluate(MODEL, tokens, 500, context_length=8, stride=5, batch_size=size, start_id=0)
+        for size in (7, 7, 1, 3, 1000)
+    ]
+    assert first == second
+    for other in others:
+        assert other.loss == pytest.approx(first.loss, rel=1e-6)
+        assert other.accuracy == first.accuracy
+        assert other.loss_by_position == pytest.approx(first.loss_by_position, rel=1e-6)
 
 
 def test_token_ids_beyond_int16() -> None:
     """uint16 ids above 32,767 read as int16 would be negative."""
     tokens = np.array([1, 65_535, 40_000], dtype=np.uint16)
-    scores = evaluate(Uniform(65_536), tokens, 6, context_length=4, batch_size=1, start_id=0)
+    scores = evaluate(uniform(65_536), tokens, 6, context_length=4, batch_size=1, start_id=0)
     assert scores.bits_per_byte == pytest.approx(3 * 16 / 6)
 
 
 def test_a_hopeless_loss_has_a_finite_perplexity() -> None:
     """exp(1e4) is beyond float64, and Python's exp raises there."""
-    scores = evaluate(Successor(8, logit=1e4), np.zeros(3, int), 3, context_length=4, batch_size=1)
+    scores = evaluate(successor(8, logit=1e4), np.zeros(3, int), 3, context_length=4, batch_size=1)
     assert scores.loss == pytest.approx(1e4)
     assert math.isfinite(scores.perplexity)
 
 
 def test_evaluation_builds_no_graph() -> None:
     """One kept for a whole text would fill the memory."""
-    model = Successor(16, logit=1.0)
+    model, builds_graph = successor(16, logit=1.0), []
+    model.lm_head.register_forward_hook(
+        lambda *_: builds_graph.append(torch.is_grad_enabled()),
+    )
     evaluate(model, np.arange(10), 10, context_length=4, batch_size=2)
     sampled_loss(LossOf(model), np.arange(10), context_length=4, batch_size=2, batches=2)
-    assert not model.builds_graph
+    assert builds_graph
+    assert not any(builds_graph)
+
+
+@pytest.mark.parametrize("name", ["stride", "copied_tokens"])
+def test_params_below_1_are_refused(name: str) -> None:
+    params = EvaluationParams(stride=1, copied_tokens=1, device="auto")
+    with pytest.raises(ValueError, match=f"^{name} is 0; it must be at least 1$"):
+        replace(params, **{name: 0})
+
+
+def mean_loss(window: list[int]) -> float:
+    """Score all of a window but its first token."""
+    nats = one_by_one(window, len(window) - 1, 1, None)
+    return float(np.mean([loss for loss, _ in nats]))
 
 
 def test_sampled_loss_over_all_windows_equals_one_by_one() -> None:
     """20 tokens hold 15 windows of 5 + 1; asked for 4 * 4, it takes each once."""
     tokens = np.random.default_rng(0).integers(VOCAB_SIZE, size=20).astype(np.uint16)
-    losses = [np.mean(nats_one_by_one(tokens[i : i + 6], 5, None)) for i in range(15)]
+    losses = [mean_loss(tokens[i : i + 6].tolist()) for i in range(15)]
     loss = sampled_loss(LossOf(MODEL), tokens, context_length=5, batch_size=4, batches=4)
     assert loss == pytest.approx(np.mean(losses), rel=1e-5)
 
@@ -181,23 +388,24 @@ def test_sampled_loss_spreads_its_windows_from_the_first_to_the_last() -> None:
     costs it 1e4, one of eight scored tokens; a window elsewhere would hold 2, 0 or 5, 8.
     """
     tokens = np.array([0, 1, 2, 0, 1, 2, 3, 4, 5, 8, 9, 1])
-    model = Successor(10, logit=1e4)
+    model = successor(10, logit=1e4)
+    shapes = shapes_seen_by(model.token_embeddings)
     loss = sampled_loss(LossOf(model), tokens, context_length=2, batch_size=2, batches=2)
     assert loss == pytest.approx(1e4 / 8)
-    assert model.shapes == [(2, 2), (2, 2)]
+    assert shapes == [(2, 2), (2, 2)]
 
 
 def test_sampled_loss_of_the_shortest_text() -> None:
     """One window and its last target: the same as scoring it whole."""
     tokens = np.array([1, 2, 3, 4, 5])
     loss = sampled_loss(LossOf(MODEL), tokens, context_length=4, batch_size=3, batches=2)
-    assert loss == pytest.approx(np.mean(nats_one_by_one(tokens, 4, None)), rel=1e-5)
+    assert loss == pytest.approx(mean_loss(tokens.tolist()), rel=1e-5)
 
 
 def test_sampled_loss_weighs_a_smaller_last_batch_by_its_size() -> None:
     """Windows of 1 + 1 at 0, 1, 2 in batches of 2: losses 0, 0 and 1e4, whose mean is 1e4 / 3."""
     tokens = np.array([0, 1, 2, 0])
     loss = sampled_loss(
-        LossOf(Successor(4, logit=1e4)), tokens, context_length=1, batch_size=2, batches=2
+        LossOf(successor(4, logit=1e4)), tokens, context_length=1, batch_size=2, batches=2
     )
     assert loss == pytest.approx(1e4 / 3)

@@ -10,6 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from lmlib.corpus.params import CorpusParams
+from lmlib.evaluation import EvaluationParams
 from lmlib.model import ModelParams
 from lmlib.optim import OptimParams
 from lmlib.params import from_dict, load_params
@@ -24,6 +25,7 @@ SECTIONS = {
     "model": ModelParams,
     "optim": OptimParams,
     "train": TrainParams,
+    "evaluation": EvaluationParams,
     "sampling": SamplingParams,
 }
 
@@ -226,6 +228,7 @@ def test_params_yaml_has_no_other_section() -> None:
         ("train", {"batch_size": 0}, "batch_size is 0; it must be at least 1"),
         ("train", {"compile": True}, "choose one of auto, on, off, graphs"),
         ("corpus", {"source": "wikipedia"}, "choose one of toystories, tinystories, owt, local"),
+        ("evaluation", {"stride": 0}, "stride is 0; it must be at least 1"),
         ("sampling", {"top_p": 0.0}, "top_p is 0.0; it must be in (0, 1]"),
     ],
 )

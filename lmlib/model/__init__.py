@@ -1,6 +1,7 @@
 """The Transformer language model and its layers."""
 
 from lmlib.model.attention import MultiHeadSelfAttention, scaled_dot_product_attention
+from lmlib.model.cache import KVCache
 from lmlib.model.layers import Embedding, Linear, RMSNorm, SiLUFeedForward, SwiGLU
 from lmlib.model.loss import NextTokenLoss, linear_cross_entropy
 from lmlib.model.rope import RotaryEmbedding
@@ -8,6 +9,7 @@ from lmlib.model.transformer import ModelParams, TransformerBlock, TransformerLM
 
 __all__ = [
     "Embedding",
+    "KVCache",
     "Linear",
     "ModelParams",
     "MultiHeadSelfAttention",

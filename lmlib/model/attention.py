@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lmlib.functional import softmax
+from lmlib.model.cache import LayerCache
 from lmlib.model.cpu_attention import blocked_is_faster, causal_attention
 from lmlib.model.layers import Linear
 from lmlib.model.rope import RotaryEmbedding
@@ -69,22 +70,38 @@ class MultiHeadSelfAttention(nn.Module):
         self,
         x: Float[Tensor, "... seq d_model"],
         token_positions: Int[Tensor, "... seq"] | None = None,
+        cache: LayerCache | None = None,
     ) -> Float[Tensor, "... seq d_model"]:
-        """Return the attended values; positions are (seq,), (1, seq) or (batch, seq)."""
+        """Return the attended values; positions are (seq,), (1, seq) or (batch, seq).
+
+        With a cache the tokens follow those it holds, which they attend to as well; their
+        positions are the cache's.
+        """
         Q, K, V = (
             projection(x).unflatten(-1, (self.num_heads, -1)).transpose(-3, -2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )  # each (..., heads, seq, d_head)
+        positions = token_positions if cache is None else cache.positions
         if self.rope is not None:
-            if token_positions is not None and token_positions.ndim > 1:
-                token_positions = token_positions.unsqueeze(-2)  # the same for every head
-            Q, K = self.rope(Q, token_positions), self.rope(K, token_positions)
-        if self.kernel == "plain":
-            seq = x.shape[-2]
-            causal = torch.ones(seq, seq, dtype=torch.bool, device=x.device).tril()
-            attended = scaled_dot_product_attention(Q, K, V, causal)
-        elif self.kernel == "blocked" or (self.kernel == "auto" and blocked_is_faster(V)):
-            attended = causal_attention(Q, K, V)
-        else:
-            attended = nn.functional.scaled_dot_product_attention(Q, K, V, is_causal=True)
+            if isinstance(positions, Tensor) and positions.ndim > 1:
+                positions = positions.unsqueeze(-2)  # the same for every head
+            Q, K = self.rope(Q, positions), self.rope(K, positions)
+        mask = None
+        if cache is not None:
+            K, V, mask = cache.append(K, V)
+        attended = self._attend(Q, K, V, mask)
         return self.output_proj(attended.transpose(-3, -2).flatten(-2))
+
+    def _attend(self, Q: Tensor, K: Tensor, V: Tensor, mask: Tensor | None) -> Tensor:
+        """Return what the queries see; without a mask they are the last of the keys."""
+        queries, keys = Q.shape[-2], K.shape[-2]
+        if self.kernel == "plain":
+            if mask is None:
+                causal = torch.ones(queries, keys, dtype=torch.bool, device=Q.device)
+                mask = causal.tril(keys - queries)
+            return scaled_dot_product_attention(Q, K, V, mask)
+        if mask is not None or queries != keys:
+            return nn.functional.scaled_dot_product_attention(Q, K, V, mask)
+        if self.kernel == "blocked" or (self.kernel == "auto" and blocked_is_faster(V)):
+            return causal_attention(Q, K, V)
+        return nn.functional.scaled_dot_product_attention(Q, K, V, is_causal=True)

@@ -30,13 +30,15 @@ class RotaryEmbedding(nn.Module):
         self.register_buffer("sin", angles.sin().float().to(device), persistent=False)
 
     def forward(
-        self, x: Float[Tensor, "... seq d_head"], token_positions: Int[Tensor, "... seq"] | None
+        self,
+        x: Float[Tensor, "... seq d_head"],
+        token_positions: Int[Tensor, "... seq"] | slice | None,
     ) -> Float[Tensor, "... seq d_head"]:
         """Return x rotated, in x.dtype; positions default to 0, 1, 2, ...
 
-        `token_positions` broadcasts against the leading axes of x. Raises ValueError when the
-        sequence is longer than the tables and no positions are given; IndexError (on CPU) for a
-        given position beyond the tables.
+        `token_positions` broadcasts against the leading axes of x; a slice stands for positions
+        that follow each other. Raises ValueError when the sequence is longer than the tables and
+        no positions are given; IndexError (on CPU) for a given position beyond the tables.
         """
         seq = x.shape[-2]
         if token_positions is None:

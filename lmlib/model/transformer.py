@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lmlib.model.attention import AttentionKernel, MultiHeadSelfAttention
+from lmlib.model.cache import KVCache, LayerCache
 from lmlib.model.layers import Embedding, Linear, RMSNorm, SiLUFeedForward, SwiGLU
 from lmlib.model.rope import RotaryEmbedding
 
@@ -84,12 +85,13 @@ class TransformerBlock(nn.Module):
         self,
         x: Float[Tensor, "... seq d_model"],
         token_positions: Int[Tensor, "... seq"] | None = None,
+        cache: LayerCache | None = None,
     ) -> Float[Tensor, "... seq d_model"]:
         """Return the block's output, shaped as x."""
         if self.post:
-            x = self.ln1(x + self.attn(x, token_positions))
+            x = self.ln1(x + self.attn(x, token_positions, cache))
             return self.ln2(x + self.ffn(x))
-        x = x + self.attn(self.ln1(x), token_positions)
+        x = x + self.attn(self.ln1(x), token_positions, cache)
         return x + self.ffn(self.ln2(x))
 
 
@@ -135,14 +137,21 @@ class TransformerLM(nn.Module):
         self,
         token_ids: Int[Tensor, "... seq"],
         token_positions: Int[Tensor, "... seq"] | None = None,
+        *,
+        cache: KVCache | None = None,
     ) -> Float[Tensor, "... seq vocab"]:
-        """Return logits for the token after each position; raise ValueError if seq is too long."""
-        return self.lm_head(self.hidden(token_ids, token_positions))
+        """Return logits for the token after each position; raise ValueError if seq is too long.
+
+        With a cache, of `empty_cache`, the tokens are those that follow what it holds.
+        """
+        return self.lm_head(self.hidden(token_ids, token_positions, cache=cache))
 
     def hidden(
         self,
         token_ids: Int[Tensor, "... seq"],
         token_positions: Int[Tensor, "... seq"] | None = None,
+        *,
+        cache: KVCache | None = None,
     ) -> Float[Tensor, "... seq d_model"]:
         """Return what `lm_head` makes the logits from; raise ValueError if seq is too long."""
         if token_ids.shape[-1] > self.params.context_length:
@@ -150,10 +159,24 @@ class TransformerLM(nn.Module):
                 f"TransformerLM: {token_ids.shape[-1]} tokens do not fit context_length="
                 f"{self.params.context_length}; pass the last {self.params.context_length}"
             )
+        caches = [None] * len(self.layers) if cache is None else cache.extend(token_ids.shape[-1])
         x = self.token_embeddings(token_ids)
-        for layer in self.layers:
-            x = layer(x, token_positions)
+        for layer, layer_cache in zip(self.layers, caches, strict=True):
+            x = layer(x, token_positions, layer_cache)
         return self.ln_final(x)
+
+    def empty_cache(self, batch: int) -> KVCache:
+        """Return a cache for `batch` rows of up to context_length tokens, on the model's device."""
+        weight = self.token_embeddings.weight
+        return KVCache(
+            num_layers=self.params.num_layers,
+            batch=batch,
+            num_heads=self.params.num_heads,
+            context_length=self.params.context_length,
+            d_head=self.params.d_model // self.params.num_heads,
+            device=weight.device,
+            dtype=weight.dtype,
+        )
 
     def num_parameters(self) -> int:
         """Return the number of trained weights, tied ones once."""

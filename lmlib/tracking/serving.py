@@ -39,7 +39,8 @@ class TextGenerator(PythonModel):
         """Return the text that continues each prompt, without the prompt, up to its end."""
         from lmlib.sampling import generate_text
 
-        return generate_text(self.model, self.tokenizer, model_input, self.sampling)
+        texts = generate_text(self.model, self.tokenizer, model_input, self.sampling)
+        return [of_prompt[0] for of_prompt in texts]
 
 
 set_model(TextGenerator())

@@ -80,6 +80,11 @@ def test_outs_belong_together(project: Project) -> None:
     assert losses[-1] < losses[0] - 0.1  # it has learnt
     assert 2.0 < scores["loss"] < np.log(512) + 0.5  # untrained: ln 512 = 6.2
     assert scores["tokens"] == read_json(project, "data/tokens/valid.json")["tokens"]
+    assert 0 < scores["accuracy"] < 1
+    assert 0 < scores["copied_part"] <= 1
+    contexts = [float(row["context"]) for row in rows(project, "models/plots/position.csv")]
+    assert contexts == sorted(contexts)
+    assert contexts[-1] <= 32  # model.context_length
     samples = (folder / "models/samples.md").read_text(encoding="utf-8")
     assert samples.count("\n> **") == 3
     assert "validation loss" in project.run("python", "-m", "stages.report")
@@ -94,6 +99,7 @@ def test_nothing_large_is_left_to_git(project: Project) -> None:
         "models/metrics/evaluate.json",
         "models/metrics/tokenizer.json",
         "models/metrics/train.json",
+        "models/plots/position.csv",
         "models/plots/train.csv",
         "models/plots/valid.csv",
     }
@@ -132,9 +138,9 @@ def test_data_stages_have_runs_of_their_own(project: Project) -> None:
 def test_experiments_rerun_what_depends_on_the_change(project: Project) -> None:
     """Sampling only evaluates; a learning rate trains, also as `1e-05`, a text to YAML 1.1."""
     warm = project.run("dvc", "exp", "run", "--name", "warm", "-S", "sampling.temperature=1.5")
-    assert stages_run(warm) == ["evaluate"]
+    assert stages_run(warm) == ["evaluate", "export"]
     slow = project.run("dvc", "exp", "run", "--name", "slow", "-S", "optim.lr=1e-5")
-    assert stages_run(slow) == ["train", "evaluate"]
+    assert stages_run(slow) == ["train", "evaluate", "export"]
     assert "lr: 1e-05" in (project.folder / "params.yaml").read_text(encoding="utf-8")
     shown = project.run("dvc", "exp", "show", "--csv")
     assert "warm" in shown

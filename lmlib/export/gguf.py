@@ -1,0 +1,104 @@
+"""GGUF, the one file of llama.cpp and what is built on it (ollama, LM Studio)."""
+
+import os
+from pathlib import Path
+
+from gguf import MODEL_ARCH, GGUFWriter, LlamaFileType, TokenType, get_tensor_name_map
+
+from lmlib.checkpoint import plain_state_dict
+from lmlib.export.llama import llama_names, llama_obstacle
+from lmlib.model import TransformerLM
+from lmlib.separator import SEPARATOR
+from lmlib.tokenizer import Tokenizer
+from lmlib.tokenizer.files import to_symbols
+
+# llama.cpp knows patterns by the models that have them. DBRX took cl100k; there the white space at
+# the very end of a text is split behind its last line end, and here it is one token.
+PRE_TOKENIZERS = {"gpt2": "gpt-2", "cl100k": "dbrx", "o200k": "gpt-4o"}
+
+
+def gguf_obstacle(model: TransformerLM, tokenizer: Tokenizer) -> str | None:
+    """Return why a GGUF cannot hold the two, in a sentence, or None."""
+    if obstacle := llama_obstacle(model.params):
+        return obstacle
+    if tokenizer.pattern not in PRE_TOKENIZERS:
+        return (
+            "tokenizer.pattern is an expression of its own, and llama.cpp knows patterns only by "
+            f"name; choose one of {', '.join(PRE_TOKENIZERS)}"
+        )
+    if SEPARATOR not in tokenizer.special_ids:
+        return (
+            f"tokenizer.special_tokens lacks {SEPARATOR!r}, and llama.cpp, told of no token that "
+            "ends a text, takes the one with id 11"
+        )
+    learnt = {left + right for left, right in tokenizer.merges}
+    for token in map(str.encode, tokenizer.special_tokens):
+        if len(token) == 1 or token in learnt:
+            return (
+                f"tokenizer.special_tokens holds {token.decode()!r}, which is an ordinary token "
+                "too; in a GGUF a token is one or the other"
+            )
+    return None
+
+
+def write_gguf(path: Path, model: TransformerLM, tokenizer: Tokenizer, name: str) -> None:
+    """Write weights, in float32, and tokenizer as architecture `llama`.
+
+    RoPE rotates neighbours there as here, so that no rows move. Raises ValueError for what a GGUF
+    cannot hold.
+    """
+    if obstacle := gguf_obstacle(model, tokenizer):
+        raise ValueError(obstacle)
+    params = model.params
+    temporary = path.with_name(path.name + ".tmp")
+    writer = GGUFWriter(temporary, "llama")
+    writer.add_type("model")
+    writer.add_name(name)
+    writer.add_file_type(LlamaFileType.ALL_F32)
+    writer.add_vocab_size(model.vocab_size)
+    writer.add_context_length(params.context_length)
+    writer.add_embedding_length(params.d_model)
+    writer.add_block_count(params.num_layers)
+    writer.add_feed_forward_length(params.d_ff)
+    writer.add_head_count(params.num_heads)
+    writer.add_head_count_kv(params.num_heads)
+    writer.add_rope_dimension_count(params.d_model // params.num_heads)
+    writer.add_rope_freq_base(params.rope_theta)
+    writer.add_layer_norm_rms_eps(params.norm_eps)
+    _add_tokenizer(writer, tokenizer)
+    state = plain_state_dict(model)
+    gguf_names = get_tensor_name_map(MODEL_ARCH.LLAMA, params.num_layers)
+    for ours, theirs in llama_names(params).items():
+        gguf_name = gguf_names.get_name(theirs, try_suffixes=(".weight",))
+        assert gguf_name is not None
+        writer.add_tensor(gguf_name, state[ours].detach().cpu().float().contiguous().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    os.replace(temporary, path)  # noqa: PTH105  # the atomic rename, under its usual name
+
+
+def _add_tokenizer(writer: GGUFWriter, tokenizer: Tokenizer) -> None:
+    """Add tokens by id, in GPT-2's visible characters, and merges; ids may have gaps."""
+    special = {token_id: token for token, token_id in tokenizer.special_ids.items()}
+    tokens, types = [], []
+    for token_id in range(tokenizer.vocab_size):
+        if token_id in special:
+            tokens.append(special[token_id])
+            types.append(TokenType.CONTROL)
+        elif token_id in tokenizer.vocab:
+            tokens.append(to_symbols(tokenizer.vocab[token_id]))
+            types.append(TokenType.NORMAL)
+        else:
+            tokens.append(f"[PAD{token_id}]")
+            types.append(TokenType.UNUSED)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(PRE_TOKENIZERS[tokenizer.pattern])
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_merges([f"{to_symbols(a)} {to_symbols(b)}" for a, b in tokenizer.merges])
+    end_id = tokenizer.special_ids[SEPARATOR]
+    writer.add_bos_token_id(end_id)
+    writer.add_eos_token_id(end_id)
+    writer.add_add_bos_token(False)

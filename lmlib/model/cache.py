@@ -1,0 +1,111 @@
+"""The keys and values of tokens that a model has seen, so that they are computed once."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+class KVCache:
+    """Keys and values of every layer, for a batch of rows that grow from position 0.
+
+        model(token_ids, cache=cache)        (batch, seq) tokens more: those after `lengths`
+
+    Place p of a row is for the token at position p, so rows of different lengths share a batch:
+    a query sees the places up to its own. To take back the last tokens of a row, or the padding
+    on its right, lower its number in `lengths`; what lies beyond is overwritten.
+
+    Memory:  all of it at once, 2 * num_layers * batch * context_length * d_model numbers.
+    No gradient flows through it.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_layers: int,
+        batch: int,
+        num_heads: int,
+        context_length: int,
+        d_head: int,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        # zeros: what a mask hides is multiplied by 0, which does not hide a NaN
+        self.keys_values = torch.zeros(
+            (num_layers, 2, batch, num_heads, context_length, d_head), device=device, dtype=dtype
+        )
+        self.lengths = [0] * batch
+
+    def extend(self, seq: int) -> list["LayerCache"]:
+        """Make each row `seq` tokens longer; return where each layer puts their keys and values.
+
+        Raises ValueError, and changes nothing, when a row has no room for them.
+        """
+        context_length = self.keys_values.shape[-2]
+        longest = max(self.lengths) + seq
+        if longest > context_length:
+            raise ValueError(
+                f"KVCache: {seq} tokens after {max(self.lengths)} do not fit context_length="
+                f"{context_length}; begin with an empty cache and the tokens to go on from"
+            )
+        device = self.keys_values.device
+        if min(self.lengths) == max(self.lengths):
+            positions, mask = slice(self.lengths[0], longest), None
+            if 1 < seq < longest:
+                mask = torch.ones(seq, longest, dtype=torch.bool, device=device)
+                mask = mask.tril(longest - seq)
+        else:
+            starts = torch.tensor(self.lengths, device=device)
+            positions = starts.unsqueeze(1) + torch.arange(seq, device=device)  # (batch, seq)
+            mask = torch.arange(longest, device=device) <= positions.unsqueeze(-1)
+            mask = mask.unsqueeze(1)  # (batch, 1, seq, longest): the same for every head
+        self.lengths = [length + seq for length in self.lengths]
+        return [LayerCache(layer, positions, mask, longest) for layer in self.keys_values]
+
+    def select(self, rows: Sequence[int]) -> "KVCache":
+        """Return a cache of these rows of this one, in this order; a row may come repeatedly."""
+        selected = KVCache.__new__(KVCache)
+        index = torch.tensor(rows, device=self.keys_values.device)
+        selected.keys_values = self.keys_values.index_select(2, index)
+        selected.lengths = [self.lengths[row] for row in rows]
+        return selected
+
+    def replace(self, rows: Sequence[int], others: "KVCache") -> None:
+        """Overwrite these rows with those of another cache, one by one."""
+        self.keys_values[:, :, list(rows)] = others.keys_values
+        for row, length in zip(rows, others.lengths, strict=True):
+            self.lengths[row] = length
+
+
+class LayerCache:
+    """The part of a cache that one layer extends in one pass.
+
+    positions:  of the new tokens: a slice where all rows are equally long, else (batch, seq)
+    mask:       which keys each new token may see, True: it may; None: all, or by causality
+    """
+
+    def __init__(
+        self,
+        keys_values: Float[Tensor, "2 batch heads context_length d_head"],
+        positions: slice | Int[Tensor, "batch seq"],
+        mask: Bool[Tensor, "... seq keys"] | None,
+        longest: int,
+    ) -> None:
+        self.keys, self.values = keys_values
+        self.positions = positions
+        self.mask = mask
+        self.longest = longest
+
+    def append(
+        self, K: Float[Tensor, "batch heads seq d_head"], V: Float[Tensor, "batch heads seq d_head"]
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Keep K and V; return keys and values up to the longest row's end, and the mask."""
+        if isinstance(self.positions, slice):
+            self.keys[:, :, self.positions] = K
+            self.values[:, :, self.positions] = V
+        else:
+            rows = torch.arange(len(K), device=K.device).unsqueeze(1)
+            self.keys[rows, :, self.positions] = K.transpose(1, 2)
+            self.values[rows, :, self.positions] = V.transpose(1, 2)
+        return self.keys[:, :, : self.longest], self.values[:, :, : self.longest], self.mask

@@ -1,0 +1,167 @@
+"""How new sampled text is: distinct n-grams, and the longest span copied from the training text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numba import njit
+
+from lmlib.tokens import blocks
+
+GAP = -1  # stands between two samples; no token id
+
+
+@dataclass(frozen=True)
+class CopiedSpan:
+    """The longest run of tokens of a sample that stands in the training text too.
+
+    length:       in tokens; 0 when no token of the sample occurs there
+    start:        its first token, counted from the start of the sample
+    train_start:  the same, of one of its places in the training text
+    """
+
+    length: int
+    start: int
+    train_start: int
+
+
+def distinct_n(samples: Sequence[Sequence[int]], n: int) -> float:
+    """Return the share of different n-grams among those of all samples; 0 when there are none.
+
+    It falls with the number of tokens: compare only figures of equally many.
+    Source:  Li et al. 2016, arXiv:1510.03055.
+    """
+    ngrams = [tuple(s[i : i + n]) for s in samples for i in range(len(s) - n + 1)]
+    return len(set(ngrams)) / max(1, len(ngrams))
+
+
+def copied_spans(
+    samples: Sequence[Sequence[int]], train_tokens: np.ndarray, separator_id: int | None = None
+) -> list[CopiedSpan]:
+    """Return the longest copied span of each sample; of equally long ones the first.
+
+    Exact, in one pass over `train_tokens`, which may be a memory map, in time linear in it. A
+    span never crosses `separator_id`: what stands on its two sides are two documents.
+    """
+    automaton = SuffixAutomaton([token for sample in samples for token in (*sample, GAP)])
+    lengths, ends = automaton.matches(train_tokens, -1 if separator_id is None else separator_id)
+    bounds = np.cumsum([0, *(len(sample) + 1 for sample in samples)])
+    spans = []
+    for first, last in pairwise(bounds.tolist()):  # tokens first to last - 2, and a gap
+        at = int(lengths[first:last].argmax())
+        length = int(lengths[first + at])
+        start, train_start = (at + 1 - length, int(ends[first + at]) - length) if length else (0, 0)
+        spans.append(CopiedSpan(length, start, train_start))
+    return spans
+
+
+class SuffixAutomaton:
+    """The smallest automaton that knows every substring of a row of tokens.
+
+    A state stands for substrings that end at the same places: the longest has `length[state]`
+    tokens, each other is one token shorter than the next, and the longest that ends at more
+    places is of the state `link[state]`. State 0 is that of the empty substring.
+
+    Source:  Blumer et al. 1985, "The smallest automaton recognizing the subwords of a text"; the
+             construction on line, in linear time, is in Crochemore & Rytter 1994, chapter 6.
+    """
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self.next: list[dict[int, int]] = [{}]
+        self.length, self.link = [0], [-1]
+        self.prefixes: list[int] = []  # the state of each prefix of `tokens`
+        for token in tokens:
+            self._append(token)
+
+    def _append(self, token: int) -> None:
+        before = self.prefixes[-1] if self.prefixes else 0
+        state = self._add(self.length[before] + 1, {})
+        self.prefixes.append(state)
+        while before >= 0 and token not in self.next[before]:
+            self.next[before][token] = state
+            before = self.link[before]
+        if before < 0:
+            return
+        target = self.next[before][token]
+        if self.length[target] > self.length[before] + 1:
+            # only the shorter substrings of `target` end here too: they get a state of their own
+            longer, target = target, self._add(self.length[before] + 1, self.next[target].copy())
+            self.link[target], self.link[longer] = self.link[longer], target
+            while before >= 0 and self.next[before].get(token) == longer:
+                self.next[before][token] = target
+                before = self.link[before]
+        self.link[state] = target
+
+    def _add(self, length: int, following: dict[int, int]) -> int:
+        self.next.append(following)
+        self.length.append(length)
+        self.link.append(0)
+        return len(self.next) - 1
+
+    def matches(self, text: np.ndarray, separator_id: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return for each token how many in a row up to it stand in `text`, and where they end."""
+        edges = [sorted(following.items()) for following in self.next]
+        labels, targets = np.array([e for of in edges for e in of], np.int64).reshape(-1, 2).T
+        length, link = np.array(self.length), np.array(self.link)
+        by_token = np.zeros(max(self.next[0], default=GAP) + 1, np.int64)
+        for token, target in self.next[0].items():
+            if token != GAP:
+                by_token[token] = target
+        automaton = (np.cumsum([0, *map(len, edges)]), labels, targets, length, link, by_token)
+        best, ends = np.zeros_like(length), np.zeros_like(length)
+        state = matched = offset = 0
+        for block in blocks(text):
+            state, matched = _read(
+                np.asarray(block), offset, separator_id, automaton, state, matched, best, ends
+            )
+            offset += len(block)
+        order = np.argsort(length, kind="stable")
+        for state in order[:0:-1].tolist():  # what ends here, ends as a shorter match there
+            shorter = self.link[state]
+            if best[state] and best[shorter] < length[shorter]:
+                best[shorter], ends[shorter] = length[shorter], ends[state]
+        for state in order[1:].tolist():  # where nothing matched, a shorter substring may
+            if not best[state]:
+                best[state], ends[state] = best[self.link[state]], ends[self.link[state]]
+        return best[self.prefixes], ends[self.prefixes]
+
+
+@njit(cache=True)
+def _read(text, offset, separator_id, automaton, state, matched, best, ends):
+    """Read a block; note the longest match that ended in each state, and where it first did.
+
+    Before each token, the last `matched` tokens are a substring of `state`, the longest of those
+    that end there; both are returned for the next block.
+
+    automaton   the edges of state s are those from firsts[s] to firsts[s + 1], by their labels;
+                where those of state 0 lead, which are many, by_token says at once
+    best, ends  (states,) int64: tokens of the match, and how many of `text` are read at its end
+    """
+    firsts, labels, targets, length, link, by_token = automaton
+    for i in range(len(text)):
+        token = np.int64(text[i])
+        if token == separator_id:
+            state, matched = 0, 0
+            continue
+        while state:
+            low, end = firsts[state], firsts[state + 1]
+            high = end
+            while low < high:
+                middle = (low + high) >> 1
+                if labels[middle] < token:
+                    low = middle + 1
+                else:
+                    high = middle
+            if low < end and labels[low] == token:
+                state = targets[low]
+                matched += 1
+                break
+            state = link[state]
+            matched = length[state]
+        else:
+            state = by_token[token] if token < len(by_token) else 0
+            matched = np.int64(state > 0)
+        if matched > best[state]:
+            best[state], ends[state] = matched, offset + i + 1
+    return state, matched

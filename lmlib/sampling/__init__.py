@@ -1,0 +1,31 @@
+"""Sampling text: distributions, generation for batches of prompts, and their text."""
+
+from lmlib.sampling.generation import Generation, generate, generate_tokens
+from lmlib.sampling.params import SamplingParams
+from lmlib.sampling.text import Sample, TextStream, generate_samples, generate_text, stream_text
+from lmlib.sampling.warpers import (
+    apply_temperature,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    next_token_probabilities,
+    penalise_repetition,
+)
+
+__all__ = [
+    "Generation",
+    "Sample",
+    "SamplingParams",
+    "TextStream",
+    "apply_temperature",
+    "generate",
+    "generate_samples",
+    "generate_text",
+    "generate_tokens",
+    "keep_min_p",
+    "keep_top_k",
+    "keep_top_p",
+    "next_token_probabilities",
+    "penalise_repetition",
+    "stream_text",
+]

@@ -1,0 +1,150 @@
+"""Text from a model: prompts encoded, tokens decoded, ends found, nothing half shown."""
+
+import codecs
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from lmlib.model import TransformerLM
+from lmlib.sampling.generation import Generation
+from lmlib.sampling.params import SamplingParams
+from lmlib.separator import SEPARATOR
+from lmlib.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A continuation.
+
+    text:           without the prompt and without the stop text
+    tokens:         all that were drawn but for the stop token; a stop text is among them
+    finish_reason:  stop, length (max_tokens) or context (full, with beyond_context: stop)
+    seed:           with which it is the first sample of its prompt
+    """
+
+    prompt: str
+    text: str
+    tokens: list[int]
+    finish_reason: str
+    seed: int
+
+
+class TextStream:
+    """Bytes of tokens to text, as far as no byte to come can change it.
+
+    Held back are the first bytes of a character, and what may become a stop text. Where stop
+    texts overlap, the one that is whole first counts, so that the bounds of tokens do not matter.
+    """
+
+    def __init__(self, stop: Sequence[str] = ()) -> None:
+        self.stop = [text.encode("utf-8") for text in stop]
+        self.held = b""
+        self.stopped = False
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, data: bytes) -> str:
+        """Return the text that is certain with these bytes; sets `stopped` at a stop text."""
+        self.held += data
+        found = [(at + len(stop), at) for stop in self.stop if (at := self.held.find(stop)) >= 0]
+        if found:
+            self.stopped = True
+            self.held = self.held[: min(found)[1]]
+            return self.close()
+        safe = len(self.held) - self._maybe_stop()
+        shown, self.held = self.held[:safe], self.held[safe:]
+        return self.decoder.decode(shown)
+
+    def close(self) -> str:
+        """Return what is still held back; a character without its end becomes U+FFFD."""
+        rest, self.held = self.held, b""
+        return self.decoder.decode(rest, final=True)
+
+    def _maybe_stop(self) -> int:
+        """Return how many of the last bytes held may be the beginning of a stop text."""
+        longest = min(len(self.held), max(map(len, self.stop), default=1) - 1)
+        for size in range(longest, 0, -1):
+            if any(stop.startswith(self.held[-size:]) for stop in self.stop):
+                return size
+        return 0
+
+
+def generate_samples(
+    model: TransformerLM,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    params: SamplingParams,
+    *,
+    use_cache: bool = True,
+) -> list[list[Sample]]:
+    """Return the continuations of each prompt.
+
+    A prompt is the beginning of a document: where the tokenizer knows the separator of documents,
+    it goes before the prompt, as in training, and ends the text.
+    """
+    if not prompts:
+        return []
+    generation = _begin(model, tokenizer, prompts, params, use_cache)
+    streams = [TextStream(params.stop) for _ in generation.rows]
+    texts = [""] * len(streams)
+    while generation.active:
+        for row, token in enumerate(generation.step()):
+            if token is not None:
+                texts[row] += streams[row].push(tokenizer.decode_bytes([token]))
+                if streams[row].stopped:
+                    generation.end(row, "stop")
+    samples = [
+        Sample(
+            prompt=prompts[row // params.num_samples],
+            text=texts[row] + streams[row].close(),
+            tokens=generation.rows[row][generation.prompt_lengths[row] :],
+            finish_reason=generation.finish_reasons[row] or "",
+            seed=params.seed + row % params.num_samples,
+        )
+        for row in range(len(streams))
+    ]
+    return [samples[i : i + params.num_samples] for i in range(0, len(samples), params.num_samples)]
+
+
+def generate_text(
+    model: TransformerLM,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    params: SamplingParams,
+    *,
+    use_cache: bool = True,
+) -> list[list[str]]:
+    """Return the texts that continue each prompt, without the prompt; see `generate_samples`."""
+    samples = generate_samples(model, tokenizer, prompts, params, use_cache=use_cache)
+    return [[sample.text for sample in of_prompt] for of_prompt in samples]
+
+
+def stream_text(
+    model: TransformerLM,
+    tokenizer: Tokenizer,
+    prompt: str,
+    params: SamplingParams,
+    *,
+    use_cache: bool = True,
+) -> Iterator[str]:
+    """Yield the first text of `generate_text` as it grows, character by whole character."""
+    params = replace(params, num_samples=1)
+    generation = _begin(model, tokenizer, [prompt], params, use_cache)
+    stream = TextStream(params.stop)
+    while generation.active and not stream.stopped:
+        (token,) = generation.step()
+        if token is not None and (text := stream.push(tokenizer.decode_bytes([token]))):
+            yield text
+    if rest := stream.close():
+        yield rest
+
+
+def _begin(
+    model: TransformerLM,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    params: SamplingParams,
+    use_cache: bool,
+) -> Generation:
+    separator_id = tokenizer.special_ids.get(SEPARATOR)
+    before = [] if separator_id is None else [separator_id]
+    ids = [before + tokenizer.encode(prompt) for prompt in prompts]
+    return Generation(model, ids, params, before, use_cache=use_cache)

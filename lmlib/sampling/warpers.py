@@ -1,0 +1,86 @@
+"""From logits to the distribution that the next token is drawn from: pure functions."""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lmlib.functional import softmax
+from lmlib.sampling.params import SamplingParams
+
+CANDIDATES = 64  # tokens that keep_top_p sorts first: more only where these do not reach p
+
+
+def penalise_repetition(
+    logits: Float[Tensor, "... vocab"], seen: Bool[Tensor, "... vocab"], penalty: float
+) -> Float[Tensor, "... vocab"]:
+    """Return logits where those of seen tokens are divided by the penalty, if negative times it.
+
+    Source:  Keskar et al. 2019, arXiv:1909.05858 (CTRL), with the sign cared for as in
+             `transformers`.
+    """
+    if penalty == 1:
+        return logits
+    return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
+
+
+def apply_temperature(
+    logits: Float[Tensor, "... vocab"], temperature: float
+) -> Float[Tensor, "... vocab"]:
+    """Return logits / temperature: below 1 the distribution sharpens, above 1 it flattens."""
+    return logits / temperature
+
+
+def keep_top_k(logits: Float[Tensor, "... vocab"], k: int) -> Float[Tensor, "... vocab"]:
+    """Return logits with all but the k largest set to -inf; ties with the k-th are kept."""
+    if k <= 0 or k >= logits.shape[-1]:
+        return logits
+    smallest_kept = logits.topk(k, dim=-1).values[..., -1:]
+    return logits.masked_fill(logits < smallest_kept, -torch.inf)
+
+
+def keep_top_p(logits: Float[Tensor, "... vocab"], p: float) -> Float[Tensor, "... vocab"]:
+    """Return logits of the smallest set of likeliest tokens whose probability reaches p.
+
+    The others become -inf; the likeliest token is always kept, and so are ties with the last.
+    Source:  Holtzman et al. 2020, arXiv:1904.09751 (nucleus sampling).
+    """
+    if p >= 1:
+        return logits
+    log_sum = logits.logsumexp(dim=-1, keepdim=True)
+    count = min(CANDIDATES, logits.shape[-1])
+    while True:  # sorting a whole vocabulary takes longer than the model
+        largest = logits.topk(count, dim=-1).values
+        probabilities = (largest - log_sum).exp()
+        reached = probabilities.cumsum(dim=-1)
+        if count == logits.shape[-1] or bool((reached[..., -1] >= p).all()):
+            break
+        count = min(8 * count, logits.shape[-1])
+    dropped = reached - probabilities >= p  # what likelier tokens already hold
+    smallest_kept = largest.masked_fill(dropped, torch.inf).amin(dim=-1, keepdim=True)
+    return logits.masked_fill(logits < smallest_kept, -torch.inf)
+
+
+def keep_min_p(logits: Float[Tensor, "... vocab"], p: float) -> Float[Tensor, "... vocab"]:
+    """Return logits of the tokens whose probability is at least p times the likeliest's.
+
+    Source:  Nguyen et al. 2024, arXiv:2407.01082.
+    """
+    if p <= 0:
+        return logits
+    least = logits.amax(dim=-1, keepdim=True) + math.log(p)
+    return logits.masked_fill(logits < least, -torch.inf)
+
+
+def next_token_probabilities(
+    logits: Float[Tensor, "... vocab"], params: SamplingParams
+) -> Float[Tensor, "... vocab"]:
+    """Return the distribution to draw from, in float32; temperature above 0.
+
+    The order is that of `transformers`: the temperature comes first, for top-p and min-p speak
+    of the probabilities that it makes; top-p then shares out what top-k left.
+    """
+    logits = apply_temperature(logits.float(), params.temperature)
+    logits = keep_top_p(keep_top_k(logits, params.top_k), params.top_p)
+    return softmax(keep_min_p(logits, params.min_p))

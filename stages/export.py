@@ -1,0 +1,81 @@
+"""Stage `export`: the trained model in the formats of `transformers`, llama.cpp and `tiktoken`.
+
+A model that the Llama architecture cannot express (model.norm, model.position or model.ffn changed)
+does not fail the stage, or `dvc exp run -S model.norm=post` would end without its results: then
+models/hf/ holds a README.md alone, which names the parameter, and a warning says the same. Likewise
+model.gguf is missing where llama.cpp cannot take the tokenizer.
+
+Params: corpus, tokenizer, optim, train, for the model card. Reads: models/lm/, models/tokenizer/,
+        models/metrics/. Writes: models/hf/.
+Run:    dvc repro export   (by hand, from the repository root: python -m stages.export)
+"""
+
+import json
+import logging
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from lmlib.export import (
+    gguf_obstacle,
+    llama_obstacle,
+    model_card,
+    no_model_card,
+    save_pretrained,
+    tiktoken_bpe,
+    write_gguf,
+)
+from lmlib.files import write_atomically
+from stages.cli import run_stage
+from stages.paths import EVALUATE_METRICS, EXPORTED, PARAMS, TRAIN_METRICS
+from stages.trained import load_trained
+
+NAME = "lm"
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Write the folder anew: what an earlier model left there does not belong to this one."""
+    model, tokenizer = load_trained("cpu")
+    shutil.rmtree(EXPORTED, ignore_errors=True)
+    if obstacle := llama_obstacle(model.params):
+        logger.warning("not exported: %s", obstacle)
+        write_atomically(EXPORTED / "README.md", no_model_card(NAME, obstacle).encode("utf-8"))
+        return
+
+    save_pretrained(EXPORTED, model, tokenizer)
+    write_atomically(EXPORTED / "tokenizer.tiktoken", tiktoken_bpe(tokenizer))
+    without_gguf = gguf_obstacle(model, tokenizer)
+    if without_gguf:
+        logger.warning("no GGUF: %s", without_gguf)
+    else:
+        write_gguf(EXPORTED / "model.gguf", model, tokenizer, NAME)
+    card = model_card(
+        NAME,
+        model,
+        tokenizer,
+        params={
+            "corpus": _section(PARAMS, "corpus"),
+            "tokenizer": _section(PARAMS, "tokenizer"),
+            "model": asdict(model.params),
+            "optim": _section(PARAMS, "optim"),
+            "train": _section(PARAMS, "train"),
+        },
+        valid_metrics=json.loads(EVALUATE_METRICS.read_text(encoding="utf-8")),
+        train_metrics=json.loads(TRAIN_METRICS.read_text(encoding="utf-8")),
+        gguf_obstacle=without_gguf,
+    )
+    write_atomically(EXPORTED / "README.md", card.encode("utf-8"))
+
+
+def _section(path: Path, name: str) -> dict[str, Any]:
+    """Return a section of params.yaml as it stands there: the stage that used it has checked it."""
+    return YAML(typ="safe").load(path.read_text(encoding="utf-8"))[name]
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,56 @@
+"""Take a Llama checkpoint of `transformers` back: the folder that stage `export` wrote, say.
+
+By hand, not a stage of the pipeline. FOLDER holds config.json, tokenizer.json and the weights in
+one safetensors file or several; what this project cannot express is refused by the name of the
+setting. `--to` gets lm/ and tokenizer/, laid out as in models/:
+
+    python -m stages.import_hf models/hf --to models/imported
+
+With `--to models` they take the place of the trained model: `python -m stages.sample` and the other
+commands then use them, until `dvc checkout` brings back what the pipeline made.
+
+Reads:  FOLDER. Writes: TO/lm/, TO/tokenizer/.
+Run:    python -m stages.import_hf FOLDER --to models/imported
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+from lmlib.checkpoint import save_model
+from lmlib.export import load_pretrained
+from stages.cli import run_stage
+from stages.paths import IMPORTED, MODEL, TOKENIZER
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Read everything before anything is written: a checkpoint that is refused leaves no trace."""
+    args = _parse_arguments()
+    model, tokenizer = load_pretrained(args.folder)
+    save_model(args.to / MODEL.name, model)
+    tokenizer.save(args.to / TOKENIZER.name)
+    logger.info(
+        "%s: %s weights, %s tokens -> %s and %s",
+        args.folder,
+        f"{model.num_parameters():,}",
+        f"{tokenizer.vocab_size:,}",
+        args.to / MODEL.name,
+        args.to / TOKENIZER.name,
+    )
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.import_hf",
+        description="Take a Llama checkpoint of transformers back into this project.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, help="with config.json, tokenizer.json and weights")
+    parser.add_argument("--to", type=Path, default=IMPORTED, help="gets lm/ and tokenizer/")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,106 @@
+"""The layout of Llama, by hand, and what it cannot express."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lmlib.export import llama_config, llama_obstacle, llama_state_dict
+from lmlib.export.llama import from_llama, llama_params, to_halves, to_neighbours
+from lmlib.model import ModelParams, TransformerLM
+from tests.export.conftest import make_model
+
+
+def test_rows_by_hand() -> None:
+    """Two heads of size 4: pairs (0, 1), (2, 3) become (0, 2), (1, 3) within each."""
+    rows = torch.arange(8.0)[:, None]
+    halves = to_halves(rows, num_heads=2)
+    assert halves.flatten().tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+    assert to_neighbours(halves, num_heads=2).equal(rows)
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_state_dict_and_back(tie: bool) -> None:
+    model = make_model(17, tie=tie, num_heads=3)
+    state = llama_state_dict(model)
+    assert ("lm_head.weight" in state) is not tie
+    back = from_llama(state, model.params)
+    assert back.keys() == model.state_dict().keys()
+    for name, weight in model.state_dict().items():
+        assert back[name].equal(weight)
+    # some writers store the tied matrix under both names
+    from_llama(state | {"lm_head.weight": state["model.embed_tokens.weight"]}, model.params)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "needed"),
+    [
+        ("norm", "post", "pre"),
+        ("norm", "none", "pre"),
+        ("position", "none", "rope"),
+        ("ffn", "silu", "swiglu"),
+    ],
+)
+def test_what_llama_cannot_express_is_refused_by_name(name: str, value: str, needed: str) -> None:
+    params = replace(make_model(5).params, **{name: value})
+    message = f"model.{name} is {value}, which .* needs model.{name}: {needed}"
+    with pytest.raises(ValueError, match=message):
+        llama_config(params, 5)
+    with pytest.raises(ValueError, match=message):
+        llama_state_dict(TransformerLM(params, 5))
+
+
+def test_config_and_back() -> None:
+    params = make_model(5, tie=True).params
+    assert llama_obstacle(params) is None
+    assert llama_params(llama_config(params, 5, end_id=4), "c.json") == (params, 5)
+    assert llama_params(llama_config(params, 5), "c.json") == (params, 5)
+
+
+def test_config_as_transformers_5_writes_it() -> None:
+    """RoPE in a table of its own."""
+    params = make_model(5).params
+    config = llama_config(params, 5)
+    del config["rope_scaling"], config["rope_theta"]
+    config["rope_parameters"] = {"rope_type": "default", "rope_theta": params.rope_theta}
+    assert llama_params(config, "c.json") == (params, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model_type", "mistral"),
+        ("num_key_value_heads", 1),
+        ("head_dim", 24),
+        ("hidden_act", "gelu"),
+        ("attention_bias", True),
+        ("mlp_bias", True),
+        ("rope_scaling", {"rope_type": "linear", "factor": 2.0}),
+        ("quantization_config", {"quant_method": "awq"}),
+        ("hidden_size", "24"),
+        ("vocab_size", None),
+        ("rope_parameters", {"rope_type": "yarn", "factor": 2.0}),
+        ("rope_parameters", {"rope_type": "default", "partial_rotary_factor": 0.5}),
+    ],
+)
+def test_a_setting_of_another_model_is_refused_by_name(name: str, value: object) -> None:
+    config = llama_config(make_model(5).params, 5)
+    with pytest.raises(ValueError, match=rf"^c\.json: {name}"):
+        llama_params(config | {name: value}, "c.json")
+
+
+def test_weights_of_another_model_are_refused_by_name() -> None:
+    model = make_model(5)
+    state = llama_state_dict(model)
+    bias = "model.layers.0.self_attn.q_proj.bias"
+    with pytest.raises(ValueError, match=f"missing weights: none; unknown: {bias}"):
+        from_llama(state | {bias: torch.zeros(24)}, model.params)
+    del state["model.norm.weight"]
+    with pytest.raises(ValueError, match=r"missing weights: model\.norm\.weight; unknown: none"):
+        from_llama(state, model.params)
+
+
+def test_params_that_cannot_be_are_refused() -> None:
+    config = llama_config(ModelParams(8, 8, 1, 2, 8), 5)
+    with pytest.raises(ValueError, match=r"c\.json: num_layers is 0"):
+        llama_params(config | {"num_hidden_layers": 0}, "c.json")

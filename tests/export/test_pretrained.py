@@ -1,0 +1,207 @@
+"""The exported folder in `transformers`, and back."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+from lmlib.checkpoint import save_model
+from lmlib.export import load_pretrained, save_pretrained
+from lmlib.export.tokenizer_json import parse_tokenizer_json
+from lmlib.model import TransformerLM
+from lmlib.separator import SEPARATOR
+from lmlib.tokenizer import Tokenizer
+from lmlib.tokenizer.patterns import PATTERNS
+from tests.export.conftest import SPECIAL, TEXT, make_model, make_tokenizer
+
+Pair = tuple[TransformerLM, Tokenizer]
+TEXTS = os.environ.get("LMLIB_TEXTS", "")
+
+
+def greedy(model: TransformerLM, ids: list[int], num_tokens: int) -> list[int]:
+    """Return the ids continued with the likeliest token, up to the end of the text."""
+    ids = list(ids)
+    with torch.no_grad():
+        for _ in range(num_tokens):
+            ids.append(int(model(torch.tensor(ids))[-1].argmax()))
+    return ids
+
+
+@pytest.fixture
+def folder(pair: Pair, tmp_path: Path) -> Path:
+    save_pretrained(tmp_path / "hf", *pair)
+    return tmp_path / "hf"
+
+
+def test_logits_and_greedy_ids_equal_transformers(pair: Pair, folder: Path) -> None:
+    model, _ = pair
+    theirs = AutoModelForCausalLM.from_pretrained(folder)
+    assert type(theirs) is LlamaForCausalLM
+    assert theirs.dtype == torch.float32
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(model.vocab_size, (3, 32), generator=generator)
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids), theirs(ids).logits, rtol=0, atol=1e-4)
+    prompt = ids[:1, :5]
+    found = theirs.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=20,
+        do_sample=False,
+        eos_token_id=None,
+    )
+    assert found[0].tolist() == greedy(model, prompt[0].tolist(), 20)
+
+
+def test_generation_ends_with_the_text(pair: Pair, folder: Path) -> None:
+    """No setting is needed: the folder says which token ends a text."""
+    _, tokenizer = pair
+    theirs = AutoModelForCausalLM.from_pretrained(folder)
+    end_id = tokenizer.special_ids[SEPARATOR]
+    uses = theirs.generation_config
+    assert (uses.bos_token_id, uses.eos_token_id, uses.pad_token_id) == (end_id,) * 3
+    assert theirs.config.eos_token_id == end_id
+
+
+@pytest.mark.parametrize("pattern", [*PATTERNS, r"\w+|\W"])
+def test_ids_equal_transformers(pattern: str, tmp_path: Path) -> None:
+    ours = make_tokenizer(pattern, SPECIAL)
+    save_pretrained(tmp_path, make_model(ours.vocab_size), ours)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("", TEXT, f"{SEPARATOR}a<a b> b<pad>{SEPARATOR}", "\n  "):
+        ids = theirs(text)["input_ids"]
+        assert ids == ours.encode(text)
+        assert theirs.decode(ids) == text
+    assert set(theirs.all_special_tokens) == set(SPECIAL)
+    assert theirs.decode(ours.encode("a<a b>b"), skip_special_tokens=True) == "ab"
+    assert theirs.eos_token == theirs.pad_token == SEPARATOR
+    assert theirs.model_max_length == 32
+    batch = theirs(["a", "a b c"], padding=True)
+    assert batch["attention_mask"][0][0] == 0  # padded on the left, where text is not continued
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TEXTS, reason="LMLIB_TEXTS names no text files (separated as in PATH)")
+@pytest.mark.parametrize("path", list(filter(None, TEXTS.split(os.pathsep))))
+def test_ids_of_whole_files_equal_transformers(path: str, tmp_path: Path) -> None:
+    ours = make_tokenizer()
+    save_pretrained(tmp_path, make_model(ours.vocab_size), ours)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    lines = Path(path).read_bytes().decode("utf-8").splitlines(keepends=True)
+    for at in range(0, len(lines), 2000):
+        part = "".join(lines[at : at + 2000])
+        assert theirs(part)["input_ids"] == ours.encode(part), f"{path}, line {at + 1} on"
+
+
+def test_without_special_tokens(tmp_path: Path) -> None:
+    """Nothing ends a text then; Llama's own defaults, 1 and 2, must not."""
+    tokenizer = make_tokenizer(special=())
+    save_pretrained(tmp_path, make_model(tokenizer.vocab_size), tokenizer)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert theirs.config.eos_token_id is theirs.generation_config.eos_token_id is None
+    assert AutoTokenizer.from_pretrained(tmp_path).eos_token is None
+
+
+def files_of(model: TransformerLM, tokenizer: Tokenizer, folder: Path) -> Iterator[bytes]:
+    """Yield the content of each file in which this project keeps the two."""
+    save_model(folder, model)
+    tokenizer.save(folder)
+    for path in sorted(folder.iterdir()):
+        yield path.read_bytes()
+
+
+@pytest.mark.parametrize("through", ["ours", "transformers", "shards"])
+def test_import_gives_the_same_bits(pair: Pair, folder: Path, through: str, tmp_path: Path) -> None:
+    """From what we wrote, and from what transformers made of it, in one file or several."""
+    if through != "ours":
+        theirs, tokenizer = (
+            cls.from_pretrained(folder) for cls in (AutoModelForCausalLM, AutoTokenizer)
+        )
+        folder = tmp_path / "theirs"
+        theirs.save_pretrained(folder, max_shard_size="10KB" if through == "shards" else "1GB")
+        tokenizer.save_pretrained(folder)
+    assert (folder / "model.safetensors.index.json").exists() is (through == "shards")
+    back = load_pretrained(folder)
+    expected = list(files_of(*pair, tmp_path / "a"))
+    assert list(files_of(*back, tmp_path / "b")) == expected
+    assert back[0].params == pair[0].params
+
+
+@pytest.mark.parametrize("pattern", [*PATTERNS, r"\w+|\W", PATTERNS["gpt2"].split])
+@pytest.mark.parametrize("special", [(), (SEPARATOR,), ("<é>", "<a b>", " t")])
+def test_tokenizer_comes_back(pattern: str, special: tuple[str, ...], tmp_path: Path) -> None:
+    ours = make_tokenizer(pattern, special)
+    ours.save(tmp_path / "a")
+    back = parse_tokenizer_json(json.loads((tmp_path / "a/tokenizer.json").read_text()), "t.json")
+    back.save(tmp_path / "b")
+    for path in (tmp_path / "a").iterdir():
+        assert (tmp_path / "b" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_saving_twice_writes_the_same_bytes(pair: Pair, folder: Path, tmp_path: Path) -> None:
+    save_pretrained(tmp_path / "again", *pair)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "special_tokens_map.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    for path in folder.iterdir():
+        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
+
+
+def edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | changes), "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"normalizer": {"type": "NFC"}}, "normalizer"),
+        ({"post_processor": {"type": "TemplateProcessing", "special_tokens": {"<s>": {}}}}, "post"),
+        ({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}}, "pre_tokenizer"),
+        ({"pre_tokenizer": {"type": "Metaspace"}}, "not a byte-level BPE"),
+        ({"model": {"type": "Unigram", "vocab": []}}, "not a byte-level BPE"),
+    ],
+)
+def test_a_setting_of_another_tokenizer_is_refused(
+    changes: dict[str, object], name: str, tmp_path: Path
+) -> None:
+    tokenizer = make_tokenizer()
+    save_pretrained(tmp_path, make_model(tokenizer.vocab_size), tokenizer)
+    edit(tmp_path / "tokenizer.json", **changes)
+    with pytest.raises(ValueError, match=rf"tokenizer\.json: .*{name}"):
+        load_pretrained(tmp_path)
+
+
+def test_errors_name_the_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"config\.json: no such file; name a folder"):
+        load_pretrained(tmp_path)
+    tokenizer = make_tokenizer()
+    model = make_model(tokenizer.vocab_size)
+    save_pretrained(tmp_path, model, tokenizer)
+    with pytest.raises(ValueError, match=r"the model knows 9 tokens, the tokenizer \d+"):
+        save_pretrained(tmp_path, make_model(9), tokenizer)
+    edit(tmp_path / "config.json", intermediate_size=41)
+    with pytest.raises(ValueError, match=r"not the weights of config\.json"):
+        load_pretrained(tmp_path)
+    edit(tmp_path / "config.json", vocab_size=9)
+    with pytest.raises(ValueError, match=r"vocab_size is 9, but tokenizer\.json has"):
+        load_pretrained(tmp_path)
+    save_pretrained(tmp_path, model, tokenizer)
+    (tmp_path / "model.safetensors").write_bytes(b"no")
+    with pytest.raises(ValueError, match="damaged"):
+        load_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors: no such file"):
+        load_pretrained(tmp_path)
+    for text, message in (("{", "not valid JSON"), ("[]", "holds a list")):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            load_pretrained(tmp_path)

@@ -1,0 +1,131 @@
+"""The stage `export` with its model card, and the way back, `import_hf`, on tiny files."""
+
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from lmlib.checkpoint import save_model
+from lmlib.files import write_json
+from lmlib.model import TransformerLM
+from stages import export, import_hf
+from stages.paths import EVALUATE_METRICS, EXPORTED, MODEL, TOKENIZER, TRAIN_METRICS
+from tests.export.conftest import make_model, make_tokenizer
+from tests.pipeline.imports import ROOT
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TransformerLM:
+    """Return a model that stands, with tokenizer and metrics, where the pipeline puts it."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy2(ROOT / "params.yaml", "params.yaml")
+    tokenizer = make_tokenizer()
+    model = make_model(tokenizer.vocab_size)
+    tokenizer.save(TOKENIZER)
+    save_model(MODEL, model)
+    write_json(EVALUATE_METRICS, {"loss": 0.5, "perplexity": 1.65, "tokens": 1000})
+    write_json(TRAIN_METRICS, {"steps": 7, "parameters": model.num_parameters()})
+    return model
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_export_and_the_way_back(model: TransformerLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bytes each time, and the same after the way back, in another folder."""
+    export.main()
+    first = contents(EXPORTED)
+    assert sorted(first) == [
+        "README.md",
+        "config.json",
+        "generation_config.json",
+        "model.gguf",
+        "model.safetensors",
+        "special_tokens_map.json",
+        "tokenizer.json",
+        "tokenizer.tiktoken",
+        "tokenizer_config.json",
+    ]
+    (EXPORTED / "left-over").touch()
+    export.main()
+    assert contents(EXPORTED) == first
+    monkeypatch.setattr(sys, "argv", ["import_hf", str(EXPORTED), "--to", "back"])
+    import_hf.main()
+    for folder in (MODEL, TOKENIZER):
+        assert contents(Path("back") / folder.name) == contents(folder)
+
+
+def test_model_card(model: TransformerLM) -> None:
+    export.main()
+    card = ModelCard.load(EXPORTED / "README.md")
+    data = card.data.to_dict()
+    assert data["library_name"] == "transformers"
+    assert data["pipeline_tag"] == "text-generation"
+    assert data["language"] == "en"
+    (result,) = data["model-index"][0]["results"]
+    found = [(metric["type"], metric["value"]) for metric in result["metrics"]]
+    assert found == [("loss", 0.5), ("perplexity", 1.65)]
+    assert f"{model.num_parameters():,} weights" in card.text
+    assert "| loss (nats per token) | 0.5000 |" in card.text
+    assert "| tokens | 1,000 |" in card.text
+    assert "lmlib.toystories" in card.text
+    block = card.text.split("```yaml\n")[1].split("```")[0]
+    params = yaml.safe_load(block)
+    assert params["model"]["d_model"] == 24
+    assert params["train"] == yaml.safe_load(Path("params.yaml").read_text("utf-8"))["train"]
+
+
+def test_the_code_of_the_card_runs(model: TransformerLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    export.main()
+    blocks = (EXPORTED / "README.md").read_text("utf-8").split("```python\n")[1:]
+    monkeypatch.chdir(EXPORTED)
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")
+    names: dict = {}
+    for block in blocks:
+        code = block.split("```")[0].replace("max_new_tokens=100", "max_new_tokens=2")
+        exec(code, names)
+    text = "the thing"
+    assert names["encoding"].encode(text) == names["tokenizer"](text)["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("norm", "post"), ("position", "none"), ("ffn", "silu")]
+)
+def test_an_ablation_gets_a_readme_that_names_the_parameter(
+    model: TransformerLM, name: str, value: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    params = replace(model.params, **{name: value})
+    save_model(MODEL, TransformerLM(params, model.vocab_size))
+    export.main()
+    assert list(contents(EXPORTED)) == ["README.md"]
+    sentence = f"model.{name} is {value}, which the Llama architecture cannot express"
+    assert sentence in (EXPORTED / "README.md").read_text("utf-8")
+    assert sentence in caplog.text
+
+
+def test_a_pattern_of_ones_own_costs_the_gguf_alone(
+    model: TransformerLM, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = make_tokenizer(r"\w+|\W")
+    tokenizer.save(TOKENIZER)
+    save_model(MODEL, make_model(tokenizer.vocab_size))
+    export.main()
+    assert "model.gguf" not in contents(EXPORTED)
+    assert "model.safetensors" in contents(EXPORTED)
+    assert "There is no GGUF: tokenizer.pattern" in (EXPORTED / "README.md").read_text("utf-8")
+    assert "no GGUF: tokenizer.pattern" in caplog.text
+
+
+@pytest.mark.parametrize("source", ["tinystories", "owt", "local", "url"])
+def test_every_source_has_words_in_the_card(model: TransformerLM, source: str) -> None:
+    params = Path("params.yaml")
+    params.write_text(params.read_text("utf-8").replace("source: toystories", f"source: {source}"))
+    export.main()
+    card = ModelCard.load(EXPORTED / "README.md")
+    assert "Trained from random weights on " in card.text
+    assert ("datasets" in card.data.to_dict()) is (source in ("tinystories", "owt"))
