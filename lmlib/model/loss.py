@@ -10,7 +10,7 @@ from lmlib.model.transformer import TransformerLM
 
 # Logits at a time. Those of a CPU stay in its caches; those of a GPU keep it busy.
 CPU_LOGITS, GPU_LOGITS = 1 << 21, 1 << 28
-LEAST_ROWS = 512  # tokens at a time: for each part a gradient of the size of the weight is made
+LEAST_ROWS = 256  # tokens at a time: each part passes over a gradient of the size of the weight
 
 
 class NextTokenLoss(nn.Module):
@@ -86,11 +86,14 @@ def _loss_and_gradients(
             by_logits = _without_target(log_p.exp_(), target).to(dtype)
             # divided in the wider dtype: in float16 small gradients would vanish
             grads_hidden.append((by_logits @ low_weight).to(hidden.dtype) / num_tokens)
-            grad_weight += by_logits.T @ part
+            if dtype == torch.float32:
+                grad_weight.addmm_(by_logits.T, part)
+            else:
+                grad_weight += by_logits.T @ part
     loss = loss / num_tokens
     if not with_gradients:
         return (loss,)
-    return loss, torch.cat(grads_hidden), (grad_weight / num_tokens).to(weight.dtype)
+    return loss, torch.cat(grads_hidden), grad_weight.div_(num_tokens).to(weight.dtype)
 
 
 def _without_target(p: Tensor, target: Tensor) -> Tensor:
