@@ -143,6 +143,11 @@ def require_trainable(
     if params.dtype != "auto":  # which asks a GPU, and always finds one
         resolve_dtype(params.dtype, device)
     params.sequences_at_a_time(num_processes)
+    if params.compile == "graphs" and params.parallel == "fsdp" and num_processes > 1:
+        raise ValueError(
+            "train.compile is graphs, which cannot record how fsdp gathers weights; choose on, or "
+            "train.parallel: ddp"
+        )
     train_data.require_context(model_params.context_length)
     valid_data.require_context(model_params.context_length)
     if train_data.info.tokenizer_sha256 != valid_data.info.tokenizer_sha256:

@@ -30,7 +30,7 @@ from lmlib.optim import AdamW, OptimParams
 from lmlib.signals import Interrupted
 from lmlib.throughput import flops_per_token
 from lmlib.tokens import TokenInfo
-from lmlib.training import TrainParams, TrainResult, train
+from lmlib.training import TrainParams, TrainResult, require_trainable, train
 
 VOCAB_SIZE = 16
 MODEL = ModelParams(context_length=8, d_model=16, num_layers=1, num_heads=2, d_ff=32)
@@ -355,6 +355,13 @@ def test_rejects_a_warm_up_that_never_ends(tmp_path: Path) -> None:
     message = r"^optim\.warmup_steps is 20, not below train\.num_steps, 20: the learning rate would"
     with pytest.raises(ValueError, match=message):
         run(tmp_path, optim=replace(OPTIM, warmup_steps=20))
+
+
+def test_rejects_graphs_of_a_sharded_training() -> None:
+    params = replace(TRAIN, compile="graphs", parallel="fsdp")
+    with pytest.raises(ValueError, match=r"^train\.compile is graphs, which cannot record how fsdp"):
+        require_trainable(MODEL, NOISE, NOISE, params, OPTIM, num_processes=2)
+    require_trainable(MODEL, NOISE, NOISE, params, OPTIM, num_processes=1)
 
 
 def test_clips_to_max_grad_norm(tmp_path: Path) -> None:
