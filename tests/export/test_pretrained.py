@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from lmlib.checkpoint import save_model
 from lmlib.export import load_pretrained, save_pretrained
 from lmlib.export.tokenizer_json import parse_tokenizer_json
-from lmlib.model import TransformerLM
+from lmlib.model import ModelParams, TransformerLM
 from lmlib.separator import SEPARATOR
 from lmlib.tokenizer import Tokenizer
 from lmlib.tokenizer.patterns import PATTERNS
@@ -55,6 +55,25 @@ def test_logits_and_greedy_ids_equal_transformers(pair: Pair, folder: Path) -> N
         eos_token_id=None,
     )
     assert found[0].tolist() == greedy(model, prompt[0].tolist(), 20)
+
+
+@pytest.mark.parametrize("tie", [False, True])
+def test_logits_equal_transformers_far_into_a_context(tie: bool, tmp_path: Path) -> None:
+    """Logits as large as a trained model's, after 1024 tokens: the angles must be the same."""
+    tokenizer = make_tokenizer()
+    params = ModelParams(1024, 192, num_layers=2, num_heads=4, d_ff=512, tie_embeddings=tie)
+    model = TransformerLM(params, tokenizer.vocab_size).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.mul_(8 if "ln_final" in name else 2 if "q_proj" in name else 1)
+    save_pretrained(tmp_path, model, tokenizer)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(model.vocab_size, (1, 1024), generator=generator)
+    with torch.no_grad():
+        logits = model(ids)
+        torch.testing.assert_close(logits, theirs(ids).logits, rtol=0, atol=1e-4)
+    assert logits.abs().max() > 20
 
 
 def test_generation_ends_with_the_text(pair: Pair, folder: Path) -> None:

@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from lmlib.model import RotaryEmbedding
 
@@ -76,12 +78,15 @@ def test_rotation_keeps_the_norm() -> None:
     torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
 
 
-def test_far_positions_are_exact() -> None:
-    """Angles computed in float32 are wrong by up to 0.004 at position 100,000; here by 1e-7."""
-    rope = RotaryEmbedding(8, 100_001, theta=10_000.0)
-    x = torch.tensor([[1.0, 0.0] * 4])
-    expected = rotate_in_complex_plane(x, torch.tensor([100_000]), 1e4).float()
-    torch.testing.assert_close(rope(x, torch.tensor([100_000])), expected, rtol=0, atol=1e-7)
+@pytest.mark.parametrize(("d_head", "theta"), [(6, 37.0), (64, 10_000.0), (128, 500_000.0)])
+def test_angles_are_those_of_transformers(d_head: int, theta: float) -> None:
+    """At position 4095 angles in float64 would give cosines that differ by more than 1e-5."""
+    rope_parameters = {"rope_type": "default", "rope_theta": theta}
+    config = LlamaConfig(head_dim=d_head, rope_parameters=rope_parameters)
+    cos, sin = LlamaRotaryEmbedding(config)(torch.zeros(1), torch.arange(4096)[None])
+    rope = RotaryEmbedding(d_head, 4096, theta)
+    torch.testing.assert_close(rope.cos, cos[0, :, : d_head // 2], rtol=0, atol=1e-6)
+    torch.testing.assert_close(rope.sin, sin[0, :, : d_head // 2], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
