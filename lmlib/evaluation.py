@@ -152,32 +152,6 @@ def position_curve(scores: Evaluation, points: int = 64) -> list[tuple[float, fl
     ]
 
 
-@torch.no_grad()
-def sampled_loss(
-    next_token_loss: nn.Module,
-    tokens: np.ndarray,
-    *,
-    context_length: int,
-    batch_size: int,
-    batches: int,
-) -> float:
-    """Return the mean loss over `batches` batches of windows spread evenly over a text.
-
-    The same windows every time: values within one training compare without noise. A quick
-    estimate; `evaluate` scores the whole text. `next_token_loss(inputs, targets)` is the mean
-    loss of a batch, as of `lmlib.model.NextTokenLoss`.
-    """
-    device = next(next_token_loss.parameters()).device
-    last = len(tokens) - context_length - 1
-    starts = np.linspace(0, last, num=min(batches * batch_size, last + 1), dtype=np.int64)
-    nats = 0.0
-    for first in range(0, len(starts), batch_size):
-        rows = [tokens[s : s + context_length + 1] for s in starts[first : first + batch_size]]
-        windows = to_device(_to_tensor(np.stack(rows)), device)
-        nats += next_token_loss(windows[:, :-1], windows[:, 1:]).item() * len(rows)
-    return nats / len(starts)
-
-
 def _scores(
     model: TransformerLM,
     tokens: np.ndarray,
@@ -198,9 +172,9 @@ def _scores(
     scores: nn.Module = TokenScores(model)
     keep_freed_memory(device)
     with deterministic(device):
-        if passes >= COMPILE_PASSES and should_compile("auto", device):
+        if passes >= COMPILE_PASSES and should_compile("auto", device, "evaluate"):
             zeros = torch.zeros(rows, length, dtype=torch.int64, device=device)
-            scores = compiled(scores, trial=lambda module: module(zeros, zeros))
+            scores = compiled(scores, lambda module: module(zeros, zeros), "evaluate")
         for batch in tqdm(batches, desc="evaluate", unit="batch", disable=None):
             filled = ends[np.resize(batch, rows)]  # one shape for all: a compiler makes one program
             ids = np.stack([_window(tokens, end, length, start_id) for end in filled.tolist()])

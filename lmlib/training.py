@@ -35,13 +35,13 @@ from lmlib.distributed import (
     shard,
     whole,
 )
-from lmlib.evaluation import sampled_loss
 from lmlib.model import ModelParams, NextTokenLoss, TransformerLM
 from lmlib.optim import OptimParams, build_optimizer, clip_scale
 from lmlib.profiling import profiled
 from lmlib.signals import DeferredSignals, Interrupted
 from lmlib.stopping import EarlyStopping, FiniteGuard
 from lmlib.throughput import Meter
+from lmlib.validation import sampled_loss
 
 logger = logging.getLogger(__name__)
 

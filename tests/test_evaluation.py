@@ -9,14 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lmlib import evaluation
-from lmlib.evaluation import Evaluation, EvaluationParams, evaluate, position_curve, sampled_loss
+from lmlib.evaluation import Evaluation, EvaluationParams, evaluate, position_curve
 from lmlib.export import llama_config, llama_state_dict
-from lmlib.functional import cross_entropy
 from lmlib.model import ModelParams, TransformerLM
+from tests.tiny_models import bigram, shapes_seen_by, successor
 
 VOCAB_SIZE = 11
 MODEL = TransformerLM(
@@ -25,56 +25,12 @@ MODEL = TransformerLM(
 TEXTS = st.lists(st.integers(0, VOCAB_SIZE - 1), min_size=2, max_size=40)
 
 
-def bigram(logits: Tensor) -> TransformerLM:
-    """Return a model whose logits after token i are logits[i]: blocks that add nothing."""
-    vocab_size = len(logits)
-    params = ModelParams(
-        context_length=8,
-        d_model=vocab_size,
-        num_layers=1,
-        num_heads=1,
-        d_ff=1,
-        norm="none",
-        position="none",
-    )
-    model = TransformerLM(params, vocab_size)
-    with torch.no_grad():
-        for weight in model.layers.parameters():
-            weight.zero_()
-        model.token_embeddings.weight.copy_(torch.eye(vocab_size))
-        model.lm_head.weight.copy_(logits.T)
-    return model
-
-
-def successor(vocab_size: int, logit: float) -> TransformerLM:
-    """Gives the successor of each token the logit `logit`, all others 0."""
-    return bigram(logit * torch.eye(vocab_size).roll(1, dims=1))
-
-
 def uniform(vocab_size: int) -> TransformerLM:
     """Every token has probability 1 / vocab_size; the likeliest, of equals, is token 0."""
     sizes = ModelParams(context_length=4, d_model=2, num_layers=1, num_heads=1, d_ff=1)
     model = TransformerLM(sizes, vocab_size)
     nn.init.zeros_(model.lm_head.weight)
     return model
-
-
-class LossOf(nn.Module):
-    """The mean loss of a model of logits."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        return cross_entropy(self.model(inputs), targets)
-
-
-def shapes_seen_by(module: nn.Module) -> list[tuple[int, ...]]:
-    """Return a list that gets the shape of each input from now on."""
-    shapes: list[tuple[int, ...]] = []
-    module.register_forward_hook(lambda _, inputs, output: shapes.append(tuple(inputs[0].shape)))
-    return shapes
 
 
 def window_ends(num_scored: int, context_length: int, stride: int) -> list[int]:
@@ -287,13 +243,14 @@ def test_all_batches_have_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     model, trials = successor(8, logit=1.0), []
     expected = evaluate(model, np.zeros(23, np.uint16), 23, context_length=4, start_id=0)
 
-    def compiled(module: nn.Module, trial: Callable[[nn.Module], object]) -> nn.Module:
+    def compiled(module: nn.Module, trial: Callable[[nn.Module], object], where: str) -> nn.Module:
+        assert where == "evaluate"
         trial(module)
         trials.append(module)
         return module
 
     monkeypatch.setattr(evaluation, "COMPILE_PASSES", 4)
-    monkeypatch.setattr(evaluation, "should_compile", lambda name, device: True)
+    monkeypatch.setattr(evaluation, "should_compile", lambda name, device, where: True)
     monkeypatch.setattr(evaluation, "compiled", compiled)
     shapes = shapes_seen_by(model.token_embeddings)
     scores = evaluate(
@@ -334,6 +291,19 @@ def test_batches_change_no_more_than_the_rounding() -> None:
         assert other.loss_by_position == pytest.approx(first.loss_by_position, rel=1e-6)
 
 
+def test_threads_change_no_more_than_the_rounding() -> None:
+    tokens = np.random.default_rng(0).integers(VOCAB_SIZE, size=500)
+    threads, scores = torch.get_num_threads(), []
+    try:
+        for number in (1, 3):
+            torch.set_num_threads(number)
+            scores.append(evaluate(MODEL, tokens, 500, context_length=8, stride=5, start_id=0))
+    finally:
+        torch.set_num_threads(threads)
+    assert scores[1].loss == pytest.approx(scores[0].loss, rel=1e-6)
+    assert scores[1].accuracy == scores[0].accuracy
+
+
 def test_token_ids_beyond_int16() -> None:
     """uint16 ids above 32,767 read as int16 would be negative."""
     tokens = np.array([1, 65_535, 40_000], dtype=np.uint16)
@@ -355,7 +325,6 @@ def test_evaluation_builds_no_graph() -> None:
         lambda *_: builds_graph.append(torch.is_grad_enabled()),
     )
     evaluate(model, np.arange(10), 10, context_length=4, batch_size=2)
-    sampled_loss(LossOf(model), np.arange(10), context_length=4, batch_size=2, batches=2)
     assert builds_graph
     assert not any(builds_graph)
 
@@ -365,47 +334,3 @@ def test_params_below_1_are_refused(name: str) -> None:
     params = EvaluationParams(stride=1, copied_tokens=1, device="auto")
     with pytest.raises(ValueError, match=f"^{name} is 0; it must be at least 1$"):
         replace(params, **{name: 0})
-
-
-def mean_loss(window: list[int]) -> float:
-    """Score all of a window but its first token."""
-    nats = one_by_one(window, len(window) - 1, 1, None)
-    return float(np.mean([loss for loss, _ in nats]))
-
-
-def test_sampled_loss_over_all_windows_equals_one_by_one() -> None:
-    """20 tokens hold 15 windows of 5 + 1; asked for 4 * 4, it takes each once."""
-    tokens = np.random.default_rng(0).integers(VOCAB_SIZE, size=20).astype(np.uint16)
-    losses = [mean_loss(tokens[i : i + 6].tolist()) for i in range(15)]
-    loss = sampled_loss(LossOf(MODEL), tokens, context_length=5, batch_size=4, batches=4)
-    assert loss == pytest.approx(np.mean(losses), rel=1e-5)
-
-
-def test_sampled_loss_spreads_its_windows_from_the_first_to_the_last() -> None:
-    """2 batches of 2 windows of 2 + 1 in 12 tokens begin at 0, 3, 6 and 9.
-
-    The model expects the successor of each token: inside these windows only the step from 9 to 1
-    costs it 1e4, one of eight scored tokens; a window elsewhere would hold 2, 0 or 5, 8.
-    """
-    tokens = np.array([0, 1, 2, 0, 1, 2, 3, 4, 5, 8, 9, 1])
-    model = successor(10, logit=1e4)
-    shapes = shapes_seen_by(model.token_embeddings)
-    loss = sampled_loss(LossOf(model), tokens, context_length=2, batch_size=2, batches=2)
-    assert loss == pytest.approx(1e4 / 8)
-    assert shapes == [(2, 2), (2, 2)]
-
-
-def test_sampled_loss_of_the_shortest_text() -> None:
-    """One window and its last target: the same as scoring it whole."""
-    tokens = np.array([1, 2, 3, 4, 5])
-    loss = sampled_loss(LossOf(MODEL), tokens, context_length=4, batch_size=3, batches=2)
-    assert loss == pytest.approx(mean_loss(tokens.tolist()), rel=1e-5)
-
-
-def test_sampled_loss_weighs_a_smaller_last_batch_by_its_size() -> None:
-    """Windows of 1 + 1 at 0, 1, 2 in batches of 2: losses 0, 0 and 1e4, whose mean is 1e4 / 3."""
-    tokens = np.array([0, 1, 2, 0])
-    loss = sampled_loss(
-        LossOf(successor(4, logit=1e4)), tokens, context_length=1, batch_size=2, batches=2
-    )
-    assert loss == pytest.approx(1e4 / 3)

@@ -36,7 +36,6 @@ from torch import Tensor, nn
 from lmlib.checkpoint import ResumeStore
 from lmlib.data import TokenDataset
 from lmlib.device import autocast, compiled, resolve_device, resolve_dtype, should_compile
-from lmlib.evaluation import sampled_loss
 from lmlib.model import ModelParams, NextTokenLoss, TransformerLM
 from lmlib.optim import OptimParams, warmup_cosine
 from lmlib.params import from_dict
@@ -44,6 +43,7 @@ from lmlib.separator import SEPARATOR
 from lmlib.tokenizer import Tokenizer, train_bpe
 from lmlib.tokens import TokenInfo
 from lmlib.training import TrainParams, train
+from lmlib.validation import sampled_loss
 from tests.benchmarks.contest import ROOT, num_cores
 from tests.benchmarks.report import Row, machine, table
 from tests.benchmarks.train_peers import llama_model

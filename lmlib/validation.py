@@ -1,0 +1,33 @@
+"""The validation loss during a training: of the same few windows each time."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from lmlib.device import to_device
+
+
+@torch.no_grad()
+def sampled_loss(
+    next_token_loss: nn.Module,
+    tokens: np.ndarray,
+    *,
+    context_length: int,
+    batch_size: int,
+    batches: int,
+) -> float:
+    """Return the mean loss over `batches` batches of windows spread evenly over a text.
+
+    The same windows every time: values within one training compare without noise. A quick
+    estimate; `lmlib.evaluation` scores the whole text. `next_token_loss(inputs, targets)` is the
+    mean loss of a batch, as of `lmlib.model.NextTokenLoss`.
+    """
+    device = next(next_token_loss.parameters()).device
+    last = len(tokens) - context_length - 1
+    starts = np.linspace(0, last, num=min(batches * batch_size, last + 1), dtype=np.int64)
+    nats = 0.0
+    for first in range(0, len(starts), batch_size):
+        rows = [tokens[s : s + context_length + 1] for s in starts[first : first + batch_size]]
+        windows = to_device(torch.from_numpy(np.stack(rows).astype(np.int64)), device)
+        nats += next_token_loss(windows[:, :-1], windows[:, 1:]).item() * len(rows)
+    return nats / len(starts)

@@ -1,0 +1,80 @@
+"""lmlib/validation.py: which windows the estimate takes, and how it weighs them."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lmlib.functional import cross_entropy
+from lmlib.model import ModelParams, TransformerLM
+from lmlib.validation import sampled_loss
+from tests.tiny_models import shapes_seen_by, successor
+
+MODEL = TransformerLM(
+    ModelParams(context_length=8, d_model=8, num_layers=1, num_heads=2, d_ff=8), 11, seed=3
+)
+
+
+class LossOf(nn.Module):
+    """The mean loss of a model of logits."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(self.model(inputs), targets)
+
+
+def mean_loss(window: list[int]) -> float:
+    """Score all of a window but its first token."""
+    with torch.no_grad():
+        logits = MODEL(torch.tensor(window[:-1]))
+    return nn.functional.cross_entropy(logits.double(), torch.tensor(window[1:])).item()
+
+
+def test_the_loss_over_all_windows_is_that_of_each_alone() -> None:
+    """20 tokens hold 15 windows of 5 + 1; asked for 4 * 4, it takes each once."""
+    tokens = np.random.default_rng(0).integers(11, size=20).astype(np.uint16)
+    losses = [mean_loss(tokens[i : i + 6].tolist()) for i in range(15)]
+    loss = sampled_loss(LossOf(MODEL), tokens, context_length=5, batch_size=4, batches=4)
+    assert loss == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_it_spreads_its_windows_from_the_first_to_the_last() -> None:
+    """2 batches of 2 windows of 2 + 1 in 12 tokens begin at 0, 3, 6 and 9.
+
+    The model expects the successor of each token: inside these windows only the step from 9 to 1
+    costs it 1e4, one of eight scored tokens; a window elsewhere would hold 2, 0 or 5, 8.
+    """
+    tokens = np.array([0, 1, 2, 0, 1, 2, 3, 4, 5, 8, 9, 1])
+    model = successor(10, logit=1e4)
+    shapes = shapes_seen_by(model.token_embeddings)
+    loss = sampled_loss(LossOf(model), tokens, context_length=2, batch_size=2, batches=2)
+    assert loss == pytest.approx(1e4 / 8)
+    assert shapes == [(2, 2), (2, 2)]
+
+
+def test_the_shortest_text() -> None:
+    """One window and its last target: the same as scoring it whole."""
+    tokens = np.array([1, 2, 3, 4, 5])
+    loss = sampled_loss(LossOf(MODEL), tokens, context_length=4, batch_size=3, batches=2)
+    assert loss == pytest.approx(mean_loss(tokens.tolist()), rel=1e-5)
+
+
+def test_it_weighs_a_smaller_last_batch_by_its_size() -> None:
+    """Windows of 1 + 1 at 0, 1, 2 in batches of 2: losses 0, 0 and 1e4, whose mean is 1e4 / 3."""
+    tokens = np.array([0, 1, 2, 0])
+    loss = sampled_loss(
+        LossOf(successor(4, logit=1e4)), tokens, context_length=1, batch_size=2, batches=2
+    )
+    assert loss == pytest.approx(1e4 / 3)
+
+
+def test_it_builds_no_graph() -> None:
+    """The gradients of a training are its own."""
+    model = successor(16, logit=1.0)
+    builds_graph: list[bool] = []
+    model.lm_head.register_forward_hook(lambda *_: builds_graph.append(torch.is_grad_enabled()))
+    sampled_loss(LossOf(model), np.arange(10), context_length=4, batch_size=2, batches=2)
+    assert builds_graph == [False, False]
