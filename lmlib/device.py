@@ -1,4 +1,4 @@
-"""What a training runs on: the device, its dtype, its compiler, the order of sums, its memory."""
+"""What a model runs on: the device, its dtype, its compiler, the order of sums, its memory."""
 
 import contextlib
 import ctypes
@@ -20,8 +20,11 @@ logger = logging.getLogger(__name__)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
-def resolve_device(name: str) -> torch.device:
-    """Return the device called `name`; `auto` takes CUDA, then Apple's MPS, then the CPU."""
+def resolve_device(name: str, where: str = "train.device") -> torch.device:
+    """Return the device called `name`; `auto` takes CUDA, then Apple's MPS, then the CPU.
+
+    `where` the name was set begins the text of the ValueError for one that cannot be had.
+    """
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -36,12 +39,12 @@ def resolve_device(name: str) -> torch.device:
         "mps": torch.backends.mps.is_available,
     }
     if device is None or device.type not in available:
-        raise ValueError(f"train.device is '{name}'; choose auto, cpu, cuda, cuda:N or mps")
+        raise ValueError(f"{where} is '{name}'; choose auto, cpu, cuda, cuda:N or mps")
     count = torch.cuda.device_count() if device.type == "cuda" else 1
     if not available[device.type]() or (device.index or 0) >= count:
         raise ValueError(
-            f"train.device is '{name}', which this machine does not have; `auto` takes the best "
-            "one it has"
+            f"{where} is '{name}', which this machine does not have; `auto` takes the best one "
+            "it has"
         )
     return device
 
@@ -108,13 +111,14 @@ def deterministic(device: torch.device) -> Iterator[None]:
         memory.fill_uninitialized_memory = fill
 
 
-def should_compile(name: str, device: torch.device) -> bool:
+def should_compile(name: str, device: torch.device, where: str = "train.compile") -> bool:
     """Return whether to `torch.compile`; `auto` does on CUDA, where it pays in every training.
 
     `graphs` does, too: see `compiled`.
 
     Without the compiler that PyTorch calls (C++ for the CPU, C for CUDA), or without the headers
-    of Python that it includes, nothing is compiled.
+    of Python that it includes, nothing is compiled, and a warning, which begins with `where`,
+    says why.
     """
     if name == "off" or (name == "auto" and device.type != "cuda"):
         return False
@@ -125,24 +129,29 @@ def should_compile(name: str, device: torch.device) -> bool:
     elif not Path(sysconfig.get_path("include"), "Python.h").is_file():
         missing = "no Python.h found (Debian: apt install python3-dev)"
     if missing:
-        logger.warning("train.compile: %s; training uncompiled", missing)
+        logger.warning("%s: %s; the model runs uncompiled", where, missing)
     return not missing
 
 
 def compiled(
-    module: nn.Module, trial: Callable[[nn.Module], object], *, graphs: bool = False
+    module: nn.Module,
+    trial: Callable[[nn.Module], object],
+    where: str = "train.compile",
+    *,
+    graphs: bool = False,
 ) -> nn.Module:
     """Return `module` compiled; or as it is, with a warning, where the compiler fails in `trial`.
 
     With `graphs` the kernels of a call on CUDA are recorded and started as one (CUDA graphs), for
     models so small that starting them takes longer than running them; elsewhere that is nothing.
 
-    `trial` calls the module as the training will, forwards and backwards (PyTorch compiles at the
-    first call), and leaves no trace. Any other error than the compiler's is raised.
+    `trial` calls the module as it will be called, in a training forwards and backwards (PyTorch
+    compiles at the first call), and leaves no trace. Any other error than the compiler's is
+    raised. `where` begins what is logged.
     """
     from torch._dynamo.exc import TorchDynamoException  # importing it takes a second
 
-    logger.info("compiling the model (train.compile: off does without)")
+    logger.info("%s: compiling the model, which can take a minute", where)
     mode = "reduce-overhead" if graphs else None
     # a module, which the types do not say
     fast: Any = torch.compile(module, dynamic=False, mode=mode)
@@ -150,7 +159,7 @@ def compiled(
         trial(fast)
     except TorchDynamoException as error:
         first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        logger.warning("train.compile: the compiler failed (%s); training uncompiled", first_line)
+        logger.warning("%s: the compiler failed (%s); the model runs uncompiled", where, first_line)
         return module
     return fast
 

@@ -15,9 +15,11 @@ from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from lmlib.checkpoint import ResumeStore
 from lmlib.data import TokenDataset
+from lmlib.device import resolve_device
 from lmlib.evaluation import Evaluation, EvaluationParams, evaluate, position_curve
 from lmlib.files import write_atomically, write_json
 from lmlib.novelty import CopiedSpan, copied_spans, distinct_n
@@ -52,14 +54,16 @@ def main() -> None:
     if args.text is None:
         evaluate_model(params)
     else:
-        params = dataclasses.replace(params, stride=args.stride, device=args.device)
-        score_file(args.text, params, as_json=args.json)
+        where = "evaluation.device" if args.device == params.device else "--device"
+        device = resolve_device(args.device, where)
+        params = dataclasses.replace(params, stride=args.stride)
+        score_file(args.text, params.stride, device, as_json=args.json)
 
 
 def evaluate_model(params: EvaluationParams) -> None:
     """Score the whole validation text, continue the fixed prompts, compare both with train."""
     sampling = load_params(PARAMS, "sampling", SamplingParams)
-    model, tokenizer = load_trained(params.device)
+    model, tokenizer = load_trained(resolve_device(params.device, "evaluation.device"))
     separator_id = tokenizer.special_ids.get(SEPARATOR)
     train_data, valid_data = TokenDataset.open(TRAIN_TOKENS), TokenDataset.open(VALID_TOKENS)
     for data in (train_data, valid_data):
@@ -118,12 +122,12 @@ def evaluate_model(params: EvaluationParams) -> None:
     ResumeStore(resume_folder(trained_as)).discard()
 
 
-def score_file(path: Path, params: EvaluationParams, *, as_json: bool) -> None:
+def score_file(path: Path, stride: int, device: torch.device, *, as_json: bool) -> None:
     """Print the scores of a text file; special tokens in it separate documents, as in training.
 
     Bytes that are no UTF-8 are scored too, one by one. Raises ValueError when there are none.
     """
-    model, tokenizer = load_trained(params.device)
+    model, tokenizer = load_trained(device)
     with tempfile.TemporaryDirectory() as folder:
         tokens_path = Path(folder) / "tokens.npy"
         if not tokenizer.encode_file(path, tokens_path):
@@ -133,7 +137,7 @@ def score_file(path: Path, params: EvaluationParams, *, as_json: bool) -> None:
             np.load(tokens_path, mmap_mode="r"),
             path.stat().st_size,
             context_length=model.params.context_length,
-            stride=params.stride,
+            stride=stride,
             start_id=tokenizer.special_ids.get(SEPARATOR),
         )
     if as_json:

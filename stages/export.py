@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from ruamel.yaml import YAML
 
 from lmlib.export import (
@@ -40,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 def main() -> None:
     """Write the folder anew: what an earlier model left there does not belong to this one."""
-    model, tokenizer = load_trained("cpu")
+    model, tokenizer = load_trained(torch.device("cpu"))
     shutil.rmtree(EXPORTED, ignore_errors=True)
     if obstacle := llama_obstacle(model.params):
         logger.warning("not exported: %s", obstacle)

@@ -2,17 +2,18 @@
 
 from pathlib import Path
 
+import torch
+
 from lmlib.checkpoint import load_model
-from lmlib.device import resolve_device
 from lmlib.model import TransformerLM
 from lmlib.tokenizer import Tokenizer
 from stages.paths import MODEL, TOKENIZER
 
 
-def load_trained(device: str, folder: Path = Path()) -> tuple[TransformerLM, Tokenizer]:
+def load_trained(device: torch.device, folder: Path = Path()) -> tuple[TransformerLM, Tokenizer]:
     """Load both from below `folder`; raise ValueError when they do not belong to each other."""
     tokenizer = Tokenizer.load(folder / TOKENIZER)
-    model = load_model(folder / MODEL, resolve_device(device))
+    model = load_model(folder / MODEL, device)
     if model.vocab_size != tokenizer.vocab_size:
         raise ValueError(
             f"{folder / MODEL}: the model knows {model.vocab_size} tokens, the tokenizer in "

@@ -70,17 +70,21 @@ def test_named_device_that_is_there(machine: Machine, name: str) -> None:
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "cuda:-1", "xpu", "meta"])
 def test_unknown_device(machine: Machine, name: str) -> None:
     machine.has(gpus=1, mps=True)
-    message = f"^train.device is '{name}'; choose auto, cpu, cuda, cuda:N or mps$"
-    with pytest.raises(ValueError, match=message):
+    message = f" is '{name}'; choose auto, cpu, cuda, cuda:N or mps$"
+    with pytest.raises(ValueError, match=f"^train.device{message}"):
         resolve_device(name)
+    with pytest.raises(ValueError, match=f"^--device{message}"):
+        resolve_device(name, "--device")
 
 
 @pytest.mark.parametrize(("name", "gpus"), [("cuda", 0), ("cuda:0", 0), ("cuda:2", 2), ("mps", 1)])
 def test_device_that_is_not_there(machine: Machine, name: str, gpus: int) -> None:
     machine.has(gpus=gpus, mps=False)
-    message = f"^train.device is '{name}', which this machine does not have; `auto` takes"
-    with pytest.raises(ValueError, match=message):
+    message = f" is '{name}', which this machine does not have; `auto` takes"
+    with pytest.raises(ValueError, match=f"^train.device{message}"):
         resolve_device(name)
+    with pytest.raises(ValueError, match=f"^evaluation.device{message}"):
+        resolve_device(name, "evaluation.device")
 
 
 @pytest.mark.parametrize("device", [CPU, CUDA])
@@ -170,7 +174,9 @@ def test_does_not_compile_without_a_compiler(
     machine.has_compilers(*others)
     with caplog.at_level(logging.WARNING):
         assert not should_compile("on", device)
-    assert f"train.compile: none of {missing} found; training uncompiled" in caplog.text
+        assert not should_compile("on", device, "evaluate")
+    text = f"none of {missing} found; the model runs uncompiled"
+    assert caplog.messages == [f"train.compile: {text}", f"evaluate: {text}"]
 
 
 @pytest.mark.parametrize("device", [CPU, CUDA])
@@ -269,8 +275,16 @@ def test_stays_uncompiled_where_the_compiler_fails(
 ) -> None:
     plain = nn.Identity()
     monkeypatch.setattr("torch.compile", lambda _, **__: Double(failing, compiler_error()))
-    assert compiled(plain, trial) is plain
-    assert "train.compile: the compiler failed (backend=" in caplog.text
+    with caplog.at_level(logging.INFO):
+        assert compiled(plain, trial) is plain
+        assert compiled(plain, trial, "evaluate") is plain
+    starts = [message.split(" (")[0] for message in caplog.messages]
+    assert starts == [
+        "train.compile: compiling the model, which can take a minute",
+        "train.compile: the compiler failed",
+        "evaluate: compiling the model, which can take a minute",
+        "evaluate: the compiler failed",
+    ]
 
 
 def test_compiled_where_the_compiler_works(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,8 @@ def model_card(
         f"Trained from random weights on {text}. The parameters of the run:",
         _fenced("yaml", _to_yaml({section: dict(values) for section, values in params.items()})),
         "## Results",
-        "On validation text, which training never saw:",
+        "Of validation text, which training never saw, and of samples: how many of their n-grams "
+        "are distinct, how much of them is copied from the training text.",
         _table(valid_metrics),
         "In training:",
         _table(train_metrics),
@@ -104,19 +105,20 @@ def _front_matter(name: str, source: str, metrics: Metrics) -> str:
 
 
 def _usage(tokenizer: Tokenizer, gguf_obstacle: str | None) -> str:
+    start = SEPARATOR if SEPARATOR in tokenizer.special_ids else ""
     loading = _fenced(
         "python",
-        """from transformers import AutoModelForCausalLM, AutoTokenizer
+        f"""from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained(".")  # this folder
 tokenizer = AutoTokenizer.from_pretrained(".")
-prompt = tokenizer("Once upon a time", return_tensors="pt")
+prompt = tokenizer("{start}Once upon a time", return_tensors="pt")
 ids = model.generate(**prompt, max_new_tokens=100, do_sample=True, temperature=0.7)
 print(tokenizer.decode(ids[0]))
 """,
     )
     llama_cpp = "In llama.cpp, and likewise in what is built on it:\n\n" + _fenced(
-        "sh", 'llama-completion -m model.gguf -p "Once upon a time" -n 100 -no-cnv\n'
+        "sh", f'llama-completion -m model.gguf -p "{start}Once upon a time" -n 100 -no-cnv\n'
     )
     if gguf_obstacle:
         llama_cpp = f"There is no GGUF: {gguf_obstacle}."
@@ -133,7 +135,7 @@ encoding = tiktoken.Encoding(
 )
 """,
     )
-    end = f"`{SEPARATOR}` ends a text. " if SEPARATOR in tokenizer.special_ids else ""
+    end = f"`{SEPARATOR}` stands before each text, and ends it. " if start else ""
     return "\n\n".join(
         [
             loading,

@@ -90,6 +90,8 @@ def test_the_code_of_the_card_runs(model: TransformerLM, monkeypatch: pytest.Mon
         code = block.split("```")[0].replace("max_new_tokens=100", "max_new_tokens=2")
         exec(code, names)
     text = "the thing"
+    # as in training, where the separator stands before each text
+    assert names["prompt"]["input_ids"][0, 0] == names["tokenizer"].eos_token_id
     assert names["encoding"].encode(text) == names["tokenizer"](text)["input_ids"]
 
 

@@ -1,7 +1,6 @@
 """Stage `evaluate` by hand in a folder of its own, with a model that was never trained."""
 
 import json
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,33 +8,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmlib.checkpoint import load_model, save_model
+from lmlib.checkpoint import load_model
 from lmlib.evaluation import Evaluation, evaluate
-from lmlib.model import ModelParams, TransformerLM
 from lmlib.novelty import CopiedSpan, copied_spans
 from lmlib.params import load_params
 from lmlib.sampling import SamplingParams
 from lmlib.separator import SEPARATOR
-from lmlib.tokenizer import Tokenizer, train_bpe
+from lmlib.tokenizer import Tokenizer
 from stages.cli import run_stage
 from stages.evaluate import continuation_ids, copying, first_documents, main, samples_page
 from stages.paths import MODEL, PARAMS, TOKENIZER
 from tests.pipeline.imports import ROOT
-
-CONTEXT_LENGTH = 16
-STORY = "Once upon a time there was a little dog. The dog had a little hat.\n"
+from tests.pipeline.trained import CONTEXT_LENGTH, STORY, make_trained
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with params.yaml, a tokenizer and a model."""
     folder = tmp_path_factory.mktemp("trained")
-    (folder / "corpus.txt").write_text(STORY * 3, encoding="utf-8")
-    vocab, merges = train_bpe(folder / "corpus.txt", 280, [SEPARATOR])
-    Tokenizer(vocab, merges, [SEPARATOR]).save(folder / TOKENIZER)
-    sizes = ModelParams(context_length=CONTEXT_LENGTH, d_model=8, num_layers=1, num_heads=2, d_ff=8)
-    save_model(folder / MODEL, TransformerLM(sizes, len(vocab), seed=1))
-    shutil.copy(ROOT / PARAMS, folder)
+    make_trained(folder)
     return folder
 
 
@@ -114,6 +105,7 @@ def test_scores_as_a_table(score: Callable[..., str], tmp_path: Path) -> None:
         (["--text", "missing.txt"], "error: .*missing.txt: no such file"),
         (["--text", "models"], "error: .*models: is a folder"),
         (["--text", "empty.txt", "--stride", "0"], "error: stride is 0; it must be at least 1"),
+        (["--text", "empty.txt", "--device", "tpu"], "error: --device is 'tpu'; choose auto"),
     ],
 )
 def test_bad_input(
