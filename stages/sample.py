@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML, YAMLError
 
+from lmlib.device import resolve_device
 from lmlib.model import TransformerLM
 from lmlib.params import from_dict, load_params
 from lmlib.sampling import SamplingParams, generate_samples, stream_text
@@ -30,7 +32,7 @@ HELP = """\
 A line is a prompt, which the model continues. Ctrl-C ends a text, Ctrl-D ends the loop.
 /help              this text
 /show              the options as they are
-/OPTION VALUE      change one, as in /temperature 0.8 or /stop ["The end", "\\n"]
+/OPTION VALUE      change one, as in /seed 2, /temperature 0.8 or /stop ["The end", "\\n"]
 """
 
 
@@ -51,18 +53,16 @@ class Writer:
                 self.model, self.tokenizer, [prompt], self.params, use_cache=self.use_cache
             )
             for sample in samples:
-                sys.stdout.write(json.dumps(dataclasses.asdict(sample)) + "\n")
-            sys.stdout.flush()
+                say(json.dumps(dataclasses.asdict(sample)) + "\n")
             return
         for j in range(self.params.num_samples):
-            sys.stdout.write(("\n" if j else "") + prompt)
+            say(("\n" if j else "") + prompt)
             numbered = dataclasses.replace(self.params, seed=self.params.seed + j)
             for text in stream_text(
                 self.model, self.tokenizer, prompt, numbered, use_cache=self.use_cache
             ):
-                sys.stdout.write(text)
-                sys.stdout.flush()
-            sys.stdout.write("\n")
+                say(text)
+            say("\n")
 
     def command(self, line: str) -> str:
         """Do what a line that begins with / asks for; return what to say."""
@@ -70,15 +70,24 @@ class Writer:
         name = name.replace("-", "_")
         if name == "help":
             return HELP
-        if name in OPTIONS and value:
-            try:
+        if name == "show":
+            return "".join(map(self._shown, OPTIONS))
+        if name not in OPTIONS:
+            return (
+                f"error: /{name} is unknown; write /show, /help or one of the options with a "
+                f"value: {', '.join(OPTIONS)}\n"
+            )
+        try:
+            if value:
                 self.params = changed(self.params, name, value.strip())
-            except ValueError as error:
-                return f"error: {error}\n"
-            return f"{name} {getattr(self.params, name)}\n"
-        if name != "show":
-            return f"error: /{name}: write /OPTION VALUE; OPTION is one of {', '.join(OPTIONS)}\n"
-        return "".join(f"/{option} {getattr(self.params, option)}\n" for option in OPTIONS)
+        except ValueError as error:
+            return f"error: {error}\n"
+        return self._shown(name)
+
+    def _shown(self, name: str) -> str:
+        """Return the line that would set an option to its value."""
+        value = getattr(self.params, name)
+        return f"/{name} {value if isinstance(value, str) else json.dumps(value)}\n"
 
 
 def main() -> None:
@@ -87,9 +96,8 @@ def main() -> None:
     args = _parse_arguments(defaults)
     options = {name: getattr(args, name) for name in OPTIONS}
     params = dataclasses.replace(defaults, **options | {"stop": tuple(args.stop)})
-    with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(revision(args.rev)) if args.rev else Path()
-        model, tokenizer = load_trained(args.device, folder)
+    with revision(args.rev) if args.rev else contextlib.nullcontext(Path()) as folder:
+        model, tokenizer = load_trained(resolve_device(args.device, "--device"), folder)
     writer = Writer(model, tokenizer, params, args.json, not args.no_cache)
     if args.prompt is not None:
         writer.write(args.prompt)
@@ -103,22 +111,27 @@ def loop(writer: Writer) -> None:
     if asks:
         import readline  # noqa: F401  # input() then keeps a history of lines
 
-        sys.stdout.write(HELP)
+        say(HELP)
     while True:
         try:
             line = input("> " if asks else "")
+            if line.startswith("/") and not writer.as_json:
+                say(writer.command(line))
+            elif line:
+                writer.write(line)
         except EOFError:
+            say("\n" if asks else "")
             return
         except KeyboardInterrupt:
-            sys.stdout.write("\n")
-            continue
-        if line.startswith("/") and not writer.as_json:
-            sys.stdout.write(writer.command(line))
-        elif line:
-            try:
-                writer.write(line)
-            except KeyboardInterrupt:
-                sys.stdout.write("\n")
+            if not asks:
+                raise
+            say("\n")
+
+
+def say(text: str) -> None:
+    """Show text on stdout at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def changed(params: SamplingParams, name: str, value: str) -> SamplingParams:
@@ -128,9 +141,9 @@ def changed(params: SamplingParams, name: str, value: str) -> SamplingParams:
     except YAMLError:
         parsed = value
     if name == "stop" and not isinstance(parsed, list):
-        parsed = [value]
+        parsed = [parsed if isinstance(parsed, str) else value]
     values = dataclasses.asdict(params) | {name: parsed}
-    return from_dict(SamplingParams, values, where="option")
+    return from_dict(SamplingParams, values, where="options")
 
 
 @contextlib.contextmanager
@@ -145,17 +158,25 @@ def revision(rev: str) -> Iterator[Path]:
     from scmrepo.exceptions import SCMError
 
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            files = DVCFileSystem(rev=rev)
-            for path in (MODEL, TOKENIZER):
-                target = Path(folder) / path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                files.get(path.as_posix(), str(target), recursive=True)
-        except (DvcException, DataIndexDirError, SCMError, OSError) as error:
-            raise ValueError(
-                f"--rev {rev}: no {MODEL} and {TOKENIZER} to be had ({error}); `dvc exp show` "
-                "lists experiments, `dvc fetch` gets files that a remote has"
-            ) from error
+        for path in (MODEL, TOKENIZER):
+            files, name = DVCFileSystem(rev=rev), path.as_posix()
+            (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                files.get(name, str(Path(folder) / path), recursive=True)
+            except (DvcException, SCMError) as error:
+                raise ValueError(
+                    f"--rev {rev}: {error}; `git log` and `dvc exp show` list what there is"
+                ) from error
+            except (DataIndexDirError, OSError) as error:
+                if not files.exists(name):
+                    raise ValueError(
+                        f"--rev {rev}: has no {name}; choose one whose dvc.lock has it"
+                    ) from error
+                raise ValueError(
+                    f"--rev {rev}: its {name} is neither in the cache of DVC nor on a remote "
+                    f"({error}); where a remote has it, `dvc fetch --all-commits` or `dvc exp "
+                    "pull` gets it"
+                ) from error
         yield Path(folder)
 
 
@@ -185,4 +206,5 @@ def _parse_arguments(defaults: SamplingParams) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # what reads may end first, as `head` does
     run_stage(main)

@@ -1,0 +1,400 @@
+"""Stage `sample` by hand: what it prints, its prompt loop, and models of other revisions."""
+
+import io
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from dvc.repo import Repo
+from dvc.repo.reproduce import reproduce
+
+from lmlib.checkpoint import load_model
+from lmlib.params import load_params
+from lmlib.sampling import SamplingParams, generate_samples
+from lmlib.separator import SEPARATOR
+from lmlib.tokenizer import Tokenizer
+from stages import sample
+from stages.cli import run_stage
+from stages.paths import MODEL, PARAMS, TOKENIZER
+from tests.pipeline.imports import ROOT
+from tests.pipeline.trained import make_trained
+
+pytestmark = pytest.mark.filterwarnings(  # DVC walks its tree of outs so
+    "ignore:_NoneStep.value will soon raise AttributeError:DeprecationWarning"
+)
+Run = Callable[..., str]
+SETTINGS = ("--max-tokens", "12", "--temperature", "1", "--top-p", "1")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with params.yaml, a tokenizer and a model."""
+    folder = tmp_path_factory.mktemp("trained")
+    make_trained(folder)
+    return folder
+
+
+@pytest.fixture
+def run(trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that runs the stage with `arguments` and returns what it printed."""
+    monkeypatch.chdir(trained)
+
+    def run(*arguments: str, stdin: str = "") -> str:
+        monkeypatch.setattr(sys, "argv", ["sample", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        run_stage(sample.main)
+        return capsys.readouterr().out
+
+    return run
+
+
+def settings(**changes: object) -> SamplingParams:
+    """Return the options that SETTINGS make of those in params.yaml, with changes."""
+    params = load_params(ROOT / PARAMS, "sampling", SamplingParams)
+    return replace(params, max_tokens=12, temperature=1.0, top_p=1.0, **changes)
+
+
+def texts(folder: Path, prompt: str, **changes: object) -> list[str]:
+    """Return the prompt with each of its continuations, by the library."""
+    model, tokenizer = load_model(folder / MODEL), Tokenizer.load(folder / TOKENIZER)
+    (samples,) = generate_samples(model, tokenizer, [prompt], settings(**changes))
+    return [prompt + sample.text for sample in samples]
+
+
+def test_a_prompt_and_its_text(run: Run, trained: Path) -> None:
+    (expected,) = texts(trained, "Once upon")
+    assert run("--prompt", "Once upon", *SETTINGS) == expected + "\n"
+    assert run("--prompt", "Once upon", *SETTINGS, "--no-cache") == expected + "\n"
+    assert run("--prompt", "Once upon", *SETTINGS, "--seed", "2") != expected + "\n"
+
+
+def test_a_prompt_may_be_empty(run: Run, trained: Path) -> None:
+    """The text is then the model's from its first token on."""
+    assert run("--prompt", "", *SETTINGS) == texts(trained, "")[0] + "\n"
+
+
+def test_several_samples_have_a_line_between_them(run: Run, trained: Path) -> None:
+    """Drawn with seed 5, 6 and 7."""
+    expected = [texts(trained, "The dog", seed=seed)[0] for seed in (5, 6, 7)]
+    arguments = ("--prompt", "The dog", *SETTINGS, "--num-samples", "3", "--seed", "5")
+    assert run(*arguments) == "\n\n".join(expected) + "\n"
+
+
+def test_stop_strings_end_a_text_and_are_no_part_of_it(run: Run, trained: Path) -> None:
+    (whole,) = texts(trained, "")
+    found = re.search("[ -~]{2}", whole)  # most of an untrained model's bytes are no characters
+    assert found
+    output = run("--prompt", "", *SETTINGS, "--stop", "The end", found[0])
+    assert output == whole[: found.start()] + "\n"
+
+
+def test_json_lines(run: Run, trained: Path) -> None:
+    """An object a sample: all that its text depends on, and its tokens."""
+    output = run("--prompt", "The “dog”", "--json", *SETTINGS, "--num-samples", "2", "--seed", "5")
+    rows = [json.loads(line) for line in output.splitlines()]
+    tokenizer = Tokenizer.load(trained / TOKENIZER)
+    assert ["The “dog”" + row["text"] for row in rows] == texts(
+        trained, "The “dog”", seed=5, num_samples=2
+    )
+    for row, seed in zip(rows, (5, 6), strict=True):
+        assert list(row) == ["prompt", "text", "tokens", "finish_reason", "seed"]
+        assert (row["prompt"], row["seed"]) == ("The “dog”", seed)
+        assert row["finish_reason"] in ("stop", "length")
+        assert tokenizer.decode(row["tokens"]) == row["text"]
+
+
+def test_each_line_of_stdin_is_a_prompt(run: Run, trained: Path) -> None:
+    """Empty ones are none; one that begins with / changes an option from there on."""
+    first, second = texts(trained, "Once"), texts(trained, "Once", seed=9)
+    output = run(*SETTINGS, stdin="Once\n\n/seed 9\nOnce")
+    assert output == f"{first[0]}\n/seed 9\n{second[0]}\n"
+    rows = run(*SETTINGS, "--json", stdin="Once\n/seed 9\n").splitlines()
+    assert [json.loads(row)["prompt"] for row in rows] == ["Once", "/seed 9"]
+
+
+def test_a_reader_that_ends_first_ends_it_in_silence(trained: Path) -> None:
+    """As in `python -m stages.sample --json | head -1`."""
+    command = [sys.executable, "-m", "stages.sample", "--prompt", "Once", "--num-samples", "999"]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, cwd=trained, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.read(4) == b"Once"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == -signal.SIGPIPE
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--temperature", "-1"], "error: temperature is -1.0; it must be at least 0"),
+        (["--top-p", "0"], r"error: top_p is 0.0; it must be in \(0, 1\]"),
+        (["--max-tokens", "0"], "error: max_tokens is 0; it must be at least 1"),
+        (["--stop", ""], "error: stop holds an empty text"),
+        (["--device", "tpu"], "error: --device is 'tpu'; choose auto, cpu"),
+    ],
+)
+def test_an_option_out_of_range(run: Run, arguments: list[str], message: str) -> None:
+    with pytest.raises(SystemExit, match=f"^{message}"):
+        run("--prompt", "Once", *arguments)
+
+
+def test_an_option_of_another_type(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run("--top-k", "many")
+    assert "argument --top-k: invalid int value: 'many'" in capsys.readouterr().err
+
+
+def test_the_model_of_another_tokenizer(run: Run, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    tokenizer = Tokenizer.load(tmp_path / TOKENIZER)
+    Tokenizer(tokenizer.vocab, tokenizer.merges, [SEPARATOR, "<x>"]).save(tmp_path / TOKENIZER)
+    os.chdir(tmp_path)  # `run` takes it back
+    message = "error: models/lm: the model knows 280 tokens, the tokenizer in .* has 281"
+    with pytest.raises(SystemExit, match=message):
+        run("--prompt", "Once")
+
+
+# -- the prompt loop
+
+
+@pytest.fixture(scope="module")
+def writer(trained: Path) -> sample.Writer:
+    model, tokenizer = load_model(trained / MODEL), Tokenizer.load(trained / TOKENIZER)
+    return sample.Writer(model, tokenizer, settings(), as_json=False, use_cache=True)
+
+
+def test_commands_change_options(writer: sample.Writer) -> None:
+    """Values are read as in params.yaml; what is shown can be typed."""
+    for line, shown in [
+        ("/temperature 0.8", "/temperature 0.8"),
+        ("/temperature", "/temperature 0.8"),
+        ("/temperature 1e-05", "/temperature 1e-05"),
+        ("/top-k  40", "/top_k 40"),
+        ('/stop ["The end", "\\n"]', '/stop ["The end", "\\n"]'),
+        ("/stop The end: yes", '/stop ["The end: yes"]'),
+        ('/stop "a b"', '/stop ["a b"]'),
+        ("/stop 5", '/stop ["5"]'),
+        ("/stop []", "/stop []"),
+        ("/beyond_context stop", "/beyond_context stop"),
+    ]:
+        assert writer.command(line) == shown + "\n"
+        assert writer.command(shown) == shown + "\n"
+    assert writer.params.temperature == 1e-5
+    assert writer.params.stop == ()
+    listed = writer.command("/show").splitlines()
+    assert "/top_k 40" in listed
+    for line in listed:
+        assert writer.command(line) == line + "\n"
+    assert "/OPTION VALUE" in writer.command("/help")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("/temperature -1", "options: temperature is -1.0; it must be at least 0"),
+        ("/temperature hot", "options.temperature is the text 'hot'; it should be a number"),
+        ("/top_k 1.5", "options.top_k is the value 1.5; it should be a whole number"),
+        ("/beyond_context go", "options.beyond_context is 'go'; choose one of slide, stop"),
+        ('/stop ["a", ""]', "options: stop holds an empty text"),
+        ("/prompts x", "/prompts is unknown; write /show, /help or one of the options"),
+        ("/", "/ is unknown; write"),
+    ],
+)
+def test_commands_that_cannot_be_followed(writer: sample.Writer, line: str, message: str) -> None:
+    before = writer.params
+    assert writer.command(line).startswith(f"error: {message}")
+    assert writer.params == before
+
+
+class Terminal:
+    """A program on a terminal of its own."""
+
+    def __init__(self, *command: str, cwd: Path) -> None:
+        self.fd, theirs = pty.openpty()
+        env = os.environ | {"TERM": "dumb", "PYTHONPATH": str(ROOT), "INPUTRC": os.devnull}
+        self.process = subprocess.Popen(
+            command, cwd=cwd, env=env, stdin=theirs, stdout=theirs, stderr=theirs
+        )
+        os.close(theirs)
+
+    def read(self, ending: str | None = None) -> str:
+        """Return what it shows, up to the `ending`, or up to its end."""
+        shown = b""
+        while ending is None or not shown.endswith(ending.encode()):
+            try:
+                data = os.read(self.fd, 1 << 16)
+            except OSError:  # so Linux tells that nobody writes any more
+                data = b""
+            if not data:
+                break
+            shown += data
+        return shown.decode().replace("\r\n", "\n").removesuffix(ending or "")
+
+    def answer(self, line: str) -> str:
+        """Type a line; return what is shown after it, up to the next prompt."""
+        os.write(self.fd, line.encode() + b"\n")
+        echo, _, shown = self.read("\n> ").partition("\n")
+        assert echo.endswith(line)
+        return shown
+
+
+def test_the_prompt_loop_on_a_terminal(trained: Path) -> None:
+    """As one types: prompts, commands, a mistake, and Ctrl-D."""
+    terminal = Terminal(sys.executable, "-m", "stages.sample", *SETTINGS, cwd=trained)
+    with terminal.process:
+        assert terminal.read("> ").startswith("A line is a prompt")
+        assert terminal.answer("Once") == texts(trained, "Once")[0].replace("\r\n", "\n")
+        assert terminal.answer("/seed 9") == "/seed 9"
+        assert terminal.answer("Once") == texts(trained, "Once", seed=9)[0].replace("\r\n", "\n")
+        assert terminal.answer("/sed 9").startswith("error: /sed is unknown")
+        assert "/max_tokens 12\n/temperature 1.0\n" in terminal.answer("/show")
+        os.write(terminal.fd, b"\x04")
+        assert terminal.read() == "\n"
+    assert terminal.process.returncode == 0
+
+
+def test_ctrl_c_ends_a_text_on_a_terminal_and_the_program_elsewhere(
+    writer: sample.Writer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = iter(["Once", "The"])
+
+    def read_line(_: str) -> str:
+        if line := next(lines, None):
+            return line
+        raise EOFError
+
+    def write(prompt: str) -> None:
+        sample.say(f"{prompt} ...")
+        raise KeyboardInterrupt
+
+    stdin = io.StringIO()
+    monkeypatch.setattr("builtins.input", read_line)
+    monkeypatch.setattr(sys, "stdin", stdin)
+    monkeypatch.setattr(writer, "write", write)
+    with pytest.raises(KeyboardInterrupt):
+        sample.loop(writer)
+    monkeypatch.setattr(stdin, "isatty", lambda: True)
+    sample.loop(writer)
+    assert capsys.readouterr().out == f"Once ...{sample.HELP}The ...\n\n"
+
+
+# -- models of other revisions
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository: revisions bare, first, main, an experiment and the workspace, in this order.
+
+    From `first` on each has a model of its own, made with the seeds 1, 2, ...
+    """
+    folder = tmp_path_factory.mktemp("history")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name in [name for name in os.environ if name.startswith(("DVC_", "GIT_"))]:
+            patch.delenv(name)
+        for role in ("AUTHOR", "COMMITTER"):
+            patch.setenv(f"GIT_{role}_NAME", "test")
+            patch.setenv(f"GIT_{role}_EMAIL", "test@example.com")
+
+        def git(*arguments: str) -> None:
+            subprocess.run(["git", *arguments], check=True, capture_output=True)
+
+        def make(seed: int) -> None:
+            make_trained(folder / "made", seed)
+
+        git("init", "--quiet", "--initial-branch=main")
+        with Repo.init() as repo:
+            make(1)
+            shutil.copy("made/params.yaml", PARAMS)
+            git("add", "--all")
+            git("commit", "--message=bare")
+            git("tag", "bare")
+            stage = "  {0}:\n    cmd: cp -r made/{1} {1}\n    deps: [made/{1}]\n    outs: [{1}]\n"
+            stages = stage.format("train_tokenizer", TOKENIZER) + stage.format("train", MODEL)
+            Path("dvc.yaml").write_text(f"stages:\n{stages}", encoding="utf-8")
+            Path("models").mkdir()
+            for seed, tag in ((1, "first"), (2, "second")):
+                make(seed)
+                reproduce(repo)
+                git("add", "--all")
+                git("commit", f"--message={tag}")
+                git("tag", tag)
+            make(3)
+            repo.experiments.run(name="other")
+            git("checkout", "--force", "main")
+            repo.checkout(force=True)
+        shutil.rmtree(MODEL)  # a link into the cache, maybe
+        make(4)
+        shutil.copytree("made/models/lm", MODEL)
+    return folder
+
+
+@pytest.fixture
+def run_there(run: Run, history: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Return `run`, in the repository of `history`."""
+    monkeypatch.chdir(history)
+    return run
+
+
+def text_of_seed(seed: int, folder: Path) -> str:
+    make_trained(folder, seed)
+    return texts(folder, "Once upon")[0] + "\n"
+
+
+@pytest.mark.parametrize(
+    ("rev", "seed"),
+    [("first", 1), ("HEAD~1", 1), ("main", 2), ("HEAD", 2), ("other", 3), ("", 4)],
+)
+def test_the_model_of_a_revision(run_there: Run, rev: str, seed: int, tmp_path: Path) -> None:
+    """By tag, commit, branch and name of an experiment; without a name that of the workspace."""
+    output = run_there("--prompt", "Once upon", *SETTINGS, "--rev", rev)
+    assert output == text_of_seed(seed, tmp_path)
+    assert output != text_of_seed(seed % 4 + 1, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rev", "message"),
+    [
+        ("nowhere", "unknown Git revision 'nowhere'; `git log` and `dvc exp show` list"),
+        ("bare", "has no models/lm; choose one whose dvc.lock"),
+    ],
+)
+def test_a_revision_that_has_no_model(run_there: Run, rev: str, message: str) -> None:
+    with pytest.raises(SystemExit, match=f"^error: --rev {rev}: {message}"):
+        run_there("--prompt", "Once upon", "--rev", rev)
+
+
+def test_a_model_that_was_not_kept(
+    run_there: Run, history: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lists of files are gone, or the files; the error is one line."""
+    copy = tmp_path / "copy"
+    shutil.copytree(history, copy, symlinks=True)
+    monkeypatch.chdir(copy)
+    kept = [path for path in Path(".dvc/cache/files").rglob("*") if path.is_file()]
+    for lost in ([path for path in kept if path.suffix != ".dir"], kept):
+        for path in lost:
+            path.unlink(missing_ok=True)
+        message = r"^error: --rev first: its models/lm is neither in the cache of DVC .* gets it$"
+        with pytest.raises(SystemExit, match=message):
+            run_there("--prompt", "Once upon", "--rev", "first")
+
+
+def test_outside_a_repository(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_trained(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=r"^error: --rev main: .*not a git repository"):
+        run("--prompt", "Once upon", "--rev", "main")
