@@ -41,6 +41,18 @@ class Project:
         assert done.returncode == status, f"{' '.join(command)} gave {done.returncode}:\n{output}"
         return output
 
+    def stages_run(self, *command: str) -> list[str]:
+        """Run a command of DVC; return the stages that it ran."""
+        return re.findall(r"Running stage '(\w+)'", self.run(*command))
+
+    def clone(self, folder: Path) -> "Project":
+        """Return a clone of the last commit, without runs, with its outs from this one's cache."""
+        self.run("git", "clone", "--quiet", str(self.folder), str(folder))
+        clone = Project(folder)
+        clone.run("dvc", "config", "--local", "cache.dir", str(self.folder / ".dvc" / "cache"))
+        clone.run("dvc", "checkout", "--quiet")
+        return clone
+
     def set_params(self, overrides: dict[str, str]) -> None:
         """Change params.yaml as `dvc exp run -S KEY=VALUE` does."""
         path = self.folder / "params.yaml"
@@ -88,3 +100,13 @@ def make_project(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pr
         return project
 
     return make
+
+
+@pytest.fixture(scope="session")
+def project(make_project: Callable[[str], Project]) -> Project:
+    """The project after its first `dvc repro`, committed. Tests leave it as it is."""
+    project = make_project("project")
+    project.run("dvc", "repro")
+    project.run("git", "add", "--all")
+    project.run("git", "commit", "--quiet", "--message=results")
+    return project

@@ -1,0 +1,181 @@
+"""The day of a user with the real commands: try, compare, decide, keep."""
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from ruamel.yaml import YAML
+
+from tests.pipeline.conftest import Project
+
+pytestmark = pytest.mark.pipeline
+SETTINGS = ["-S", "optim.lr=1e-5", "-S", "optim.betas=[0.8,0.9]"]
+
+
+@pytest.fixture(scope="module")
+def lab(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A fresh clone, and one experiment in it: another learning rate, other betas."""
+    lab = project.clone(tmp_path_factory.mktemp("lab") / "clone")
+    ran = lab.stages_run("dvc", "exp", "run", "--temp", "--name", "slow", *SETTINGS)
+    assert ran == ["train", "evaluate", "export"]  # no tokenising
+    return lab
+
+
+def in_json(project: Project, *command: str) -> Any:
+    """Return what a command of DVC prints as JSON."""
+    return json.loads(project.run("dvc", *command, "--json").splitlines()[-1])
+
+
+def trainings(project: Project) -> list[Run]:
+    """Return the runs of trained models in the store of a clone."""
+    client = MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("lm")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], "tags.stage = 'train'")
+    return sorted(runs, key=lambda run: run.info.start_time)
+
+
+def shown(project: Project) -> dict[str, dict[str, Any]]:
+    """Return what `dvc exp show` knows of each experiment, by name."""
+    (baseline,) = [row for row in in_json(project, "exp", "show") if row["rev"] != "workspace"]
+    experiments = [entry for group in baseline["experiments"] or [] for entry in group["revs"]]
+    return {entry["name"]: entry for entry in experiments}
+
+
+def reset(project: Project) -> None:
+    project.run("git", "checkout", "--quiet", "--", ".")
+    project.run("dvc", "checkout", "--quiet")
+
+
+def test_temporary_experiment_leaves_the_workspace_alone(lab: Project) -> None:
+    """Its run is in the repository's own store, not in the folder that was thrown away."""
+    assert lab.run("git", "status", "--porcelain") == ""
+    assert "up to date" in lab.run("dvc", "status")
+    assert len(trainings(lab)) == 1
+
+
+def test_run_and_experiment_lead_to_each_other(lab: Project) -> None:
+    """By the name, which `dvc exp show` prints, and by the commit that it started from."""
+    (run,) = trainings(lab)
+    entry = shown(lab)["slow"]
+    assert run.info.run_name == "slow"
+    head = lab.run("git", "rev-parse", "HEAD").strip()
+    expected = {"DVC_EXP_NAME": "slow", "DVC_EXP_BASELINE_REV": head, "stage": "train"}
+    assert run.data.tags.items() >= expected.items()
+    metrics = entry["data"]["metrics"]["models/metrics/evaluate.json"]["data"]
+    assert run.data.metrics["evaluate/bits_per_byte"] == metrics["bits_per_byte"]
+
+
+def test_numbers_arrive_as_numbers(lab: Project) -> None:
+    """DVC writes 1e-05, which is a text to YAML 1.1, and a list as a list."""
+    (run,) = trainings(lab)
+    assert float(run.data.params["optim.lr"]) == 1e-5
+    assert run.data.params["optim.betas"] == "(0.8, 0.9)"
+    optim = shown(lab)["slow"]["data"]["params"]["params.yaml"]["data"]["optim"]
+    assert (optim["lr"], optim["betas"]) == (1e-5, [0.8, 0.9])
+
+
+def test_diffs(lab: Project) -> None:
+    """Exactly what was changed, and what came of it."""
+    params = in_json(lab, "params", "diff", "main", "slow")["params.yaml"]
+    assert {key: change["new"] for key, change in params.items()} == {
+        "optim.lr": 1e-5,
+        "optim.betas": "[0.8, 0.9]",
+    }
+    metrics = in_json(lab, "metrics", "diff", "main", "slow")
+    train = metrics["models/metrics/train.json"]
+    assert train["train_loss"]["diff"] > 0  # too small a rate to learn
+    assert "models/metrics/tokenizer.json" not in metrics
+    both = in_json(lab, "exp", "diff", "main", "slow")
+    assert both["params"]["params.yaml"].keys() == params.keys()
+    assert both["metrics"]["models/metrics/train.json"] == train
+
+
+def test_apply_and_branch(lab: Project) -> None:
+    """What was tried becomes the workspace, or a branch, without a stage to run again."""
+    lab.run("dvc", "exp", "apply", "slow")
+    assert lab.stages_run("dvc", "repro") == []
+    optim = YAML(typ="safe").load(lab.folder / "params.yaml")["optim"]
+    assert (optim["lr"], optim["betas"]) == (1e-5, [0.8, 0.9])
+    reset(lab)
+    lab.run("dvc", "exp", "branch", "slow", "slower")
+    text = lab.run("git", "show", "slower:params.yaml")
+    assert YAML(typ="safe").load(text)["optim"]["lr"] == 1e-5
+
+
+def test_sampling_only_evaluates(lab: Project) -> None:
+    """In the workspace; the training keeps its one row, with the scores of both evaluations."""
+    ran = lab.stages_run("dvc", "exp", "run", "--name", "warm", "-S", "sampling.temperature=1.5")
+    assert ran == ["evaluate", "export"]
+    assert {"slow", "warm"} <= shown(lab).keys()
+    reset(lab)
+
+
+def test_sweep_in_parallel_on_a_fresh_clone(project: Project, tmp_path: Path) -> None:
+    """Three trainers that start at once make one database, and each has a row in it."""
+    clone = project.clone(tmp_path / "clone")
+    sweep = ["-S", "optim.lr=1e-3,3e-4,1e-4"]
+    queued = clone.run("dvc", "exp", "run", "--queue", "train", *sweep)
+    names = set(re.findall(r"Queued experiment '(\S+)'", queued))
+    assert len(names) == 3
+    clone.run("dvc", "queue", "start", "--jobs", "3")
+    wait_for_queue(clone)
+    status = clone.run("dvc", "queue", "status")
+    assert status.count("Success") == 3, status
+    runs = trainings(clone)
+    assert {run.info.run_name for run in runs} == names == shown(clone).keys()
+    assert {float(run.data.params["optim.lr"]) for run in runs} == {1e-3, 3e-4, 1e-4}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert clone.run("git", "status", "--porcelain") == ""
+
+
+def wait_for_queue(project: Project) -> None:
+    """Return when nothing runs or waits; the limit only ends a broken test."""
+    deadline = time.monotonic() + 240
+    while re.search("Queued|Running", project.run("dvc", "queue", "status")):
+        assert time.monotonic() < deadline
+        time.sleep(1)
+
+
+@pytest.mark.parametrize(
+    ("change", "stages"),
+    [
+        ({"corpus.seed": "2"}, {"download", "export"}),
+        ({"tokenizer.pattern": "cl100k"}, {"train_tokenizer", "export"}),
+        ({"model.d_ff": "96"}, {"train"}),
+        ({"optim.lr": "1e-5"}, {"train", "export"}),
+        ({"train.seed": "2"}, {"train", "export"}),
+        ({"evaluation.stride": "16"}, {"evaluate"}),
+        ({"sampling.top_k": "5"}, {"evaluate"}),
+    ],
+)
+def test_a_parameter_is_read_by_few_stages(
+    lab: Project, change: dict[str, str], stages: set[str]
+) -> None:
+    """`dvc status` names them; what needs their outs follows."""
+    lab.set_params(change)
+    changed = in_json(lab, "status")
+    reset(lab)
+    assert changed.keys() == stages
+
+
+@pytest.mark.parametrize(
+    ("module", "stages"),
+    [
+        ("lmlib/sampling/warpers.py", {"evaluate"}),
+        ("lmlib/optim/adamw.py", {"train"}),
+        ("lmlib/tracking/journal.py", set()),
+    ],
+)
+def test_a_module_is_behind_few_stages(lab: Project, module: str, stages: set[str]) -> None:
+    """Another way to sample does not train, and how runs are tracked is behind no out."""
+    with (lab.folder / module).open("a", encoding="utf-8") as file:
+        file.write("# edited\n")
+    changed = in_json(lab, "status")
+    reset(lab)
+    assert changed.keys() == stages
