@@ -1,0 +1,28 @@
+"""Send to MLflow what it missed while it was away; the next stage that runs does so, too.
+
+Reads:  models/.tracking/, where the numbers wait.
+Run:    python -m stages.sync_tracking   (from the root; MLFLOW_TRACKING_URI says where to)
+"""
+
+import sys
+
+from lmlib.tracking import replay, tracking_uri
+from stages.cli import run_stage
+from stages.paths import spool_folder
+
+
+def main() -> None:
+    """Print how many events were sent; raise OSError if some are left."""
+    spool = spool_folder()
+    sent = replay(spool)
+    left = len(list(spool.glob("*.jsonl")))
+    sys.stdout.write(f"{sent} events sent to {tracking_uri()}\n")
+    if left:
+        raise OSError(
+            f"{spool}: {left} runs are still there, because the tracker does not take them (see "
+            "above) or their processes are at work; try again later"
+        )
+
+
+if __name__ == "__main__":
+    run_stage(main)

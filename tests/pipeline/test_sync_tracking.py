@@ -1,0 +1,42 @@
+"""A training whose tracking server hangs, and the command that sends later what it missed."""
+
+import socket
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from tests.pipeline.conftest import Project
+
+pytestmark = pytest.mark.pipeline
+
+
+def test_training_beside_a_hanging_server_is_sent_later(project: Project, tmp_path: Path) -> None:
+    """The server accepts and never answers: the training makes the same bits; nothing is lost."""
+    clone = project.clone(tmp_path / "clone")
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        address = f"http://127.0.0.1:{hanging.getsockname()[1]}"
+        clone.env |= {"MLFLOW_TRACKING_URI": address, "MLFLOW_HTTP_REQUEST_TIMEOUT": "1"}
+        output = clone.run("dvc", "repro", "--force", "--single-item", "train")
+        assert "takes no events now" in output
+        assert clone.run("git", "status", "--porcelain") == ""  # the hashes in dvc.lock, too
+
+        output = clone.run("python", "-m", "stages.sync_tracking", status=1)
+        assert "0 events sent" in output
+        assert "1 runs are still there" in output.strip().splitlines()[-1]
+        assert "Traceback" not in output
+
+    del clone.env["MLFLOW_TRACKING_URI"]
+    output = clone.run("python", "-m", "stages.sync_tracking")
+    sent, _, rest = output.partition(" ")
+    assert int(sent) > 4  # steps
+    assert rest.startswith(f"events sent to sqlite:///{clone.folder}/mlflow.db")
+    assert clone.run("python", "-m", "stages.sync_tracking").startswith("0 events sent")
+
+    client = MlflowClient(f"sqlite:///{clone.folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("lm")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    history = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [point.step for point in history] == [5, 10, 15, 20]
+    assert run.info.status == "FINISHED"
