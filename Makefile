@@ -38,6 +38,8 @@ $(READY): $(ROOT)/pyproject.toml $(ROOT)/constraints.txt
 	@# 15 s of compiling that would otherwise fall into the first run, or into each test process
 	@cd "$(ROOT)" && "$(BIN)/python" -c \
 	  "from lmlib.tokenizer import engine; engine.load(); engine.load_learning()"
+	@# pages of `dvc plots` then need no network
+	@cd "$(ROOT)" && "$(BIN)/python" -m stages.vega
 	@echo "$(ROOT)" > "$@"
 
 .PHONY: repro
@@ -47,6 +49,10 @@ repro: $(READY) ## Rebuild what changed, without the report
 .PHONY: ui
 ui: $(READY) ## Open the MLflow UI on http://127.0.0.1:5000
 	@cd "$(ROOT)" && python -m stages.ui
+
+.PHONY: plots
+plots: $(READY) ## Draw the curves: dvc_plots/index.html, for a browser without network
+	@cd "$(ROOT)" && python -m stages.vega && dvc plots show
 
 .PHONY: format lint type
 format: $(READY) ## Format the code
@@ -122,6 +128,17 @@ TINY = -S corpus.source=toystories -S corpus.train_bytes=200000 -S corpus.valid_
   -S optim.warmup_steps=5 -S sampling.max_tokens=32
 tiny: $(READY) ## Preset: everything very small, in seconds
 	@$(EXPERIMENT) $(TINY)
+
+# Studies: several experiments, a table and a chart in models/studies/
+# Change more: make ablations JOBS=4 ARGS="-S train.num_steps=5000"
+STUDIES := sweep-lr sweep-batch ablations scaling
+.PHONY: $(STUDIES)
+sweep-lr: ## Study: learning rates
+sweep-batch: ## Study: batch sizes after equally many tokens
+ablations: ## Study: no norm, post-norm, no position embedding, SiLU against SwiGLU
+scaling: ## Study: three sizes at equal compute
+$(STUDIES): $(READY)
+	@cd "$(ROOT)" && python -m stages.study $@ --jobs $(or $(JOBS),2) $(ARGS)
 
 .PHONY: help
 help: ## List the targets

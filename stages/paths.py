@@ -10,6 +10,7 @@ from lmlib.tracking import root
 
 PARAMS = Path("params.yaml")
 PIPELINE = Path("dvc.yaml")
+LOCK = Path("dvc.lock")
 
 RAW_TRAIN = Path("data/raw/train.txt")
 RAW_VALID = Path("data/raw/valid.txt")
@@ -20,13 +21,16 @@ MODEL = Path("models/lm")
 SAMPLES = Path("models/samples.md")
 EXPORTED = Path("models/hf")
 IMPORTED = Path("models/imported")
+STUDIES = Path("models/studies")
 
 TOKENIZER_METRICS = Path("models/metrics/tokenizer.json")
 TRAIN_METRICS = Path("models/metrics/train.json")
 EVALUATE_METRICS = Path("models/metrics/evaluate.json")
+TOKEN_LENGTHS = Path("models/plots/token_lengths.csv")
 TRAIN_CURVE = Path("models/plots/train.csv")
 VALID_CURVE = Path("models/plots/valid.csv")
 POSITION_CURVE = Path("models/plots/position.csv")
+VEGA = Path("dvc_plots/vega.js")  # where .dvc/plots/page.html looks for it
 
 
 def resume_folder(fingerprint: str) -> Path:

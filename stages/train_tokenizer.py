@@ -1,16 +1,26 @@
 """Stage `train_tokenizer`: learn the byte-pair encoding of the training text.
 
-Params: tokenizer. Reads: data/raw/train.txt. Writes: models/tokenizer/, models/metrics/.
+Params: tokenizer. Reads: data/raw/train.txt.
+Writes: models/tokenizer/, models/metrics/, models/plots/token_lengths.csv.
 Run:    dvc repro train_tokenizer   (by hand, from the root: python -m stages.train_tokenizer)
 """
 
-from lmlib.files import write_json
+from collections import Counter
+
+from lmlib.files import write_atomically, write_json
 from lmlib.params import load_params
 from lmlib.tokenizer import Tokenizer, TokenizerParams, train_bpe
 from lmlib.tracking import flatten, open_run
 from stages.cli import progress_bars, run_stage
 from stages.fingerprint import fingerprint
-from stages.paths import PARAMS, RAW_TRAIN, TOKENIZER, TOKENIZER_METRICS, spool_folder
+from stages.paths import (
+    PARAMS,
+    RAW_TRAIN,
+    TOKEN_LENGTHS,
+    TOKENIZER,
+    TOKENIZER_METRICS,
+    spool_folder,
+)
 
 SAMPLE_BYTES = 1_000_000
 
@@ -38,20 +48,28 @@ def main() -> None:
         tokenizer.save(TOKENIZER)
         metrics = _statistics(tokenizer)
         write_json(TOKENIZER_METRICS, metrics)
+        lengths = sorted(Counter(map(len, _learnt(tokenizer))).items())
+        rows = ["bytes,tokens", *(f"{length},{count}" for length, count in lengths), ""]
+        write_atomically(TOKEN_LENGTHS, "\n".join(rows).encode())
         run.summary({f"tokenizer/{key}": value for key, value in metrics.items()})
         run.artifact(TOKENIZER / "tokenizer.json")
+        run.artifact(TOKEN_LENGTHS, "curves")
+
+
+def _learnt(tokenizer: Tokenizer) -> list[bytes]:
+    """Return the tokens that are not special."""
+    special_ids = set(tokenizer.special_ids.values())
+    return [token for token_id, token in tokenizer.vocab.items() if token_id not in special_ids]
 
 
 def _statistics(tokenizer: Tokenizer) -> dict[str, float]:
     """Return what the vocabulary is like; bytes per token come from the start of the text."""
     with RAW_TRAIN.open("rb") as file:
         sample = file.read(SAMPLE_BYTES).decode("utf-8", errors="ignore")
-    special_ids = set(tokenizer.special_ids.values())
-    learnt = [token for token_id, token in tokenizer.vocab.items() if token_id not in special_ids]
     return {
         "vocab_size": tokenizer.vocab_size,
         "merges": len(tokenizer.merges),
-        "longest_token_bytes": max(map(len, learnt)),
+        "longest_token_bytes": max(map(len, _learnt(tokenizer))),
         "bytes_per_token": round(len(sample.encode()) / max(len(tokenizer.encode(sample)), 1), 4),
     }
 

@@ -1,0 +1,20 @@
+"""Write the library that draws DVC's plots beside its pages, so that they need no network.
+
+Writes: dvc_plots/vega.js: Vega, Vega-Lite and Vega-Embed, as vl-convert has them.
+Run:    make plots   (by hand, from the repository root: python -m stages.vega)
+"""
+
+import vl_convert
+
+from lmlib.files import write_atomically
+from stages.cli import run_stage
+from stages.paths import VEGA
+
+
+def main() -> None:
+    """Take the library out of vl-convert."""
+    write_atomically(VEGA, vl_convert.javascript_bundle().encode())
+
+
+if __name__ == "__main__":
+    run_stage(main)
