@@ -1,0 +1,269 @@
+"""Run a ready-made study: experiments of DVC that differ in one thing, a table and a chart.
+
+Reads:  params.yaml, which every experiment starts from.
+Writes: models/studies/NAME.md and .svg; the experiments themselves stay in DVC and MLflow.
+Run:    make sweep-lr   (by hand: python -m stages.study sweep-lr --jobs 2 -S train.num_steps=200)
+"""
+
+import argparse
+import json
+import logging
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import vl_convert
+
+from lmlib.files import write_atomically
+from stages.cli import run_stage
+from stages.paths import EVALUATE_METRICS, STUDIES, TRAIN_METRICS
+
+logger = logging.getLogger(__name__)
+
+Settings = dict[str, str]  # key of params.yaml: value, as for `dvc exp run -S`
+
+
+@dataclass(frozen=True)
+class Study:
+    """Experiments and what to ask of them: `settings` of all, `variants` by label.
+
+    Labels are numbers where `axis` is an axis of numbers, drawn as a logarithm.
+    """
+
+    title: str
+    axis: str
+    variants: dict[str, Settings]
+    settings: Settings
+    numeric: bool = True
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an experiment has reached: losses of the validation text, in the units of the table."""
+
+    label: str
+    parameters: int
+    tokens: int
+    loss: float
+    bits_per_byte: float
+
+
+SHORT = {"train.num_steps": "600", "train.valid_every": "200"}
+
+STUDIES_BY_NAME = {
+    "sweep-lr": Study(
+        title="Learning rate",
+        axis="highest learning rate",
+        variants={
+            lr: {"optim.lr": lr} for lr in ("5e-4", "1e-3", "2e-3", "4e-3", "8e-3", "1.6e-2")
+        },
+        settings=SHORT,
+    ),
+    # the rate grows with the root of the batch: Malladi et al. 2022, arXiv:2205.10287
+    "sweep-batch": Study(
+        title="Batch size, after equally many tokens",
+        axis="batch size (sequences)",
+        variants={
+            str(batch): {
+                "train.batch_size": str(batch),
+                "train.num_steps": str(2400 // batch),
+                "train.valid_every": str(600 // batch),
+                "optim.warmup_steps": str(160 // batch),
+                "optim.lr": f"{4e-3 * (batch / 4) ** 0.5:.3g}",
+            }
+            for batch in (1, 2, 4, 8, 16)
+        },
+        settings={},
+    ),
+    "ablations": Study(
+        title="Ablations",
+        axis="change",
+        variants={
+            "none": {},
+            "no norm": {"model.norm": "none"},
+            "no norm, a quarter of the learning rate": {"model.norm": "none", "optim.lr": "1e-3"},
+            "norm after each block": {"model.norm": "post"},
+            "no position embedding": {"model.position": "none"},
+            "SiLU in place of SwiGLU": {"model.ffn": "silu"},
+        },
+        settings=SHORT,
+        numeric=False,
+    ),
+    # steps so that steps * operations per token are equal (see lmlib.throughput)
+    "scaling": Study(
+        title="Size of the model, after equal compute",
+        axis="width of the model (d_model)",
+        variants={
+            "64": {
+                "model.d_model": "64",
+                "model.d_ff": "176",
+                "model.num_layers": "2",
+                "model.num_heads": "1",
+                "train.num_steps": "2213",
+                "optim.lr": "8e-3",
+            },
+            "128": {"train.num_steps": "600"},
+            "192": {
+                "model.d_model": "192",
+                "model.d_ff": "512",
+                "model.num_layers": "6",
+                "model.num_heads": "3",
+                "train.num_steps": "234",
+                "optim.lr": "2.7e-3",
+            },
+        },
+        settings={"train.valid_every": "200"},
+    ),
+}
+
+
+def main() -> None:
+    """Queue the experiments of the study, run them, and write what came of them."""
+    args = _parse_arguments()
+    study = STUDIES_BY_NAME[args.study]
+    names = {f"{args.study}-{number}": label for number, label in enumerate(study.variants, 1)}
+    own = dict(setting.split("=", 1) for setting in args.set_param)
+    if old := sorted(finished().keys() & names.keys()):
+        _dvc("exp", "remove", *old)  # the run cache still has what they found
+    for name, label in names.items():
+        settings = study.settings | study.variants[label] | own
+        options = [option for item in settings.items() for option in ("-S", "=".join(item))]
+        _dvc("exp", "run", "--queue", "--name", name, "evaluate", *options)
+    # it fails where one of them does: the page then says which
+    subprocess.run(["dvc", "exp", "run", "--run-all", "--jobs", str(args.jobs)])
+    results = _results(names)
+    if not results:
+        raise ValueError(f"{args.study}: no experiment has finished; see `dvc queue status`")
+    reached = {result.label for result in results}
+    for name, label in names.items():
+        if label not in reached:
+            logger.warning("%s did not finish: `dvc queue logs %s` says why", label, name)
+    write_atomically(STUDIES / f"{args.study}.svg", chart(study, results).encode())
+    page = STUDIES / f"{args.study}.md"
+    write_atomically(page, report(args.study, study, own, results).encode())
+    sys.stdout.write(f"{page.read_text(encoding='utf-8')}\nwritten to {page}\n")
+
+
+def report(name: str, study: Study, own: Settings, results: list[Result]) -> str:
+    """Return the page of a study: what was run, a row for each variant, the best in bold."""
+    shared = " ".join(f"{key}={value}" for key, value in (study.settings | own).items())
+    best = min(results, key=lambda result: result.bits_per_byte)
+    of_label = {result.label: result for result in results}
+    lines = [
+        f"# {study.title}",
+        "",
+        f"`make {name}`: {len(study.variants)} experiments from the settings of params.yaml"
+        + (f", all with `{shared}`" if shared else "")
+        + ". Loss and bits per byte are of the whole validation text.",
+        "",
+        f"| {study.axis} | changed | weights | tokens | loss (nats per token) | bits per byte |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for label, settings in study.variants.items():
+        changed = " ".join(f"{key}={value}" for key, value in settings.items())
+        row = f"| {label} | {f'`{changed}`' if changed else ''} | "
+        if result := of_label.get(label):
+            bits = f"{result.bits_per_byte:.4f}"
+            row += f"{result.parameters:,} | {result.tokens:,} | {result.loss:.4f} | "
+            row += f"**{bits}** |" if result is best else f"{bits} |"
+        else:
+            row += "| | did not finish | |"
+        lines.append(row)
+    return "\n".join([*lines, "", f"![{study.title}]({name}.svg)", ""])
+
+
+def chart(study: Study, results: list[Result]) -> str:
+    """Return an SVG of bits per byte over the variants: a line, or a bar for each."""
+    rows = [
+        {study.axis: float(result.label) if study.numeric else result.label}
+        | {"bits per byte": result.bits_per_byte}
+        for result in results
+    ]
+    if study.numeric:
+        marks: Any = {"type": "line", "point": True}
+        variants: dict[str, Any] = {"type": "quantitative", "scale": {"type": "log", "nice": False}}
+        variants["axis"] = {"values": [row[study.axis] for row in rows], "format": "~g"}
+        scores: dict[str, Any] = {"scale": {"zero": False}}
+        across, up = "x", "y"
+    else:
+        marks = "bar"
+        variants = {"type": "nominal", "sort": None, "axis": {"labelLimit": 400}}
+        scores = {}
+        across, up = "y", "x"
+    spec = {
+        "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
+        "title": study.title,
+        "width": 480,
+        "background": "white",
+        "data": {"values": rows},
+        "mark": marks,
+        "encoding": {
+            across: {"field": study.axis, **variants},
+            up: {
+                "field": "bits per byte",
+                "type": "quantitative",
+                "title": "validation (bits per byte)",
+                **scores,
+            },
+        },
+    }
+    return vl_convert.vegalite_to_svg(spec)
+
+
+def _results(names: dict[str, str]) -> list[Result]:
+    """Return what the experiments have reached, without those that did not finish."""
+    experiments = finished()
+    results = []
+    for name, label in names.items():
+        if name in experiments:
+            metrics = experiments[name]["metrics"]
+            train, scores = (
+                metrics[path.as_posix()]["data"] for path in (TRAIN_METRICS, EVALUATE_METRICS)
+            )
+            numbers = train["parameters"], train["tokens"], scores["loss"], scores["bits_per_byte"]
+            results.append(Result(label, *numbers))
+    return results
+
+
+def finished() -> dict[str, dict[str, Any]]:
+    """Return what DVC knows of each finished experiment since the last commit, by name.
+
+    Those that wait or have failed are shown with the metrics of the commit they started from.
+    """
+    done = subprocess.run(["dvc", "exp", "show", "--json"], stdout=subprocess.PIPE, check=True)
+    groups = [group for commit in json.loads(done.stdout) for group in commit["experiments"] or []]
+    return {
+        entry["name"]: entry["data"]
+        for group in groups
+        if (group["executor"] or {}).get("state", "success") == "success"
+        for entry in group["revs"]
+    }
+
+
+def _dvc(*arguments: str) -> None:
+    """Run a command of DVC; raise OSError when it fails."""
+    status = subprocess.run(["dvc", *arguments]).returncode
+    if status:
+        raise OSError(f"`dvc {' '.join(arguments)}` ended with {status}; see above")
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.study", description="Run a study of DVC experiments."
+    )
+    parser.add_argument("study", choices=STUDIES_BY_NAME)
+    parser.add_argument("--jobs", type=int, default=2, help="at a time (%(default)s)")
+    parser.add_argument(
+        "-S",
+        "--set-param",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of params.yaml, for every experiment",
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,109 @@
+"""Ready-made studies: what they ask for, what they write, and one of them run at tiny size."""
+
+import dataclasses
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from ruamel.yaml import YAML
+
+from lmlib.model import ModelParams, TransformerLM
+from lmlib.params import from_dict
+from lmlib.throughput import flops_per_token
+from stages.study import STUDIES_BY_NAME, Result, Study, chart, report
+from tests.pipeline.conftest import Project
+from tests.pipeline.imports import ROOT
+from tests.test_params import SECTIONS
+
+SIZES = Study(
+    title="Width",
+    axis="d_model",
+    variants={"64": {"model.d_model": "64"}, "128": {}, "256": {"model.d_model": "256"}},
+    settings={"train.num_steps": "10"},
+)
+RESULTS = [Result("64", 1000, 2560, 2.5, 1.25), Result("128", 4000, 2560, 2.25, 1.125)]
+
+
+def resolved(study: Study, label: str) -> dict:
+    """Return params.yaml as a variant of a study changes it."""
+    params = YAML(typ="safe").load(ROOT / "params.yaml")
+    for key, value in (study.settings | study.variants[label]).items():
+        section, name = key.split(".")
+        assert name in params[section]
+        params[section][name] = YAML(typ="safe").load(value)
+    return params
+
+
+VARIANTS = [(name, label) for name, study in STUDIES_BY_NAME.items() for label in study.variants]
+
+
+@pytest.mark.parametrize(("name", "label"), VARIANTS)
+def test_variants_are_valid(name: str, label: str) -> None:
+    params = resolved(STUDIES_BY_NAME[name], label)
+    for section, values in params.items():
+        from_dict(SECTIONS[section], values, where=section)
+    with_torch = from_dict(ModelParams, params["model"], where="model")
+    TransformerLM(dataclasses.replace(with_torch, num_layers=1), 512, seed=1)
+
+
+def test_batch_sizes_see_equally_many_tokens() -> None:
+    study = STUDIES_BY_NAME["sweep-batch"]
+    trains = [resolved(study, label)["train"] for label in study.variants]
+    assert len({train["batch_size"] * train["num_steps"] for train in trains}) == 1
+
+
+def test_sizes_get_equal_compute() -> None:
+    """Operations per step, by the model itself; steps are whole numbers, hence 2%."""
+    study = STUDIES_BY_NAME["scaling"]
+    compute = []
+    for label in study.variants:
+        params = resolved(study, label)
+        sizes = from_dict(ModelParams, params["model"], where="model")
+        model = TransformerLM(sizes, params["tokenizer"]["vocab_size"], seed=1)
+        compute.append(flops_per_token(model) * params["train"]["num_steps"])
+    assert max(compute) / min(compute) < 1.02
+
+
+def test_report_by_hand() -> None:
+    """The best is bold, and what did not finish has its row."""
+    page = report("width", SIZES, {"train.seed": "2"}, RESULTS)
+    assert "all with `train.num_steps=10 train.seed=2`" in page
+    assert page.splitlines()[-7:] == [
+        "| d_model | changed | weights | tokens | loss (nats per token) | bits per byte |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+        "| 64 | `model.d_model=64` | 1,000 | 2,560 | 2.5000 | 1.2500 |",
+        "| 128 |  | 4,000 | 2,560 | 2.2500 | **1.1250** |",
+        "| 256 | `model.d_model=256` | | | did not finish | |",
+        "",
+        "![Width](width.svg)",
+    ]
+
+
+@pytest.mark.parametrize("numeric", [True, False])
+def test_chart_names_its_axes(numeric: bool) -> None:
+    svg = chart(dataclasses.replace(SIZES, numeric=numeric), RESULTS)
+    texts = [element.text for element in ElementTree.fromstring(svg).iter() if element.text]
+    assert {"Width", "d_model", "validation (bits per byte)", "64", "128"} <= set(texts)
+
+
+@pytest.mark.slow
+@pytest.mark.pipeline
+def test_study_of_real_experiments(project: Project, tmp_path: Path) -> None:
+    """Each is an experiment with a row here; one that failed counts as none, whatever DVC shows."""
+    lab = project.clone(tmp_path / "clone")
+    wrong = ["-S", "model.d_model=33"]  # not a multiple of num_heads
+    lab.run("dvc", "exp", "run", "--queue", "--name", "bad", "evaluate", *wrong)
+    few = ["-S", "train.num_steps=6", "-S", "train.valid_every=6"]
+    output = lab.run("python", "-m", "stages.study", "ablations", "--jobs", "2", *few)
+    page = (lab.folder / "models/studies/ablations.md").read_text(encoding="utf-8")
+    assert page in output
+    scores = re.findall(r"\| \**(\d\.\d{4})\** \|$", page, re.MULTILINE)
+    assert len(scores) == len(STUDIES_BY_NAME["ablations"].variants)
+    assert len(set(scores)) > 1
+    assert "did not finish" not in page
+    assert (lab.folder / "models/studies/ablations.svg").is_file()
+    finished = lab.run("python", "-c", "import stages.study as s; print(*s.finished())").split()
+    assert set(finished) == {f"ablations-{number}" for number in range(1, len(scores) + 1)}
+    status = lab.run("git", "status", "--porcelain").split("\n")
+    assert [line for line in status if line] == ["?? models/studies/"]
