@@ -9,6 +9,9 @@ import contextlib
 import csv
 import io
 from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
 
 from lmlib.checkpoint import ResumeStore, save_model
 from lmlib.data import TokenDataset
@@ -23,6 +26,7 @@ from lmlib.training import TrainParams, require_trainable, train
 from stages.cli import run_stage
 from stages.fingerprint import fingerprint
 from stages.paths import (
+    LOCK,
     MODEL,
     PARAMS,
     TRAIN_CURVE,
@@ -33,6 +37,8 @@ from stages.paths import (
     resume_folder,
     spool_folder,
 )
+
+AFTERWARDS = ("evaluation", "sampling")  # sections of params.yaml that no training reads
 
 
 def main() -> None:
@@ -82,10 +88,8 @@ def _fit(
                 "train",
                 identity,
                 spool=spool_folder(),
-                params=flatten(
-                    {"model": model_params, "optim": optim_params, "train": train_params}
-                )
-                | {"model.parameters": model.num_parameters()},
+                params=_recorded_params() | {"model.parameters": model.num_parameters()},
+                tags=_data_tags(),
                 dataset=Dataset("tokens", sha256_file(TRAIN_TOKENS), TRAIN_TOKENS.as_posix()),
                 system_metrics=True,
             )
@@ -110,6 +114,25 @@ def _fit(
         run.artifact(PARAMS)
         if train_params.profile_steps and trace.is_file():
             run.artifact(trace, "profile")
+
+
+def _recorded_params() -> dict[str, Any]:
+    """Return, for the tracker alone, all that made the model; where it came from, too.
+
+    How it is evaluated and sampled may change without another training.
+    """
+    sections = YAML(typ="safe").load(PARAMS.read_text(encoding="utf-8"))
+    return flatten({name: sections[name] for name in sections if name not in AFTERWARDS})
+
+
+def _data_tags() -> dict[str, str]:
+    """Return the hash by which DVC knows the tokens; none when they were made without it."""
+    if LOCK.is_file():
+        lock = YAML(typ="safe").load(LOCK.read_text(encoding="utf-8"))
+        for out in lock["stages"].get("encode", {}).get("outs", []):
+            if out["path"] == TRAIN_TOKENS.parent.as_posix():
+                return {"data_md5": out["md5"]}
+    return {}
 
 
 def _write_csv(path: Path, rows: list[dict[str, float]]) -> None:
