@@ -1,18 +1,26 @@
-"""Serve the MLflow UI over the runs of this repository, until Ctrl-C.
+"""Serve the MLflow UI over the runs of this repository and open the table of runs, until Ctrl-C.
 
 Run:    make ui   (by hand, from the repository root: python -m stages.ui --port 5001)
 """
 
 import argparse
+import json
 import os
+import signal
+import subprocess
 import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import webbrowser
 
-from lmlib.tracking import tracking_uri
+from lmlib.tracking import experiment_name, tracking_uri
 from stages.cli import run_stage
 
 
 def main() -> None:
-    """Become the server: MLFLOW_TRACKING_URI, or the database of this repository."""
+    """Serve MLFLOW_TRACKING_URI, or the database of this repository."""
     parser = argparse.ArgumentParser(prog="python -m stages.ui", description="Serve the MLflow UI.")
     parser.add_argument("--port", default="5000")
     port = parser.parse_args().port
@@ -20,13 +28,38 @@ def main() -> None:
     if uri.startswith(("http://", "https://")):
         sys.stdout.write(f"the runs are on a tracking server: open {uri}\n")
         return
+    address = f"http://127.0.0.1:{port}"
     # without job execution the server starts in a third of the time
-    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    sys.stdout.write(f"open http://127.0.0.1:{port} in a browser; Ctrl-C ends\n")
-    sys.stdout.flush()
+    defaults = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port]
-    os.execv(command[0], [*command, "--backend-store-uri", uri])
+    command += ["--backend-store-uri", uri, "--workers", "1"]  # for one person
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with subprocess.Popen(command, env={**defaults, **os.environ}) as server:
+        try:
+            table = _runs_table(address, server)
+            sys.stdout.write(f"open {table} in a browser; Ctrl-C ends\n")
+            sys.stdout.flush()
+            if sys.platform == "darwin" or os.environ.get("DISPLAY"):  # there is a desktop
+                webbrowser.open(table)
+            server.wait()
+        finally:
+            server.terminate()
+
+
+def _runs_table(address: str, server: subprocess.Popen[bytes]) -> str:
+    """Return the page of the runs once the server answers; raise OSError when it ends instead."""
+    name = urllib.parse.quote(experiment_name(makes_model=True))
+    query = f"{address}/api/2.0/mlflow/experiments/get-by-name?experiment_name={name}"
+    while server.poll() is None:
+        try:
+            with urllib.request.urlopen(query, timeout=10) as answer:
+                found = json.load(answer)["experiment"]["experiment_id"]
+            return f"{address}/#/experiments/{found}/runs?workflowType=machine_learning"
+        except urllib.error.HTTPError:  # it serves, but no model was trained yet
+            return address
+        except OSError:  # it starts
+            time.sleep(0.2)
+    raise OSError(f"the MLflow server ended with status {server.returncode}; see above")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,24 @@ spool; the next `open_run`, or `replay`, sends it. Sending twice does no harm: a
 the tag of its fingerprint, and steps it already holds are skipped.
 """
 
-from lmlib.tracking.journal import Dataset, Run, flatten, open_run, replay, root, tracking_uri
+from lmlib.tracking.journal import (
+    Dataset,
+    Run,
+    experiment_name,
+    flatten,
+    open_run,
+    replay,
+    root,
+    tracking_uri,
+)
 
-__all__ = ["Dataset", "Run", "flatten", "open_run", "replay", "root", "tracking_uri"]
+__all__ = [
+    "Dataset",
+    "Run",
+    "experiment_name",
+    "flatten",
+    "open_run",
+    "replay",
+    "root",
+    "tracking_uri",
+]

@@ -219,7 +219,7 @@ def open_run(
     opening = {
         "stage": stage,
         "name": exp_name if exp_name and stage == "train" else f"{stage}-{fingerprint[:8]}",
-        "experiment": _experiment(makes_model),
+        "experiment": experiment_name(makes_model),
         "fingerprint": fingerprint,
         "parent": parent,
         "params": {name: str(value) for name, value in (params or {}).items()},
@@ -275,7 +275,8 @@ def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root() / 'mlflow.db'}"
 
 
-def _experiment(makes_model: bool) -> str:
+def experiment_name(makes_model: bool) -> str:
+    """Return the MLflow experiment of runs that train a model, or of those that prepare data."""
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "lm"
     return name if makes_model else f"{name}-data"
 
