@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +53,13 @@ class Project:
         clone.run("dvc", "config", "--local", "cache.dir", str(self.folder / ".dvc" / "cache"))
         clone.run("dvc", "checkout", "--quiet")
         return clone
+
+    def wait_until_tracked(self) -> None:
+        """Return when MLflow has all; stages do not wait long for it on a busy machine."""
+        deadline = time.monotonic() + 240  # only ends a broken test
+        while list(self.folder.glob("models/.tracking/*.jsonl")):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
 
     def set_params(self, overrides: dict[str, str]) -> None:
         """Change params.yaml as `dvc exp run -S KEY=VALUE` does."""
@@ -107,6 +115,7 @@ def project(make_project: Callable[[str], Project]) -> Project:
     """The project after its first `dvc repro`, committed. Tests leave it as it is."""
     project = make_project("project")
     project.run("dvc", "repro")
+    project.wait_until_tracked()
     project.run("git", "add", "--all")
     project.run("git", "commit", "--quiet", "--message=results")
     return project

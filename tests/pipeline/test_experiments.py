@@ -23,6 +23,7 @@ def lab(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     lab = project.clone(tmp_path_factory.mktemp("lab") / "clone")
     ran = lab.stages_run("dvc", "exp", "run", "--temp", "--name", "slow", *SETTINGS)
     assert ran == ["train", "evaluate", "export"]  # no tokenising
+    lab.wait_until_tracked()
     return lab
 
 
@@ -75,7 +76,7 @@ def test_numbers_arrive_as_numbers(lab: Project) -> None:
     """DVC writes 1e-05, which is a text to YAML 1.1, and a list as a list."""
     (run,) = trainings(lab)
     assert float(run.data.params["optim.lr"]) == 1e-5
-    assert run.data.params["optim.betas"] == "(0.8, 0.9)"
+    assert run.data.params["optim.betas"] == "[0.8, 0.9]"
     optim = shown(lab)["slow"]["data"]["params"]["params.yaml"]["data"]["optim"]
     assert (optim["lr"], optim["betas"]) == (1e-5, [0.8, 0.9])
 
@@ -127,6 +128,7 @@ def test_sweep_in_parallel_on_a_fresh_clone(project: Project, tmp_path: Path) ->
     wait_for_queue(clone)
     status = clone.run("dvc", "queue", "status")
     assert status.count("Success") == 3, status
+    clone.wait_until_tracked()
     runs = trainings(clone)
     assert {run.info.run_name for run in runs} == names == shown(clone).keys()
     assert {float(run.data.params["optim.lr"]) for run in runs} == {1e-3, 3e-4, 1e-4}

@@ -99,6 +99,15 @@ def test_second_repro_does_nothing(project: Project) -> None:
     assert "up to date" in output
 
 
+@pytest.mark.slow
+def test_another_clone_makes_the_same_bits(project: Project, make_project: MakeProject) -> None:
+    """dvc.lock holds the hash of every out; nothing is taken from the first one's cache."""
+    other = make_project("other")
+    other.run("dvc", "repro")
+    locks = [(each.folder / "dvc.lock").read_text(encoding="utf-8") for each in (project, other)]
+    assert locks[0] == locks[1]
+
+
 def test_mlflow_has_one_row_for_the_model(project: Project) -> None:
     """The evaluation is a child of the training, and its scores stand on the parent too."""
     parents = [run for run in runs(project) if "mlflow.parentRunId" not in run.data.tags]
