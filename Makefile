@@ -35,9 +35,10 @@ $(READY): $(ROOT)/pyproject.toml $(ROOT)/constraints.txt
 	@rm -f "$@"
 	@cd "$(ROOT)" && "$(BIN)/python" -m pip install --quiet --disable-pip-version-check \
 	  --constraint constraints.txt --editable '.[dev]'
-	@# 15 s of compiling that would otherwise fall into the first run, or into each test process
+	@# 25 s of compiling that would otherwise fall into the first run, or into each test process
 	@cd "$(ROOT)" && "$(BIN)/python" -c \
-	  "from lmlib.tokenizer import engine; engine.load(); engine.load_learning()"
+	  "from lmlib.sampling import cpu_decoder; from lmlib.tokenizer import engine; \
+	  engine.load(); engine.load_learning(); cpu_decoder.load()"
 	@# pages of `dvc plots` then need no network
 	@cd "$(ROOT)" && "$(BIN)/python" -m stages.vega
 	@echo "$(ROOT)" > "$@"
@@ -91,6 +92,10 @@ bench-train: $(READY) $(BENCH)/.ready ## Training beside other models: REPEATS=5
 .PHONY: bench-learning
 bench-learning: $(READY) ## What AdamW, Muon and a Llama learn from a text: CORPUS=FILE ARGS="--jobs 2"
 	@cd "$(ROOT)" && python -m tests.benchmarks.bench_learning "$(abspath $(CORPUS))" $(ARGS)
+
+.PHONY: bench-sample
+bench-sample: $(READY) ## Sampling beside transformers: REPEATS=5 ARGS="--device cuda"
+	@cd "$(ROOT)" && python -m tests.benchmarks.bench_sample --repeats $(or $(REPEATS),5) $(ARGS)
 
 .PHONY: clean prune
 prune: ## Remove the states of trainings that were never finished

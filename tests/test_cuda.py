@@ -21,6 +21,7 @@ from lmlib.functional import cross_entropy
 from lmlib.model import ModelParams, TransformerLM
 from lmlib.optim import AdamW, clip_grad_norm_
 from lmlib.sampling import SamplingParams, generate
+from lmlib.sampling.decoders import GraphDecoder, PlainDecoder, decoder_for
 from lmlib.signals import Interrupted
 from tests.test_training import TRAIN, assert_same_bits, run, saved_state, send
 
@@ -132,6 +133,33 @@ def test_generation_gives_the_tokens_of_the_cpu(temperature: float) -> None:
     prompts = [[1, 2, 3], [4], [5, 6]]
     on_cpu = generate(model, prompts, params)
     assert generate(model.to(CUDA), prompts, params) == on_cpu
+
+
+def test_recorded_steps_compute_what_others_do() -> None:
+    """Rows of other lengths, for some steps, and then with a row less: recorded anew."""
+    model = trained(CUDA)[0]
+    windows = [[1, 2, 3], [4], [5] * 40]
+    with torch.inference_mode():
+        decoders = GraphDecoder(model), PlainDecoder(model)
+        caches = [decoder.fill(windows) for decoder in decoders]
+        for tokens in ([6, 7, 8], [9, 10, 11], [12, 13], [14, 15]):
+            if len(tokens) < len(caches[0].lengths):
+                caches = [cache.select([2, 0]) for cache in caches]
+            recorded, expected = (
+                decoder.logits(cache, tokens)
+                for decoder, cache in zip(decoders, caches, strict=True)
+            )
+            torch.testing.assert_close(recorded, expected, rtol=1e-4, atol=1e-5)
+            assert caches[0].lengths == caches[1].lengths
+
+
+def test_generation_on_cuda_slides_on() -> None:
+    """The cache is filled anew in place, under the recorded step."""
+    model = trained(CUDA)[0]
+    assert isinstance(decoder_for(model), GraphDecoder)
+    params = SamplingParams(prompts=(), max_tokens=150, temperature=0.0, top_k=0, top_p=1.0, seed=1)
+    prompts = [[1, 2, 3], [4]]
+    assert generate(model, prompts, params) == generate(model, prompts, params, use_cache=False)
 
 
 @pytest.mark.parametrize(("source", "target"), [(CUDA, CPU), (CPU, CUDA)])

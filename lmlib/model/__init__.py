@@ -1,7 +1,7 @@
 """The Transformer language model and its layers."""
 
 from lmlib.model.attention import MultiHeadSelfAttention, scaled_dot_product_attention
-from lmlib.model.cache import KVCache
+from lmlib.model.cache import KVCache, StaticKVCache
 from lmlib.model.layers import Embedding, Linear, RMSNorm, SiLUFeedForward, SwiGLU
 from lmlib.model.loss import NextTokenLoss, linear_cross_entropy
 from lmlib.model.rope import RotaryEmbedding
@@ -17,6 +17,7 @@ __all__ = [
     "RMSNorm",
     "RotaryEmbedding",
     "SiLUFeedForward",
+    "StaticKVCache",
     "SwiGLU",
     "TransformerBlock",
     "TransformerLM",

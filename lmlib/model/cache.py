@@ -78,6 +78,30 @@ class KVCache:
             self.lengths[row] = length
 
 
+class StaticKVCache(KVCache):
+    """Another cache's memory, with lengths on the device, which the host does not know.
+
+    So a step has the same shapes and the same operations at every length, and can be recorded as
+    a CUDA graph: each query is given all places of the context, and a mask of those it may see.
+
+    positions:  (batch,), where the next token of each row goes; to be set before each step
+    """
+
+    def __init__(self, cache: KVCache) -> None:
+        self.keys_values = cache.keys_values
+        self.positions = torch.tensor(cache.lengths, device=self.keys_values.device)
+
+    def extend(self, seq: int) -> list["LayerCache"]:
+        """Return where each layer puts the keys and values of `seq` tokens from `positions` on."""
+        context_length, device = self.keys_values.shape[-2], self.keys_values.device
+        positions = self.positions.unsqueeze(1) + torch.arange(seq, device=device)  # (batch, seq)
+        mask = torch.arange(context_length, device=device) <= positions.unsqueeze(-1)
+        return [
+            LayerCache(layer, positions, mask.unsqueeze(1), context_length)
+            for layer in self.keys_values
+        ]
+
+
 class LayerCache:
     """The part of a cache that one layer extends in one pass.
 

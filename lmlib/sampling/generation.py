@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lmlib.model import KVCache, TransformerLM
+from lmlib.sampling.decoders import decoder_for, padded
 from lmlib.sampling.params import SamplingParams
 from lmlib.sampling.warpers import next_token_probabilities, penalise_repetition
 
@@ -30,7 +31,8 @@ class Generation:
     its own on the CPU, seeded with seed + j. So, up to rounding, a text depends neither on its
     neighbours, nor on the cache, nor on the device. Rounding: the sums of a matrix product are
     ordered by its shape, which moves logits in their last digits; it changes a token only where
-    two are as close as that.
+    two are as close as that. (The kernels for float32 on a CPU order sums in one way only: with
+    them and a cache a text has the same bits beside any neighbours; see `CpuDecoder`.)
 
     rows:            the tokens of each row, prompt included
     finish_reasons:  stop, length or context, of the rows that have ended; None of the others
@@ -75,10 +77,14 @@ class Generation:
             for seen, row in zip(self.seen, self.rows, strict=True):
                 seen[row] = True
         self.cache: KVCache | None = None
+        self.cached = list(self.active)  # the rows that the cache has
         if use_cache:
-            self.cache = self._filled([list(prompt) for prompt in prompts]).select(
-                [i for i in range(len(prompts)) for _ in range(params.num_samples)]
-            )
+            self.decoder = decoder_for(model)
+            with torch.inference_mode():
+                self.cache = self._filled([list(prompt) for prompt in prompts])
+                if params.num_samples > 1:  # to copy a cache takes as long as some steps
+                    rows = [i for i in range(len(prompts)) for _ in range(params.num_samples)]
+                    self.cache = self.cache.select(rows)
 
     @torch.inference_mode()
     def step(self) -> list[int | None]:
@@ -105,31 +111,15 @@ class Generation:
     def end(self, row: int, reason: str) -> None:
         """End a row; the others go on without it."""
         if self.finish_reasons[row] is None:
-            if self.cache is not None:
-                at = self.active.index(row)
-                kept = [i for i in range(len(self.active)) if i != at]
-                self.cache = self.cache.select(kept) if kept else None
             self.active.remove(row)
         self.finish_reasons[row] = reason
 
     def _window(self, row: Sequence[int]) -> Sequence[int]:
         return row[window_start(len(row), self.context_length) :]
 
-    def _padded(self, windows: Sequence[Sequence[int]]) -> Int[Tensor, "rows longest"]:
-        """Return windows filled up on the right, where causal attention cannot look."""
-        longest = max(map(len, windows))
-        padded = [[*window, *[0] * (longest - len(window))] for window in windows]
-        return torch.tensor(padded, device=self.device)
-
-    @torch.inference_mode()
     def _filled(self, rows: Sequence[Sequence[int]]) -> KVCache:
         """Return a cache with all but the last token of each row's window."""
-        cache = self.model.empty_cache(len(rows))
-        windows = [self._window(row)[:-1] for row in rows]
-        if any(windows):
-            self.model.hidden(self._padded(windows), cache=cache)
-            cache.lengths = [len(window) for window in windows]
-        return cache
+        return self.decoder.fill([self._window(row)[:-1] for row in rows])
 
     def _logits(self) -> Float[Tensor, "active vocab"]:
         """Return the logits of each active row's next token."""
@@ -137,8 +127,11 @@ class Generation:
         if self.cache is None:
             windows = [self._window(row) for row in rows]
             last = torch.tensor([len(window) - 1 for window in windows], device=self.device)
-            logits = self.model(self._padded(windows))
+            logits = self.model(padded(windows, self.device))
             return logits[torch.arange(len(rows), device=self.device), last]
+        if self.cached != self.active:  # once for all that ended: a copy takes as long as a step
+            self.cache = self.cache.select([self.cached.index(row) for row in self.active])
+            self.cached = list(self.active)
         slid = [
             at
             for at, row in enumerate(rows)
@@ -146,8 +139,7 @@ class Generation:
         ]
         if slid:
             self.cache.replace(slid, self._filled([rows[at] for at in slid]))
-        last_tokens = torch.tensor([row[-1:] for row in rows], device=self.device)
-        return self.model(last_tokens, cache=self.cache)[:, -1]
+        return self.decoder.logits(self.cache, [row[-1] for row in rows])
 
     def _draw(self, logits: Float[Tensor, "active vocab"]) -> Int[Tensor, " active"]:
         """Return a token for each active row."""

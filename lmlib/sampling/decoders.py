@@ -1,0 +1,96 @@
+"""What extends a cache of keys and values by tokens: in PyTorch, or faster where that can be."""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lmlib.model import KVCache, StaticKVCache, TransformerLM
+from lmlib.sampling import cpu_decoder
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """A model that goes on from what a cache holds."""
+
+    def fill(self, windows: Sequence[Sequence[int]]) -> KVCache:
+        """Return a cache of these tokens; a row may have none."""
+        ...
+
+    def logits(self, cache: KVCache, tokens: Sequence[int]) -> Float[Tensor, "rows vocab"]:
+        """Return the logits after one token more for each row of the cache."""
+        ...
+
+
+class PlainDecoder:
+    """The model as it is, on any device and in any dtype."""
+
+    def __init__(self, model: TransformerLM) -> None:
+        self.model = model
+        self.device = model.token_embeddings.weight.device
+
+    def fill(self, windows: Sequence[Sequence[int]]) -> KVCache:
+        """Return a cache of these tokens; a row may have none."""
+        cache = self.model.empty_cache(len(windows))
+        if any(windows):
+            self.model.hidden(padded(windows, self.device), cache=cache)
+            cache.lengths = [len(window) for window in windows]
+        return cache
+
+    def logits(self, cache: KVCache, tokens: Sequence[int]) -> Float[Tensor, "rows vocab"]:
+        """Return the logits after one token more for each row of the cache."""
+        last_tokens = torch.tensor(tokens, device=self.device).unsqueeze(1)
+        return self.model(last_tokens, cache=cache)[:, -1]
+
+
+class GraphDecoder(PlainDecoder):
+    """The model on CUDA, each step recorded once and started as one (CUDA graph).
+
+    A step of a small model takes a GPU less time than it takes the CPU to start its kernels. It is
+    recorded anew for another cache: when a row has ended.
+    """
+
+    def __init__(self, model: TransformerLM) -> None:
+        super().__init__(model)
+        self.cache: KVCache | None = None
+
+    def logits(self, cache: KVCache, tokens: Sequence[int]) -> Float[Tensor, "rows vocab"]:
+        """Return the logits after one token more for each row of the cache, until the next call."""
+        if cache is not self.cache:
+            self._record(cache)
+        self.tokens.copy_(torch.tensor(tokens).unsqueeze(1))
+        self.static.positions.copy_(torch.tensor(cache.lengths))
+        self.graph.replay()
+        cache.lengths = [length + 1 for length in cache.lengths]
+        return self.recorded[:, -1]
+
+    def _record(self, cache: KVCache) -> None:
+        """Record a step; those it takes to do so leave their keys and values where the next go."""
+        self.cache, self.static = cache, StaticKVCache(cache)
+        self.tokens = torch.zeros(len(cache.lengths), 1, dtype=torch.int64, device=self.device)
+        beside = torch.cuda.Stream(self.device)  # libraries get ready outside of the recording
+        beside.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(beside):
+            self.model(self.tokens, cache=self.static)
+        torch.cuda.current_stream(self.device).wait_stream(beside)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.recorded = self.model(self.tokens, cache=self.static)
+
+
+def decoder_for(model: TransformerLM) -> Decoder:
+    """Return the fastest decoder that there is for a model where it is."""
+    if cpu_decoder.fits(model):
+        return cpu_decoder.CpuDecoder(model)
+    if model.token_embeddings.weight.device.type == "cuda":
+        return GraphDecoder(model)
+    return PlainDecoder(model)
+
+
+def padded(windows: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, "rows longest"]:
+    """Return windows filled up on the right, where causal attention cannot look."""
+    longest = max(map(len, windows))
+    rows = [[*window, *[0] * (longest - len(window))] for window in windows]
+    return torch.tensor(rows, device=device)

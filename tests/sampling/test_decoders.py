@@ -1,0 +1,132 @@
+"""lmlib/sampling/decoders.py and the kernels: they compute what the model does."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from lmlib.model import ModelParams, TransformerLM
+from lmlib.sampling import cpu_decoder, generate
+from lmlib.sampling.cpu_decoder import CHUNK, CpuDecoder
+from lmlib.sampling.decoders import PlainDecoder, decoder_for
+from tests.sampling.scripted import KERNEL_MODEL, MODEL, PROMPTS, SAMPLING, counting
+
+SIZES = ModelParams(context_length=23, d_model=64, num_layers=2, num_heads=2, d_ff=96)
+WINDOWS = [[1, 2, 3], [], [5] * 22, [7, 8], [9], [1, 2, 3, 4]]
+TOKENS = [4, 5, 6, 7, 8, 9]
+VARIATIONS: list[dict[str, Any]] = [
+    {"norm": norm, "position": position, "ffn": ffn, "tie_embeddings": tied}
+    for norm, position, ffn, tied in itertools.product(
+        ("pre", "post", "none"), ("rope", "none"), ("swiglu", "silu"), (True, False)
+    )
+] + [
+    {"d_model": 160},  # heads of 80: five vectors of 16
+    {"d_model": 128, "num_heads": 8},  # of 16: one
+    {"context_length": 4 * CHUNK},
+    {"norm_eps": 0.1, "rope_theta": 100.0},
+]
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture
+def _two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def model_of(changes: dict[str, Any], vocab_size: int = 50) -> TransformerLM:
+    return TransformerLM(replace(SIZES, **changes), vocab_size, seed=3)
+
+
+@pytest.mark.parametrize("changes", VARIATIONS, ids=str)
+def test_kernels_compute_the_model(changes: dict[str, Any]) -> None:
+    """Keys, values and logits, for rows of other lengths up to the whole context.
+
+    Of logits up to 17, sums in another order move the fifth digit behind the point.
+    """
+    model = model_of(changes)
+    windows = [*WINDOWS[:2], [5] * (model.params.context_length - 1), *WINDOWS[3:]]
+    ours, plain = CpuDecoder(model), PlainDecoder(model)
+    caches = ours.fill(windows), plain.fill(windows)
+    logits, expected = ours.logits(caches[0], TOKENS), plain.logits(caches[1], TOKENS)
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=2e-5)
+    assert caches[0].lengths == caches[1].lengths
+    for row, length in enumerate(caches[0].lengths):
+        filled = [cache.keys_values[:, :, row, :, :length] for cache in caches]
+        torch.testing.assert_close(*filled, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("vocab_size", [4, 7, 50])
+@pytest.mark.usefixtures("_two_threads")
+def test_a_row_has_the_bits_that_it_has_alone(vocab_size: int) -> None:
+    """In batches of each size, so that each tile of rows is met, and in two threads."""
+    model = model_of({}, vocab_size)
+    decoder = CpuDecoder(model)
+    windows = [[token % vocab_size for token in window] for window in WINDOWS]
+    for first in range(len(windows)):
+        cache = decoder.fill(windows[first:])
+        logits = decoder.logits(cache, [1] * len(windows[first:]))
+        for row, window in enumerate(windows[first:]):
+            alone = decoder.fill([window])
+            assert torch.equal(logits[row], decoder.logits(alone, [1])[0])
+            assert torch.equal(cache.keys_values[:, :, row], alone.keys_values[:, :, 0])
+
+
+def test_a_text_has_the_same_bits_token_by_token() -> None:
+    model = model_of({"context_length": 2 * CHUNK})
+    decoder = CpuDecoder(model)
+    tokens = [i * i % 50 for i in range(CHUNK + 9)]
+    cache = decoder.fill([tokens[:3]])
+    logits = [decoder.logits(cache, [token]) for token in tokens[3:]]
+    assert torch.equal(logits[-1], decoder.logits(decoder.fill([tokens[:-1]]), tokens[-1:]))
+
+
+def test_changed_weights_are_seen() -> None:
+    """Nothing is copied: the decoder computes what the model is at the time."""
+    model = model_of({})
+    decoder = CpuDecoder(model)
+    for parameter in model.parameters():
+        parameter.mul_(0.5)
+    expected = PlainDecoder(model)
+    logits = [each.logits(each.fill([[1, 2]]), [3]) for each in (decoder, expected)]
+    torch.testing.assert_close(*logits)
+
+
+def test_which_decoder_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels, where device, dtype and sizes are theirs, and the model is ours as it stands."""
+    assert isinstance(decoder_for(model_of({})), CpuDecoder)
+    others = [
+        counting(16),  # computes something else
+        MODEL,  # heads of 8
+        model_of({}, vocab_size=3),
+        model_of({"context_length": 3}),
+        model_of({"d_ff": 90}),
+        model_of({}).double(),
+        model_of({}).bfloat16(),
+        model_of({}).to("meta"),
+    ]
+    assert {type(decoder_for(model)) for model in others} == {PlainDecoder}
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
+    assert isinstance(decoder_for(model_of({})), PlainDecoder)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_tokens_of_kernels_and_of_pytorch(
+    temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Far beyond the context, in a batch whose prompts differ in length."""
+    params = replace(SAMPLING, temperature=temperature, max_tokens=40, num_samples=2)
+    assert cpu_decoder.fits(KERNEL_MODEL)
+    tokens = generate(KERNEL_MODEL, PROMPTS, params)
+    monkeypatch.setattr(cpu_decoder, "fits", lambda _: False)
+    assert tokens == generate(KERNEL_MODEL, PROMPTS, params)

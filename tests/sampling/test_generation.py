@@ -1,0 +1,153 @@
+"""lmlib/sampling/generation.py: batches of prompts, with a cache and without."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from lmlib.model import TransformerLM
+from lmlib.sampling import generate, generate_tokens
+from lmlib.sampling.generation import window_start
+from tests.sampling.scripted import (
+    GREEDY,
+    KERNEL_MODEL,
+    MODEL,
+    PROMPTS,
+    SAMPLING,
+    Script,
+    continued,
+    counting,
+)
+
+
+def test_greedy_generation_follows_the_likeliest_token() -> None:
+    params = replace(GREEDY, max_tokens=4)
+    assert continued(counting(10), [[3], [0, 8]], params) == [[4, 5, 6, 7], [9, 0, 1, 2]]
+
+
+def test_greedy_generation_is_argmax_whatever_the_filters() -> None:
+    rows = [list(prompt) for prompt in PROMPTS]
+    for row in rows:
+        for _ in range(12):
+            logits = MODEL(torch.tensor(row[window_start(len(row), 8) :]))[-1]
+            row.append(int(logits.argmax()))
+    expected = [row[-12:] for row in rows]
+    params = replace(GREEDY, top_k=3, top_p=0.5, seed=77)
+    assert continued(MODEL, PROMPTS, params) == expected
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"temperature": 0.0},
+        {},
+        {"top_k": 5},
+        {"top_p": 0.7},
+        {"min_p": 0.2},
+        {"repetition_penalty": 1.5},
+        {"beyond_context": "stop"},
+    ],
+)
+@pytest.mark.parametrize("model", [MODEL, KERNEL_MODEL], ids=["plain", "kernels"])
+def test_a_prompt_continues_as_it_does_alone(model: TransformerLM, changes: dict[str, Any]) -> None:
+    """Lengths differ and one prompt outgrows the context, at other steps than the others."""
+    params = replace(SAMPLING, num_samples=2, max_tokens=20, **changes)
+    together = generate(model, PROMPTS, params)
+    assert together == generate(model, PROMPTS, params, use_cache=False)
+    for prompt, samples in zip(PROMPTS, together, strict=True):
+        assert generate(model, [prompt], params) == [samples]
+        for j, sample in enumerate(samples):
+            alone = replace(params, num_samples=1, seed=params.seed + j)
+            assert continued(model, [prompt], alone) == [sample]
+
+
+def test_the_window_keeps_its_newest_half_and_fills_up_again() -> None:
+    starts = [window_start(n, 8) for n in range(1, 18)]
+    assert starts == [0] * 8 + [4] * 4 + [8] * 4 + [12]
+    assert [window_start(n, 1) for n in (1, 2, 3)] == [0, 1, 2]
+    script = counting(10)
+    generate(script, [[0] * 6], replace(GREEDY, max_tokens=5), use_cache=False)
+    assert script.widths == [6, 7, 8, 5, 6]
+    script.widths.clear()
+    generate(script, [[0] * 6], replace(GREEDY, max_tokens=5))
+    assert script.widths == [5, 1, 1, 1, 4, 1, 1]  # the prompt but one token; half a context anew
+
+
+def test_generation_stops_where_the_context_is_full() -> None:
+    """6 tokens and 3 more: the third is drawn from the 8 of the context. 9 are too many."""
+    params = replace(GREEDY, beyond_context="stop")
+    assert continued(counting(10), [[0] * 6, [0] * 9], params) == [[1, 2, 3], []]
+
+
+def test_generation_far_beyond_the_context() -> None:
+    params = replace(GREEDY, max_tokens=30)
+    assert continued(counting(10), [[9]], params) == [[i % 10 for i in range(30)]]
+
+
+def test_the_stop_token_ends_a_prompt_and_is_not_returned() -> None:
+    """Counting to 7: one prompt ends after two tokens, one at once, one after `max_tokens`."""
+    params = replace(GREEDY, max_tokens=4)
+    texts = continued(counting(10), [[4], [6], [8], [7]], params, stop_ids={7})
+    assert texts == [[5, 6], [], [9, 0, 1, 2], [8, 9, 0, 1]]
+
+
+def test_steps_of_a_batch_in_which_prompts_end() -> None:
+    steps = list(generate_tokens(counting(10), [[4], [6], [5]], GREEDY, stop_ids={7}))
+    assert steps == [[5, None, 6], [6, None, None]]
+
+
+def test_a_prompt_that_ended_does_not_change_the_others() -> None:
+    """The first prompt stops at once; the draws and positions of the second stay its own."""
+    table = torch.zeros(10, 10)
+    table[:, [0, 7]] = -1e3  # never drawn ...
+    table[0, 7] = 1e3  # ... but 7 always follows 0
+    first, second = continued(Script(table), [[0], [1, 2, 3]], SAMPLING, stop_ids={7})
+    assert first == []
+    alone = continued(Script(table), [[1, 2, 3]], SAMPLING)
+    assert [second] == alone
+
+
+def test_same_seed_same_tokens_and_another_seed_others() -> None:
+    first = continued(MODEL, PROMPTS, SAMPLING)
+    torch.manual_seed(99)  # the global generator plays no part
+    assert continued(MODEL, PROMPTS, SAMPLING) == first
+    assert continued(MODEL, PROMPTS, replace(SAMPLING, seed=1000)) != first
+
+
+def test_samples_of_a_prompt_are_drawn_apart() -> None:
+    (samples,) = generate(MODEL, [[1]], replace(SAMPLING, num_samples=3))
+    assert len({tuple(sample) for sample in samples}) == 3
+
+
+def test_fewer_tokens_are_the_first_of_more() -> None:
+    (long,) = continued(MODEL, [[1, 2]], replace(SAMPLING, max_tokens=40))
+    assert continued(MODEL, [[1, 2]], replace(SAMPLING, max_tokens=7)) == [long[:7]]
+
+
+def test_drawn_frequencies_match_the_probabilities() -> None:
+    """5,000 draws of fixed probabilities: each frequency within 5 standard deviations."""
+    probabilities = torch.tensor([0.5, 0.25, 0.15, 0.08, 0.02])
+    script = Script(probabilities.log().repeat(5, 1))
+    params = replace(SAMPLING, max_tokens=50, top_k=4, temperature=0.8)
+    (samples,) = generate(script, [[0]], replace(params, num_samples=100))
+    drawn = torch.tensor(samples).flatten()
+    frequencies = drawn.bincount(minlength=5) / len(drawn)
+    expected = probabilities[:4] ** (1 / 0.8)
+    expected = torch.cat((expected / expected.sum(), torch.zeros(1)))
+    deviations = (expected * (1 - expected) / len(drawn)).sqrt()
+    assert ((frequencies - expected).abs() <= 5 * deviations).all()
+
+
+def test_generation_leaves_the_mode_of_its_caller_between_steps() -> None:
+    """The mode of each step ends with it: the caller's gradients stay enabled."""
+    steps = generate_tokens(MODEL, [[1]], SAMPLING)
+    next(steps)
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.parametrize("prompts", [[], [[1], []]])
+def test_an_empty_prompt(prompts: list[list[int]]) -> None:
+    with pytest.raises(ValueError, match="there is no prompt, or one is empty; each begins with"):
+        continued(MODEL, prompts, SAMPLING)
