@@ -13,7 +13,7 @@ from stages.paths import VEGA
 
 def main() -> None:
     """Take the library out of vl-convert."""
-    write_atomically(VEGA, vl_convert.javascript_bundle().encode())
+    write_atomically(VEGA, vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").encode())
 
 
 if __name__ == "__main__":
