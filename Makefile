@@ -110,8 +110,9 @@ clean: ## Remove .venv and caches of tools (never data, models or runs)
 EXPERIMENT = cd "$(ROOT)" && dvc exp run $(ARGS)
 LARGE = -S tokenizer.vocab_size=10000 -S model.context_length=256 -S model.d_model=512 \
   -S model.d_ff=1344 -S model.num_layers=4 -S model.num_heads=16 -S model.rope_theta=10000.0 \
-  -S optim.lr=1e-3 -S train.log_every=50 -S train.valid_every=500 -S train.valid_batches=16 \
-  -S train.checkpoint_every=500 -S sampling.max_tokens=256
+  -S optim.name=adamw -S optim.lr=1e-3 -S optim.weight_decay=0.1 -S train.log_every=50 \
+  -S train.valid_every=500 -S train.valid_batches=16 -S train.checkpoint_every=500 \
+  -S sampling.max_tokens=256
 
 .PHONY: tinystories tinystories-cpu owt tiny
 tinystories: $(READY) ## Preset: 22.7M weights on TinyStories, 327,680,000 tokens (GPU)

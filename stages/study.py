@@ -56,7 +56,8 @@ STUDIES_BY_NAME = {
         title="Learning rate",
         axis="highest learning rate",
         variants={
-            lr: {"optim.lr": lr} for lr in ("5e-4", "1e-3", "2e-3", "4e-3", "8e-3", "1.6e-2")
+            f"{lr:g}": {"optim.lr": f"{lr:g}", "optim.muon_lr": f"{2 * lr:g}"}
+            for lr in (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
         },
         settings=SHORT,
     ),
@@ -69,8 +70,9 @@ STUDIES_BY_NAME = {
                 "train.batch_size": str(batch),
                 "train.num_steps": str(2400 // batch),
                 "train.valid_every": str(600 // batch),
-                "optim.warmup_steps": str(160 // batch),
+                "optim.warmup_steps": str(240 // batch),
                 "optim.lr": f"{4e-3 * (batch / 4) ** 0.5:.3g}",
+                "optim.muon_lr": f"{8e-3 * (batch / 4) ** 0.5:.3g}",
             }
             for batch in (1, 2, 4, 8, 16)
         },
@@ -82,7 +84,11 @@ STUDIES_BY_NAME = {
         variants={
             "none": {},
             "no norm": {"model.norm": "none"},
-            "no norm, a quarter of the learning rate": {"model.norm": "none", "optim.lr": "1e-3"},
+            "no norm, a quarter of the learning rate": {
+                "model.norm": "none",
+                "optim.lr": "1e-3",
+                "optim.muon_lr": "2e-3",
+            },
             "norm after each block": {"model.norm": "post"},
             "no position embedding": {"model.position": "none"},
             "SiLU in place of SwiGLU": {"model.ffn": "silu"},

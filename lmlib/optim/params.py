@@ -26,7 +26,7 @@ class OptimParams:
     min_lr_fraction: float
     decay_fraction: float
     max_grad_norm: float
-    muon_lr: float = 4e-3
+    muon_lr: float = 8e-3
     muon_momentum: float = 0.95
 
     def __post_init__(self) -> None:
