@@ -48,8 +48,8 @@ repro: $(READY) ## Rebuild what changed, without the report
 	@cd "$(ROOT)" && dvc repro
 
 .PHONY: ui
-ui: $(READY) ## Open the MLflow UI on http://127.0.0.1:5000
-	@cd "$(ROOT)" && python -m stages.ui
+ui: $(READY) ## Open the MLflow UI on http://127.0.0.1:5000: ARGS="--port 5001"
+	@cd "$(ROOT)" && python -m stages.ui $(ARGS)
 
 .PHONY: plots
 plots: $(READY) ## Draw the curves: dvc_plots/index.html, for a browser without network

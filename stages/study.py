@@ -96,7 +96,8 @@ STUDIES_BY_NAME = {
         settings=SHORT,
         numeric=False,
     ),
-    # steps so that steps * operations per token are equal (see lmlib.throughput)
+    # steps so that steps * operations per token are equal (see lmlib.throughput); the rate of Muon
+    # is for matrices of any size
     "scaling": Study(
         title="Size of the model, after equal compute",
         axis="width of the model (d_model)",
@@ -107,6 +108,7 @@ STUDIES_BY_NAME = {
                 "model.num_layers": "2",
                 "model.num_heads": "1",
                 "train.num_steps": "2213",
+                "optim.warmup_steps": "370",
                 "optim.lr": "8e-3",
             },
             "128": {"train.num_steps": "600"},
@@ -116,6 +118,7 @@ STUDIES_BY_NAME = {
                 "model.num_layers": "6",
                 "model.num_heads": "3",
                 "train.num_steps": "234",
+                "optim.warmup_steps": "39",
                 "optim.lr": "2.7e-3",
             },
         },
@@ -129,7 +132,7 @@ def main() -> None:
     args = _parse_arguments()
     study = STUDIES_BY_NAME[args.study]
     names = {f"{args.study}-{number}": label for number, label in enumerate(study.variants, 1)}
-    own = dict(setting.split("=", 1) for setting in args.set_param)
+    own = own_settings(args.set_param, study)
     if old := sorted(finished().keys() & names.keys()):
         _dvc("exp", "remove", *old)  # the run cache still has what they found
     for name, label in names.items():
@@ -245,6 +248,18 @@ def finished() -> dict[str, dict[str, Any]]:
         if (group["executor"] or {}).get("state", "success") == "success"
         for entry in group["revs"]
     }
+
+
+def own_settings(given: list[str], study: Study) -> Settings:
+    """Return the settings given; raise ValueError for one that the study itself changes."""
+    parts = (setting.partition("=") for setting in given)
+    settings = {key: value for key, _, value in parts}
+    changed = {key for variant in study.variants.values() for key in variant}
+    for key, value in settings.items():
+        if key in changed or not value:
+            reason = "is what the study changes" if key in changed else "has no value"
+            raise ValueError(f"-S {key}: {reason}; write KEY=VALUE with another key")
+    return settings
 
 
 def _dvc(*arguments: str) -> None:

@@ -8,6 +8,7 @@ Run:    dvc repro train   (by hand, from the repository root: python -m stages.t
 import contextlib
 import csv
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +127,8 @@ def _recorded_params() -> dict[str, Any]:
 
 
 def _data_tags() -> dict[str, str]:
-    """Return the hash by which DVC knows the tokens; none when they were made without it."""
-    if LOCK.is_file():
+    """Return the hash by which DVC knows the tokens; none when it did not start this stage."""
+    if "DVC_STAGE" in os.environ and LOCK.is_file():
         lock = YAML(typ="safe").load(LOCK.read_text(encoding="utf-8"))
         for out in lock["stages"].get("encode", {}).get("outs", []):
             if out["path"] == TRAIN_TOKENS.parent.as_posix():

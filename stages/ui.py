@@ -4,9 +4,11 @@ Run:    make ui   (by hand, from the repository root: python -m stages.ui --port
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -29,6 +31,9 @@ def main() -> None:
         sys.stdout.write(f"the runs are on a tracking server: open {uri}\n")
         return
     address = f"http://127.0.0.1:{port}"
+    with contextlib.closing(socket.socket()) as probe:
+        if probe.connect_ex(("127.0.0.1", int(port))) == 0:
+            raise OSError(f"port {port} is taken by another program; take another with --port")
     # without job execution the server starts in a third of the time
     defaults = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port]
@@ -55,8 +60,10 @@ def _runs_table(address: str, server: subprocess.Popen[bytes]) -> str:
             with urllib.request.urlopen(query, timeout=10) as answer:
                 found = json.load(answer)["experiment"]["experiment_id"]
             return f"{address}/#/experiments/{found}/runs?workflowType=machine_learning"
-        except urllib.error.HTTPError:  # it serves, but no model was trained yet
-            return address
+        except urllib.error.HTTPError as error:
+            if error.code == 404:  # it serves, but no model was trained yet
+                return address
+            raise
         except OSError:  # it starts
             time.sleep(0.2)
     raise OSError(f"the MLflow server ended with status {server.returncode}; see above")

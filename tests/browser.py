@@ -81,7 +81,13 @@ def open_browser(profile: Path, *, offline: bool = False) -> Iterator[Browser]:
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
         pytest.skip("no Chromium here (Debian: apt install chromium)")
-    options = ["--headless", "--disable-gpu", "--remote-debugging-pipe", "--window-size=1600,1400"]
+    options = [
+        "--headless",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--remote-debugging-pipe",
+        "--window-size=1600,1400",
+    ]
     options += [f"--user-data-dir={profile}", "--no-first-run"]
     options += ["--no-sandbox"]  # it does not start as root otherwise
     if offline:

@@ -76,7 +76,7 @@ class GraphDecoder(PlainDecoder):
             self.model(self.tokens, cache=self.static)
         torch.cuda.current_stream(self.device).wait_stream(beside)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        with torch.cuda.graph(self.graph, stream=beside):  # the default one is of device 0
             self.recorded = self.model(self.tokens, cache=self.static)
 
 

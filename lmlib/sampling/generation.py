@@ -69,7 +69,7 @@ class Generation:
             )
             for j in range(params.num_samples)
         ]
-        self.numbers = torch.stack(numbers).repeat(len(prompts), 1).to(self.device)
+        self.numbers = torch.stack(numbers).repeat(len(prompts), 1)
         if params.repetition_penalty != 1:
             self.seen = torch.zeros(
                 len(self.rows), model.vocab_size, dtype=torch.bool, device=self.device
@@ -159,10 +159,18 @@ class Generation:
 def draw(
     probabilities: Float[Tensor, "rows vocab"], numbers: Float[Tensor, " rows"]
 ) -> Int[Tensor, " rows"]:
-    """Return the tokens at which the sums of probabilities pass numbers from [0, 1)."""
+    """Return the tokens at which the sums of probabilities pass numbers from [0, 1).
+
+    Raises FloatingPointError for probabilities that are not finite.
+    """
+    device = probabilities.device
+    if device.type == "mps":  # has no float64
+        probabilities = probabilities.cpu()
     sums = probabilities.double().cumsum(dim=-1)
-    targets = numbers.unsqueeze(1) * sums[:, -1:]
-    return torch.searchsorted(sums, targets, right=True).squeeze(1)
+    if not bool(sums[:, -1].isfinite().all()):
+        raise FloatingPointError("the model's logits are not finite: its training diverged")
+    targets = numbers.to(sums.device).unsqueeze(1) * sums[:, -1:]
+    return torch.searchsorted(sums, targets, right=True).squeeze(1).to(device)
 
 
 def generate_tokens(

@@ -28,8 +28,11 @@ def penalise_repetition(
 def apply_temperature(
     logits: Float[Tensor, "... vocab"], temperature: float
 ) -> Float[Tensor, "... vocab"]:
-    """Return logits / temperature: below 1 the distribution sharpens, above 1 it flattens."""
-    return logits / temperature
+    """Return logits / temperature: below 1 the distribution sharpens, above 1 it flattens.
+
+    The largest is subtracted first, so that no temperature is too small.
+    """
+    return (logits - logits.amax(dim=-1, keepdim=True)) / temperature
 
 
 def keep_top_k(logits: Float[Tensor, "... vocab"], k: int) -> Float[Tensor, "... vocab"]:

@@ -26,6 +26,7 @@ class TextGenerator(PythonModel):
         from lmlib.tokenizer import Tokenizer
 
         config: dict[str, Any] = {"prompts": (), **(context.model_config or {})}
+        config["num_samples"] = 1  # of which the first is the same
         self.sampling = from_dict(SamplingParams, config, where="model_config")
         self.model = load_model(context.artifacts["model"], device="cpu")
         self.tokenizer = Tokenizer.load(context.artifacts["tokenizer"])

@@ -182,6 +182,7 @@ def write_from_hub(
     )
     root = Path(__file__).parents[2]
     settings = {"HF_HOME": str(folder / "hf"), "PYTHONPATH": str(root), "NO_PROXY": "127.0.0.1"}
+    settings["HF_HUB_OFFLINE"] = "0"  # other tests set it
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=folder,

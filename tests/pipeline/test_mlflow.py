@@ -107,6 +107,13 @@ def table(project: Project) -> Iterator[str]:
         server.terminate()
 
 
+def test_ui_says_that_its_port_is_taken(project: Project) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        output = project.run("python", "-m", "stages.ui", "--port", port, status=1)
+    assert f"port {port} is taken by another program; take another with --port" in output
+
+
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Browser]:
     with open_browser(tmp_path) as browser:

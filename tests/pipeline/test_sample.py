@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -234,6 +235,7 @@ class Terminal:
         """Return what it shows, up to the `ending`, or up to its end."""
         shown = b""
         while ending is None or not shown.endswith(ending.encode()):
+            assert select.select([self.fd], [], [], 120)[0], f"it is silent after {shown!r}"
             try:
                 data = os.read(self.fd, 1 << 16)
             except OSError:  # so Linux tells that nobody writes any more

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from lmlib.model import ModelParams, TransformerLM
 from lmlib.params import from_dict
 from lmlib.throughput import flops_per_token
-from stages.study import STUDIES_BY_NAME, Result, Study, chart, report
+from stages.study import STUDIES_BY_NAME, Result, Study, chart, own_settings, report
 from tests.pipeline.conftest import Project
 from tests.pipeline.imports import ROOT
 from tests.test_params import SECTIONS
@@ -45,6 +45,26 @@ def test_variants_are_valid(name: str, label: str) -> None:
         from_dict(SECTIONS[section], values, where=section)
     with_torch = from_dict(ModelParams, params["model"], where="model")
     TransformerLM(dataclasses.replace(with_torch, num_layers=1), 512, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("optim.lr=1", "^-S optim.lr: is what the study changes; write"),
+        ("train.seed", "^-S train.seed: has no value; write KEY=VALUE"),
+    ],
+)
+def test_refuses_settings_that_the_table_would_belie(given: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        own_settings([given], STUDIES_BY_NAME["sweep-lr"])
+
+
+def test_takes_other_settings() -> None:
+    study = STUDIES_BY_NAME["sweep-lr"]
+    assert own_settings(["train.seed=2", "corpus.train=[a=b]"], study) == {
+        "train.seed": "2",
+        "corpus.train": "[a=b]",
+    }
 
 
 def test_batch_sizes_see_equally_many_tokens() -> None:

@@ -18,7 +18,8 @@ def test_training_beside_a_hanging_server_is_sent_later(project: Project, tmp_pa
         address = f"http://127.0.0.1:{hanging.getsockname()[1]}"
         clone.env |= {"MLFLOW_TRACKING_URI": address, "MLFLOW_HTTP_REQUEST_TIMEOUT": "1"}
         output = clone.run("dvc", "repro", "--force", "--single-item", "train")
-        assert "takes no events now" in output
+        # which of them, depends on how busy the machine is
+        assert "takes no events now" in output or "events are still being sent" in output
         assert clone.run("git", "status", "--porcelain") == ""  # the hashes in dvc.lock, too
 
         output = clone.run("python", "-m", "stages.sync_tracking", status=1)

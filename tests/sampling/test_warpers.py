@@ -32,6 +32,18 @@ def kept(logits: Tensor) -> list[bool]:
     return logits.isfinite().tolist()
 
 
+def test_no_temperature_is_too_small() -> None:
+    """Logits divided by it would overflow: then it is the likeliest token."""
+    params = replace(SAMPLING, temperature=1e-40)
+    probabilities = next_token_probabilities(torch.tensor([[1.0, 3.0, 2.0]]), params)
+    torch.testing.assert_close(probabilities, torch.tensor([[0.0, 1.0, 0.0]]))
+
+
+def test_draws_nothing_from_what_is_not_finite() -> None:
+    with pytest.raises(FloatingPointError, match=r"^the model's logits are not finite"):
+        draw(torch.tensor([[0.5, math.nan]]), torch.tensor([0.3]))
+
+
 def test_temperature_by_hand() -> None:
     """Odds of 4 to 1 become 2 to 1 at temperature 2, and 16 to 1 at temperature 1/2."""
     logits = torch.tensor([math.log(4), 0.0])
