@@ -55,7 +55,7 @@ def test_every_chart_has_a_title_and_units(lab: Project, tmp_path: Path) -> None
 
 
 def test_charts_show_the_numbers_of_the_files(lab: Project, tmp_path: Path) -> None:
-    """Lengths in the order of numbers: 10 after 9; both losses, told apart, on one chart."""
+    """Tokens of each length, shortest first; both losses, told apart, on one chart."""
     labels = draw(lab, tmp_path, "show")
     lines = (lab.folder / "models/plots/token_lengths.csv").read_text().split()[1:]
     bars = [
