@@ -46,7 +46,7 @@ MAX_PARAMS = 100
 FLUSH_EVERY_S = 2.0
 POLL_EVERY_S = 0.1
 MAX_PAUSE_S = 60.0  # between two tries at a tracker that does not answer
-PATIENCE_S = 15.0  # with another process that still sends this run, once the trainer has ended
+PATIENCE_S = 15.0  # with other processes, which send this run or lock the database, at the end
 # What MLflow says of an event that it will refuse at every try; anything else may pass with time.
 REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
 # What lmlib imports to load a model and sample; MLflow's own inference of it takes seconds.
@@ -55,12 +55,17 @@ REGISTERED_NAME = "lm"
 BEST = "best"
 
 
+def is_remote() -> bool:
+    """Return whether MLFLOW_TRACKING_URI names a server."""
+    return os.environ["MLFLOW_TRACKING_URI"].startswith(("http:", "https:"))
+
+
 class Tracker:
     """The MLflow store that MLFLOW_TRACKING_URI names."""
 
     def __init__(self) -> None:
         self.uri = os.environ["MLFLOW_TRACKING_URI"]
-        self.remote = self.uri.startswith(("http:", "https:"))
+        self.remote = is_remote()
         # Four processes that create a local database at once crash three of them.
         self.lock = contextlib.nullcontext() if self.remote else FileLock("mlflow.db.lock")
         with self.lock:
@@ -396,8 +401,10 @@ def follow(spool: Path, name: str, trainer: int) -> None:
                 failures += 1
                 next_try = time.monotonic() + min(2.0**failures, MAX_PAUSE_S)
                 journal.read()
-                if journal.ended or os.getppid() != trainer:
-                    return  # one try, which may have hung, is enough
+                over = journal.ended or os.getppid() != trainer
+                # a server may have hung; a local database was locked by another process
+                if over and (is_remote() or now > (over_since or now) + PATIENCE_S):
+                    return
         time.sleep(POLL_EVERY_S)
 
 
