@@ -402,7 +402,7 @@ def follow(spool: Path, name: str, trainer: int) -> None:
                 next_try = time.monotonic() + min(2.0**failures, MAX_PAUSE_S)
                 journal.read()
                 over = journal.ended or os.getppid() != trainer
-                # a server may have hung; a local database was locked by another process
+                # a server may have hung; a local database may be locked by another process
                 if over and (is_remote() or now > (over_since or now) + PATIENCE_S):
                     return
         time.sleep(POLL_EVERY_S)

@@ -110,7 +110,7 @@ def test_apply_and_branch(lab: Project) -> None:
 
 
 def test_sampling_only_evaluates(lab: Project) -> None:
-    """In the workspace; the training keeps its one row, with the scores of both evaluations."""
+    """In the workspace: the model stays, its samples are written anew, and both are exported."""
     ran = lab.stages_run("dvc", "exp", "run", "--name", "warm", "-S", "sampling.temperature=1.5")
     assert ran == ["evaluate", "export"]
     assert {"slow", "warm"} <= shown(lab).keys()
