@@ -3,12 +3,15 @@
 import contextlib
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from tqdm import tqdm
 
 from lmlib.signals import terminate_with_parent
+from lmlib.tracking import root
 
 OnProgress = Callable[[str, int, int], None]  # (what is done, how much of it, of how much)
 
@@ -25,12 +28,30 @@ def run_stage(main: Callable[[], None]) -> None:
         logging.getLogger(name).setLevel(level)
     terminate_with_parent()
     try:
+        take_compiled_kernels(root())
         main()
     except (ValueError, OSError, FloatingPointError) as error:
         logging.getLogger("stages").debug("traceback of the error below", exc_info=True)
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def take_compiled_kernels(project: Path) -> None:
+    """Copy what Numba has compiled in `project` to here: a temporary copy of it (DVC's --temp).
+
+    Nothing happens in the project itself. To compile everything anew takes 30 s. Numba takes what
+    it finds where the source of the module is the same, by its hash.
+    """
+    if project == Path.cwd():
+        return
+    # an index (.nbi) comes last, as Numba writes it first: it never names code of another source
+    for pattern in ("*.nbc", "*.nbi"):
+        for compiled in project.glob(f"lmlib/**/__pycache__/{pattern}"):
+            here = compiled.relative_to(project)
+            if not here.exists():
+                here.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(compiled, here)
 
 
 @contextlib.contextmanager
