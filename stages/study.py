@@ -8,16 +8,18 @@ Run:    make sweep-lr   (by hand: python -m stages.study sweep-lr --jobs 2 -S tr
 import argparse
 import json
 import logging
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from typing import Any
 
 import vl_convert
+from ruamel.yaml import YAML
 
 from lmlib.files import write_atomically
 from stages.cli import run_stage
-from stages.paths import EVALUATE_METRICS, STUDIES, TRAIN_METRICS
+from stages.paths import EVALUATE_METRICS, PARAMS, STUDIES, TRAIN_METRICS
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +85,7 @@ STUDIES_BY_NAME = {
         axis="change",
         variants={
             "none": {},
+            "none, another seed": {"train.seed": "2"},  # how much is chance
             "no norm": {"model.norm": "none"},
             "no norm, a quarter of the learning rate": {
                 "model.norm": "none",
@@ -132,15 +135,24 @@ def main() -> None:
     args = _parse_arguments()
     study = STUDIES_BY_NAME[args.study]
     names = {f"{args.study}-{number}": label for number, label in enumerate(study.variants, 1)}
-    own = own_settings(args.set_param, study)
-    if old := sorted(finished().keys() & names.keys()):
+    params = YAML(typ="safe").load(PARAMS.read_text(encoding="utf-8"))
+    own = own_settings(args.set_param, study, params)
+    if waiting := sorted(experiments("queued", "running").keys() & names.keys()):
+        raise ValueError(
+            f"{args.study}: {', '.join(waiting)} of an earlier call still waits or runs: "
+            "`dvc queue start` or `dvc queue remove --queued`, then this again"
+        )
+    if old := sorted(experiments("success").keys() & names.keys()):
         _dvc("exp", "remove", *old)  # the run cache still has what they found
     for name, label in names.items():
         settings = study.settings | study.variants[label] | own
         options = [option for item in settings.items() for option in ("-S", "=".join(item))]
         _dvc("exp", "run", "--queue", "--name", name, "evaluate", *options)
+    # trainings side by side share the cores; more threads than cores wait for each other
+    threads = max(1, (os.cpu_count() or 1) // args.jobs)
+    env = {"OMP_NUM_THREADS": str(threads)} | os.environ
     # it fails where one of them does: the page then says which
-    subprocess.run(["dvc", "exp", "run", "--run-all", "--jobs", str(args.jobs)])
+    subprocess.run(["dvc", "exp", "run", "--run-all", "--jobs", str(args.jobs)], env=env)
     results = _results(names)
     if not results:
         raise ValueError(f"{args.study}: no experiment has finished; see `dvc queue status`")
@@ -222,11 +234,11 @@ def chart(study: Study, results: list[Result]) -> str:
 
 def _results(names: dict[str, str]) -> list[Result]:
     """Return what the experiments have reached, without those that did not finish."""
-    experiments = finished()
+    finished = experiments("success")
     results = []
     for name, label in names.items():
-        if name in experiments:
-            metrics = experiments[name]["metrics"]
+        if name in finished:
+            metrics = finished[name]["metrics"]
             train, scores = (
                 metrics[path.as_posix()]["data"] for path in (TRAIN_METRICS, EVALUATE_METRICS)
             )
@@ -235,30 +247,38 @@ def _results(names: dict[str, str]) -> list[Result]:
     return results
 
 
-def finished() -> dict[str, dict[str, Any]]:
-    """Return what DVC knows of each finished experiment since the last commit, by name.
+def experiments(*states: str) -> dict[str, dict[str, Any]]:
+    """Return what DVC knows of the experiments since the last commit in these states, by name.
 
-    Those that wait or have failed are shown with the metrics of the commit they started from.
+    States are "queued", "running", "failed" and "success". Only the last has metrics of its own:
+    the others are shown with those of the commit they started from.
     """
     done = subprocess.run(["dvc", "exp", "show", "--json"], stdout=subprocess.PIPE, check=True)
     groups = [group for commit in json.loads(done.stdout) for group in commit["experiments"] or []]
     return {
         entry["name"]: entry["data"]
         for group in groups
-        if (group["executor"] or {}).get("state", "success") == "success"
+        if (group["executor"] or {}).get("state", "success") in states
         for entry in group["revs"]
     }
 
 
-def own_settings(given: list[str], study: Study) -> Settings:
-    """Return the settings given; raise ValueError for one that the study itself changes."""
+def own_settings(given: list[str], study: Study, params: dict[str, Any]) -> Settings:
+    """Return the settings given; raise ValueError for one not in `params`, or the study's own."""
     parts = (setting.partition("=") for setting in given)
     settings = {key: value for key, _, value in parts}
     changed = {key for variant in study.variants.values() for key in variant}
     for key, value in settings.items():
-        if key in changed or not value:
-            reason = "is what the study changes" if key in changed else "has no value"
-            raise ValueError(f"-S {key}: {reason}; write KEY=VALUE with another key")
+        section, _, name = key.partition(".")
+        if key in changed:
+            reason = "is what the study changes"
+        elif name not in params.get(section, ()):
+            reason = f"is not in {PARAMS}"
+        elif not value:
+            reason = "has no value"
+        else:
+            continue
+        raise ValueError(f"-S {key}: {reason}; write KEY=VALUE with another key")
     return settings
 
 

@@ -1,5 +1,6 @@
 """Ready-made studies: what they ask for, what they write, and one of them run at tiny size."""
 
+import copy
 import dataclasses
 import re
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.pipeline.conftest import Project
 from tests.pipeline.imports import ROOT
 from tests.test_params import SECTIONS
 
+PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
 SIZES = Study(
     title="Width",
     axis="d_model",
@@ -27,7 +29,7 @@ RESULTS = [Result("64", 1000, 2560, 2.5, 1.25), Result("128", 4000, 2560, 2.25, 
 
 def resolved(study: Study, label: str) -> dict:
     """Return params.yaml as a variant of a study changes it."""
-    params = YAML(typ="safe").load(ROOT / "params.yaml")
+    params = copy.deepcopy(PARAMS)
     for key, value in (study.settings | study.variants[label]).items():
         section, name = key.split(".")
         assert name in params[section]
@@ -52,16 +54,18 @@ def test_variants_are_valid(name: str, label: str) -> None:
     [
         ("optim.lr=1", "^-S optim.lr: is what the study changes; write"),
         ("train.seed", "^-S train.seed: has no value; write KEY=VALUE"),
+        ("train.sed=2", "^-S train.sed: is not in params.yaml; write"),
+        ("seed=2", "^-S seed: is not in params.yaml; write"),
     ],
 )
 def test_refuses_settings_that_the_table_would_belie(given: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        own_settings([given], STUDIES_BY_NAME["sweep-lr"])
+        own_settings([given], STUDIES_BY_NAME["sweep-lr"], PARAMS)
 
 
 def test_takes_other_settings() -> None:
     study = STUDIES_BY_NAME["sweep-lr"]
-    assert own_settings(["train.seed=2", "corpus.train=[a=b]"], study) == {
+    assert own_settings(["train.seed=2", "corpus.train=[a=b]"], study, PARAMS) == {
         "train.seed": "2",
         "corpus.train": "[a=b]",
     }
@@ -112,10 +116,16 @@ def test_chart_names_its_axes(numeric: bool) -> None:
 def test_study_of_real_experiments(project: Project, tmp_path: Path) -> None:
     """Each is an experiment with a row here; one that failed counts as none, whatever DVC shows."""
     lab = project.clone(tmp_path / "clone")
-    wrong = ["-S", "model.d_model=33"]  # not a multiple of num_heads
+    study = ("python", "-m", "stages.study", "ablations", "--jobs", "2")
+    few = ("-S", "train.num_steps=6", "-S", "train.valid_every=6")
+    lab.run("dvc", "exp", "run", "--queue", "--name", "ablations-2", "evaluate", *few)
+    refused = lab.run(*study, *few, status=1)
+    assert "ablations-2 of an earlier call still waits" in refused
+    lab.run("dvc", "queue", "remove", "--queued")
+
+    wrong = ("-S", "model.d_model=33")  # not a multiple of num_heads
     lab.run("dvc", "exp", "run", "--queue", "--name", "bad", "evaluate", *wrong)
-    few = ["-S", "train.num_steps=6", "-S", "train.valid_every=6"]
-    output = lab.run("python", "-m", "stages.study", "ablations", "--jobs", "2", *few)
+    output = lab.run(*study, *few)
     page = (lab.folder / "models/studies/ablations.md").read_text(encoding="utf-8")
     assert page in output
     scores = re.findall(r"\| \**(\d\.\d{4})\** \|$", page, re.MULTILINE)
@@ -123,7 +133,14 @@ def test_study_of_real_experiments(project: Project, tmp_path: Path) -> None:
     assert len(set(scores)) > 1
     assert "did not finish" not in page
     assert (lab.folder / "models/studies/ablations.svg").is_file()
-    finished = lab.run("python", "-c", "import stages.study as s; print(*s.finished())").split()
-    assert set(finished) == {f"ablations-{number}" for number in range(1, len(scores) + 1)}
+    finished = "import stages.study as s; print(*s.experiments('success'))"
+    names = {f"ablations-{number}" for number in range(1, len(scores) + 1)}
+    assert set(lab.run("python", "-c", finished).split()) == names
     status = lab.run("git", "status", "--porcelain").split("\n")
     assert [line for line in status if line] == ["?? models/studies/"]
+
+    # again: from the run cache, in place of the first ones
+    lab.run(*study, *few)
+    again = (lab.folder / "models/studies/ablations.md").read_text(encoding="utf-8")
+    assert again == page
+    assert set(lab.run("python", "-c", finished).split()) == names
