@@ -302,7 +302,7 @@ def _status_after(error: BaseException) -> str:
 
 
 def _start_shipper(arguments: list[str], keep_open: int | None = None) -> subprocess.Popen[str]:
-    """Start lmlib.tracking.shipper in a session of its own, so that Ctrl-C is not for it.
+    """Start the shipper in a session of its own, so that Ctrl-C is not for it.
 
     `keep_open` is the journal's file: sharing it, trainer and shipper share its lock.
     """
@@ -311,7 +311,7 @@ def _start_shipper(arguments: list[str], keep_open: int | None = None) -> subpro
     environment = {**SHIPPER_DEFAULTS, **os.environ}
     environment |= {"PYTHONPATH": path, "MLFLOW_TRACKING_URI": tracking_uri()}
     # -P: the root of the repository may hold another lmlib than the one of a temporary copy
-    command = [sys.executable, "-P", "-W", "ignore", "-m", "lmlib.tracking.shipper", *arguments]
+    command = [sys.executable, "-P", "-W", "ignore", "-m", "lmlib.tracking", *arguments]
     return subprocess.Popen(
         command,
         cwd=root(),

@@ -1,6 +1,6 @@
 """The tracker's side: send journals to MLflow, in a process of its own (see lmlib.tracking).
 
-Run: python -m lmlib.tracking.shipper SPOOL [--journal NAME --trainer PID], from the root of the
+Run: python -m lmlib.tracking SPOOL [--journal NAME --trainer PID], from the root of the
 repository, with MLFLOW_TRACKING_URI set. With a journal it follows that one until its trainer has
 ended; without, it sends all that nobody holds.
 """
@@ -458,7 +458,3 @@ def main() -> None:
             follow(arguments.spool, arguments.journal, arguments.trainer)
         else:
             ship_all(arguments.spool)
-
-
-if __name__ == "__main__":
-    main()
