@@ -16,9 +16,24 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import webbrowser
+from typing import Any
 
 from lmlib.tracking import experiment_name, tracking_uri
 from stages.cli import run_stage
+
+API = "api/2.0/mlflow/experiments"
+VIEW = "models"
+# By default the table shows neither scores nor parameters. MLflow keeps a view in a tag of the
+# experiment; on its page it can be changed.
+COLUMNS = [
+    "params.`model.parameters`",
+    "params.`train.batch_size`",
+    "params.`train.num_steps`",
+    "params.`optim.lr`",
+    "metrics.`train/loss`",
+    "metrics.`evaluate/loss`",
+    "metrics.`evaluate/bits_per_byte`",
+]
 
 
 def main() -> None:
@@ -54,19 +69,39 @@ def main() -> None:
 def _runs_table(address: str, server: subprocess.Popen[bytes]) -> str:
     """Return the page of the runs once the server answers; raise OSError when it ends instead."""
     name = urllib.parse.quote(experiment_name(makes_model=True))
-    query = f"{address}/api/2.0/mlflow/experiments/get-by-name?experiment_name={name}"
     while server.poll() is None:
         try:
-            with urllib.request.urlopen(query, timeout=10) as answer:
-                found = json.load(answer)["experiment"]["experiment_id"]
-            return f"{address}/#/experiments/{found}/runs?workflowType=machine_learning"
+            answer = _ask(f"{address}/{API}/get-by-name?experiment_name={name}")
+            break
         except urllib.error.HTTPError as error:
             if error.code == 404:  # it serves, but no model was trained yet
                 return address
             raise
         except OSError:  # it starts
             time.sleep(0.2)
-    raise OSError(f"the MLflow server ended with status {server.returncode}; see above")
+    else:
+        raise OSError(f"the MLflow server ended with status {server.returncode}; see above")
+    experiment = answer["experiment"]
+    _add_view(address, experiment)
+    page = f"{address}/#/experiments/{experiment['experiment_id']}/runs"
+    return f"{page}?workflowType=machine_learning&viewStateShareKey={VIEW}"
+
+
+def _add_view(address: str, experiment: dict[str, Any]) -> None:
+    """Give an experiment the view, unless it has one, which its user may have changed."""
+    key = f"mlflow.sharedViewState.{VIEW}"
+    if key not in [tag["key"] for tag in experiment.get("tags", [])]:
+        tag = {"key": key, "value": json.dumps({"selectedColumns": COLUMNS})}
+        found = {"experiment_id": experiment["experiment_id"]}
+        _ask(f"{address}/{API}/set-experiment-tag", found | tag)
+
+
+def _ask(url: str, body: dict[str, str] | None = None) -> Any:
+    """Return what the server answers to GET, or to POST of `body`."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.load(answer)
 
 
 if __name__ == "__main__":

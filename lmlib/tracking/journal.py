@@ -114,7 +114,10 @@ class Run:
 
     @never_raises
     def artifact(self, path: str | Path, folder: str = "", *, on_parent: bool = False) -> None:
-        """Store a copy of the file `path` as an artifact, in `folder` of the run."""
+        """Store a copy of the file `path` as an artifact, in `folder` of the run.
+
+        If `on_parent`, of the parent run too, where it replaces an earlier one of that name.
+        """
         self._append("artifact", path=self._keep(path), folder=folder, on_parent=on_parent)
 
     @never_raises
@@ -216,9 +219,10 @@ def open_run(
     at most `wait_s` for what is still to be sent.
     """
     exp_name = os.environ.get("DVC_EXP_NAME")
+    label = f"{stage}-{exp_name or fingerprint[:8]}"
     opening = {
         "stage": stage,
-        "name": exp_name if exp_name and stage == "train" else f"{stage}-{fingerprint[:8]}",
+        "name": exp_name if exp_name and stage == "train" else label,
         "experiment": experiment_name(makes_model),
         "fingerprint": fingerprint,
         "parent": parent,

@@ -261,7 +261,8 @@ class Journal:
                 self._tag_non_finite(client, event)
             case "artifact":
                 if Path(event["path"]).exists():  # else it went with an earlier, broken-off send
-                    client.log_artifact(target, event["path"], event["folder"] or None)
+                    for run_id in {self.run_id, target}:
+                        client.log_artifact(run_id, event["path"], event["folder"] or None)
             case "model":
                 if Path(event["model"]).exists():
                     # where Model.log stores models

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from stages import paths
 from tests.pipeline.imports import ROOT, modules_behind
 from tests.test_params import SECTIONS
 
@@ -40,6 +41,27 @@ def reads(module: str) -> set[str]:
     sections = {ast.literal_eval(two[1]) for two in first_two if two[0] == "PARAMS" and two[1:]}
     assert sections <= SECTIONS.keys()
     return sections
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_files_the_stage_uses_are_its_deps_and_outs(stage: str) -> None:
+    """Each name that it takes from stages.paths; a file that DVC does not know is never rebuilt."""
+    entry = STAGES[stage]
+    known = {Path(path) for path in [*entry["deps"], *entry["outs"]]}
+    known |= {
+        Path(path) for kind in ("metrics", "plots") for each in entry.get(kind, []) for path in each
+    }
+    imported = {
+        alias.name
+        for module in modules_behind(Path(f"stages/{stage}.py"))
+        for node in ast.walk(ast.parse((ROOT / module).read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module == "stages.paths"
+        for alias in node.names
+    }
+    used = {getattr(paths, name) for name in imported} - {paths.PARAMS, paths.LOCK}
+    files = {path for path in used if isinstance(path, Path)}
+    assert files
+    assert [path for path in files if not known & {path, *path.parents}] == []
 
 
 def test_editing_sampling_does_not_retrain() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,26 @@ def in_json(project: Project, *command: str) -> Any:
     return json.loads(project.run("dvc", *command, "--json").splitlines()[-1])
 
 
-def trainings(project: Project) -> list[Run]:
-    """Return the runs of trained models in the store of a clone."""
-    client = MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
+def tracked(project: Project) -> MlflowClient:
+    """Return the store of a clone."""
+    uri = f"sqlite:///{project.folder}/mlflow.db"
+    return MlflowClient(uri, uri)
+
+
+def runs_of(project: Project, stage: str) -> list[Run]:
+    """Return the runs of a stage in the store of a clone, in the order of their start."""
+    client = tracked(project)
     experiment = client.get_experiment_by_name("lm")
     assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id], "tags.stage = 'train'")
+    runs = client.search_runs([experiment.experiment_id], f"tags.stage = '{stage}'")
     return sorted(runs, key=lambda run: run.info.start_time)
+
+
+def artifact(project: Project, run: Run, path: str) -> str:
+    """Return the text of an artifact of a run."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = tracked(project).download_artifacts(run.info.run_id, path, folder)
+        return Path(copy).read_text(encoding="utf-8")
 
 
 def shown(project: Project) -> dict[str, dict[str, Any]]:
@@ -57,16 +71,16 @@ def test_temporary_experiment_leaves_the_workspace_alone(lab: Project) -> None:
     """Its run is in the repository's own store, not in the folder that was thrown away."""
     assert lab.run("git", "status", "--porcelain") == ""
     assert "up to date" in lab.run("dvc", "status")
-    assert len(trainings(lab)) == 1
+    assert len(runs_of(lab, "train")) == 1
 
 
 def test_run_and_experiment_lead_to_each_other(lab: Project) -> None:
     """By the name, which `dvc exp show` prints, and by the commit that it started from."""
-    (run,) = trainings(lab)
+    (run,) = runs_of(lab, "train")
     entry = shown(lab)["slow"]
     assert run.info.run_name == "slow"
     head = lab.run("git", "rev-parse", "HEAD").strip()
-    expected = {"DVC_EXP_NAME": "slow", "DVC_EXP_BASELINE_REV": head, "stage": "train"}
+    expected = {"DVC_EXP_NAME": "slow", "DVC_EXP_BASELINE_REV": head, "git_commit": head}
     assert run.data.tags.items() >= expected.items()
     metrics = entry["data"]["metrics"]["models/metrics/evaluate.json"]["data"]
     assert run.data.metrics["evaluate/bits_per_byte"] == metrics["bits_per_byte"]
@@ -74,11 +88,13 @@ def test_run_and_experiment_lead_to_each_other(lab: Project) -> None:
 
 def test_numbers_arrive_as_numbers(lab: Project) -> None:
     """DVC writes 1e-05, which is a text to YAML 1.1, and a list as a list."""
-    (run,) = trainings(lab)
+    (run,) = runs_of(lab, "train")
     assert float(run.data.params["optim.lr"]) == 1e-5
     assert run.data.params["optim.betas"] == "[0.8, 0.9]"
+    recorded = YAML(typ="safe").load(artifact(lab, run, "params.yaml"))["optim"]
     optim = shown(lab)["slow"]["data"]["params"]["params.yaml"]["data"]["optim"]
-    assert (optim["lr"], optim["betas"]) == (1e-5, [0.8, 0.9])
+    for values in (recorded, optim):
+        assert (values["lr"], values["betas"]) == (1e-5, [0.8, 0.9])
 
 
 def test_diffs(lab: Project) -> None:
@@ -95,6 +111,10 @@ def test_diffs(lab: Project) -> None:
     both = in_json(lab, "exp", "diff", "main", "slow")
     assert both["params"]["params.yaml"].keys() == params.keys()
     assert both["metrics"]["models/metrics/train.json"] == train
+    (chart,) = in_json(lab, "plots", "diff", "main", "slow")["data"]["Training and validation loss"]
+    rows = [row for row in chart["content"]["data"]["values"] if row["filename"] == "train.csv"]
+    last = {row["rev"]: float(row["loss"]) for row in rows}
+    assert last["slow"] - last["main"] == pytest.approx(train["train_loss"]["diff"])
 
 
 def test_apply_and_branch(lab: Project) -> None:
@@ -105,21 +125,50 @@ def test_apply_and_branch(lab: Project) -> None:
     assert (optim["lr"], optim["betas"]) == (1e-5, [0.8, 0.9])
     reset(lab)
     lab.run("dvc", "exp", "branch", "slow", "slower")
-    text = lab.run("git", "show", "slower:params.yaml")
-    assert YAML(typ="safe").load(text)["optim"]["lr"] == 1e-5
+    lab.run("git", "checkout", "--quiet", "slower")
+    lab.run("dvc", "checkout", "--quiet")
+    optim = YAML(typ="safe").load(lab.folder / "params.yaml")["optim"]
+    assert (optim["lr"], optim["betas"]) == (1e-5, [0.8, 0.9])
+    assert "up to date" in lab.run("dvc", "status")
+    lab.run("git", "checkout", "--quiet", "main")
+    lab.run("dvc", "checkout", "--quiet")
 
 
 def test_sampling_only_evaluates(lab: Project) -> None:
-    """In the workspace: the model stays, its samples are written anew, and both are exported."""
-    ran = lab.stages_run("dvc", "exp", "run", "--name", "warm", "-S", "sampling.temperature=1.5")
+    """The model stays, and so does its row, with the scores and samples of the newer evaluation."""
+    warmer = [*SETTINGS, "-S", "sampling.temperature=1.5"]
+    ran = lab.stages_run("dvc", "exp", "run", "--name", "warm", *warmer)
     assert ran == ["evaluate", "export"]
     assert {"slow", "warm"} <= shown(lab).keys()
+    written = (lab.folder / "models/samples.md").read_text(encoding="utf-8")
+    scores = json.loads((lab.folder / "models/metrics/evaluate.json").read_text())
     reset(lab)
+
+    lab.wait_until_tracked()
+    (row,) = runs_of(lab, "train")
+    first, second = runs_of(lab, "evaluate")
+    assert row.info.run_name == "slow"
+    assert (first.info.run_name, second.info.run_name) == ("evaluate-slow", "evaluate-warm")
+    for child in (first, second):
+        assert child.data.tags["mlflow.parentRunId"] == row.info.run_id
+    usual = YAML(typ="safe").load(lab.folder / "params.yaml")["sampling"]["temperature"]
+    assert float(first.data.params["sampling.temperature"]) == usual
+    assert second.data.params["sampling.temperature"] == "1.5"
+    assert first.data.metrics["evaluate/distinct_2"] != scores["distinct_2"]
+    for run in (row, second):
+        of_run = {name: run.data.metrics[f"evaluate/{name}"] for name in scores}
+        assert of_run == scores
+        assert artifact(lab, run, "samples/samples.md") == written
+    assert f"Temperature {usual:g}," in artifact(lab, first, "samples/samples.md")
+    assert "Temperature 1.5," in written
+    (version,) = tracked(lab).search_model_versions("name = 'lm'")
+    assert version.run_id == row.info.run_id
 
 
 def test_sweep_in_parallel_on_a_fresh_clone(project: Project, tmp_path: Path) -> None:
     """Three trainers that start at once make one database, and each has a row in it."""
     clone = project.clone(tmp_path / "clone")
+    assert not (clone.folder / "mlflow.db").exists()
     sweep = ["-S", "optim.lr=1e-3,3e-4,1e-4"]
     queued = clone.run("dvc", "exp", "run", "--queue", "train", *sweep)
     names = set(re.findall(r"Queued experiment '(\S+)'", queued))
@@ -129,7 +178,7 @@ def test_sweep_in_parallel_on_a_fresh_clone(project: Project, tmp_path: Path) ->
     status = clone.run("dvc", "queue", "status")
     assert status.count("Success") == 3, status
     clone.wait_until_tracked()
-    runs = trainings(clone)
+    runs = runs_of(clone, "train")
     assert {run.info.run_name for run in runs} == names == shown(clone).keys()
     assert {float(run.data.params["optim.lr"]) for run in runs} == {1e-3, 3e-4, 1e-4}
     assert {run.info.status for run in runs} == {"FINISHED"}

@@ -4,6 +4,7 @@ import json
 import re
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from ruamel.yaml import YAML
 
+from lmlib.files import sha256_file
 from lmlib.tracking import flatten
+from stages import ui
 from tests.browser import Browser, open_browser
 from tests.pipeline.conftest import Project
 
@@ -35,16 +38,29 @@ def trained(project: Project, client: MlflowClient) -> Run:
     return run
 
 
-def test_params_of_all_sections_that_made_the_model(project: Project, trained: Run) -> None:
+@pytest.fixture(scope="module")
+def evaluated(client: MlflowClient, trained: Run) -> Run:
+    """The run of its evaluation."""
+    (run,) = client.search_runs(
+        [trained.info.experiment_id], f"tags.`mlflow.parentRunId` = '{trained.info.run_id}'"
+    )
+    return run
+
+
+def test_params_of_all_sections(project: Project, trained: Run, evaluated: Run) -> None:
     """The row says from which text and tokenizer, too; how it is sampled belongs to its child."""
     values = flatten(YAML(typ="safe").load(project.folder / "params.yaml"))
-    made_by = {name for name in values if not name.startswith(("evaluation.", "sampling."))}
     # names without a dot are MLflow's: the `model_config` of the registered model
-    dotted = {name for name in trained.data.params if "." in name}
-    assert dotted == made_by | {"model.parameters"}
+    of_model = {name for name in trained.data.params if "." in name}
+    of_child = evaluated.data.params.keys()
+    assert of_model - values.keys() == {"model.parameters"}
+    assert {name for name in of_child if name.startswith(("evaluation.", "sampling."))} == of_child
+    assert of_model | of_child == values.keys() | {"model.parameters"}
+    assert not of_model & of_child
     assert trained.data.params["corpus.source"] == "toystories"
     assert trained.data.params["tokenizer.vocab_size"] == "512"
     assert float(trained.data.params["optim.lr"]) == values["optim.lr"]
+    assert float(evaluated.data.params["sampling.temperature"]) == values["sampling.temperature"]
 
 
 def test_data_has_the_name_that_dvc_gives_it(project: Project, trained: Run) -> None:
@@ -55,20 +71,34 @@ def test_data_has_the_name_that_dvc_gives_it(project: Project, trained: Run) -> 
     assert trained.data.tags["data_md5"] == tokens["md5"]
 
 
-def test_artifacts(trained: Run, client: MlflowClient) -> None:
-    def names(folder: str) -> set[str]:
-        return {file.path for file in client.list_artifacts(trained.info.run_id, folder)}
+def test_dataset(project: Project, trained: Run) -> None:
+    """The tokens that were learnt from; MLflow takes 36 characters of a digest."""
+    assert trained.inputs is not None
+    (used,) = trained.inputs.dataset_inputs
+    digest = sha256_file(project.folder / "data/tokens/train.npy")
+    assert (used.dataset.name, used.dataset.digest) == ("tokens", digest[:36])
+    assert json.loads(used.dataset.source) == {"uri": "data/tokens/train.npy"}
 
-    assert names("curves") == {f"curves/{name}.csv" for name in ("train", "valid", "position")}
-    assert names("samples") == {"samples/samples.md"}
-    assert "params.yaml" in names("")
+
+def test_artifacts(project: Project, trained: Run, client: MlflowClient, tmp_path: Path) -> None:
+    """Copies of what the pipeline wrote, and of the parameters as they were."""
+    copies = Path(client.download_artifacts(trained.info.run_id, "", str(tmp_path)))
+    files = {"params.yaml": "params.yaml", "samples/samples.md": "models/samples.md"}
+    files |= {f"curves/{x}.csv": f"models/plots/{x}.csv" for x in ("train", "valid", "position")}
+    found = [path for path in copies.rglob("*") if path.is_file()]
+    assert {path.relative_to(copies).as_posix() for path in found} == files.keys()
+    for copy, original in files.items():
+        assert (copies / copy).read_bytes() == (project.folder / original).read_bytes()
 
 
 def test_registered_model_writes_text(
     project: Project, trained: Run, client: MlflowClient, tmp_path: Path
 ) -> None:
     """By its alias, from a folder without the code of the project."""
-    assert client.get_model_version_by_alias("lm", "best").run_id == trained.info.run_id
+    best = client.get_model_version_by_alias("lm", "best")
+    assert best.run_id == trained.info.run_id
+    scores = json.loads((project.folder / "models/metrics/evaluate.json").read_text())
+    assert float(best.tags["bits_per_byte"]) == scores["bits_per_byte"]
     script = (
         "import json, mlflow.pyfunc\n"
         "model = mlflow.pyfunc.load_model('models:/lm@best')\n"
@@ -83,28 +113,37 @@ def test_registered_model_writes_text(
     ).read_text(encoding="utf-8")
 
 
+def test_make_ui_starts_the_stage(project: Project) -> None:
+    recipe = project.run("make", "--dry-run", "--old-file=.venv/.ready", "ui", "ARGS=--port 5001")
+    assert recipe.strip().splitlines()[-1].endswith("python -m stages.ui --port 5001")
+
+
 @pytest.fixture(scope="module")
-def table(project: Project) -> Iterator[str]:
+def table(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address that `make ui` prints."""
     with socket.socket() as probe:  # a port that was free a moment ago
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with subprocess.Popen(
-        ["python", "-m", "stages.ui", "--port", str(port)],
-        cwd=project.folder,
-        env=project.env | {"DISPLAY": ""},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as server:
-        assert server.stdout is not None
-        found = None
-        for line in server.stdout:
-            if found := re.match(r"open (\S+) in a browser", line):
-                break
-        assert found, "stages.ui ended"
-        yield found[1]
-        server.terminate()
+        port = str(probe.getsockname()[1])
+    printed = tmp_path_factory.mktemp("ui") / "stdout"
+    with (
+        printed.open("w") as file,
+        subprocess.Popen(
+            ["python", "-m", "stages.ui", "--port", port],
+            cwd=project.folder,
+            env=project.env | {"DISPLAY": ""},
+            stdout=file,
+            stderr=subprocess.DEVNULL,
+        ) as server,
+    ):
+        try:
+            start = time.monotonic()
+            while not (found := re.search(r"^open (\S+) in a browser", printed.read_text(), re.M)):
+                assert server.poll() is None, "stages.ui ended"
+                assert time.monotonic() - start < 240  # only ends a broken test
+                time.sleep(0.1)
+            yield found[1]
+        finally:
+            server.terminate()
 
 
 def test_ui_says_that_its_port_is_taken(project: Project) -> None:
@@ -124,13 +163,29 @@ def says(text: str) -> str:
     return f"document.body.innerText.includes({json.dumps(text)})"
 
 
-def test_pages_of_the_ui(browser: Browser, table: str, trained: Run) -> None:
-    """The table has the run, the chart of the loss its line, the artifact its text."""
+def test_columns_of_the_table_are_there(trained: Run) -> None:
+    named = [column.replace("`", "").split(".", 1) for column in ui.COLUMNS]
+    assert [name for kind, name in named if name not in getattr(trained.data, kind)] == []
+
+
+def test_a_view_that_was_changed_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, str]] = []
+    monkeypatch.setattr(ui, "_ask", lambda _, body: asked.append(body))
+    ui._add_view("", {"experiment_id": "1"})
+    (tag,) = asked
+    ui._add_view("", {"experiment_id": "1", "tags": [{"key": tag["key"], "value": "{}"}]})
+    assert asked == [tag]
+
+
+def test_pages_of_the_ui(browser: Browser, table: str, project: Project, trained: Run) -> None:
+    """The table has the run and its score, the chart of the loss its line, the samples are read."""
     assert "/runs?workflowType=machine_learning" in table
     browser.open(table)
     name = trained.info.run_name
     assert name
     browser.wait_for(says(name))
+    browser.wait_for(says("evaluate/bits_per_byte"))
+    browser.wait_for(says(str(trained.data.metrics["evaluate/bits_per_byte"])))
 
     experiment, run = trained.info.experiment_id, trained.info.run_id
     server = table.partition("#")[0]
@@ -142,4 +197,7 @@ def test_pages_of_the_ui(browser: Browser, table: str, trained: Run) -> None:
     browser.wait_for(says(f"{trained.data.metrics['train/loss']} (step=20)"))
 
     browser.open(f"{server}#/experiments/{experiment}/runs/{run}/artifacts/samples/samples.md")
+    samples = (project.folder / "models/samples.md").read_text(encoding="utf-8")
+    (scores,) = [line for line in samples.splitlines() if line.startswith("Validation loss")]
+    browser.wait_for(says(scores))
     browser.wait_for(says("Once upon a time"))

@@ -1,5 +1,6 @@
 """A training whose tracking server hangs, and the command that sends later what it missed."""
 
+import json
 import socket
 from pathlib import Path
 
@@ -21,6 +22,10 @@ def test_training_beside_a_hanging_server_is_sent_later(project: Project, tmp_pa
         # which of them, depends on how busy the machine is
         assert "takes no events now" in output or "events are still being sent" in output
         assert clone.run("git", "status", "--porcelain") == ""  # the hashes in dvc.lock, too
+
+        (journal,) = clone.folder.glob("models/.tracking/*.jsonl")
+        opening = json.loads(journal.read_text(encoding="utf-8").splitlines()[0])
+        assert opening["system_metrics"]  # a tiny training ends before the first of them
 
         output = clone.run("python", "-m", "stages.sync_tracking", status=1)
         assert "0 events sent" in output
