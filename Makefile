@@ -97,6 +97,10 @@ bench-learning: $(READY) ## What AdamW, Muon and a Llama learn from a text: CORP
 bench-sample: $(READY) ## Sampling beside transformers: REPEATS=5 ARGS="--device cuda"
 	@cd "$(ROOT)" && python -m tests.benchmarks.bench_sample --repeats $(or $(REPEATS),5) $(ARGS)
 
+.PHONY: bench-pipeline
+bench-pipeline: $(READY) ## What DVC and MLflow cost: an empty dvc repro, the start of stages, logging
+	@cd "$(ROOT)" && python -m tests.benchmarks.bench_pipeline --repeats $(or $(REPEATS),5) $(ARGS)
+
 .PHONY: clean prune
 prune: ## Remove the states of trainings that were never finished
 	@rm -rf "$(ROOT)/models/.resume"
