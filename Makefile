@@ -33,6 +33,7 @@ $(READY): $(ROOT)/pyproject.toml $(ROOT)/constraints.txt
 	  rm -rf "$(ROOT)/.venv" && "$(PYTHON)" -m venv "$(ROOT)/.venv" || exit 1; \
 	fi
 	@rm -f "$@"
+	@echo "installing into $(ROOT)/.venv: some minutes, 2.7 GB"
 	@cd "$(ROOT)" && "$(BIN)/python" -m pip install --quiet --disable-pip-version-check \
 	  --constraint constraints.txt --editable '.[dev]'
 	@# 25 s of compiling that would otherwise fall into the first run, or into each test process
@@ -109,7 +110,7 @@ clean: ## Remove .venv and caches of tools (never data, models or runs)
 	@cd "$(ROOT)" && rm -rf .venv .pytest_cache .ruff_cache .hypothesis build *.egg-info
 
 # Presets: experiments with several parameters changed, which `dvc exp run` writes to params.yaml.
-# Back to the default: git checkout params.yaml dvc.lock && dvc checkout
+# Back to the default: git checkout . && dvc checkout
 # Change more: make tinystories ARGS="-S train.seed=2"
 EXPERIMENT = cd "$(ROOT)" && dvc exp run $(ARGS)
 LARGE = -S tokenizer.vocab_size=10000 -S model.context_length=256 -S model.d_model=512 \
@@ -136,7 +137,7 @@ TINY = -S corpus.source=toystories -S corpus.train_bytes=200000 -S corpus.valid_
   -S model.num_heads=2 -S train.num_steps=20 -S train.batch_size=4 -S train.log_every=5 \
   -S train.valid_every=10 -S train.valid_batches=2 -S train.checkpoint_every=5 \
   -S optim.warmup_steps=5 -S sampling.max_tokens=32
-tiny: $(READY) ## Preset: everything very small, in seconds
+tiny: $(READY) ## Preset: everything very small, in half a minute
 	@$(EXPERIMENT) $(TINY)
 
 # Studies: several experiments, a table and a chart in models/studies/

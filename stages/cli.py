@@ -24,7 +24,7 @@ def run_stage(main: Callable[[], None]) -> None:
     """
     level = logging.DEBUG if os.environ.get("LMLIB_DEBUG") else logging.INFO
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    for name in ("lmlib", "stages"):
+    for name in ("lmlib", "stages", "__main__"):  # the last is the stage itself
         logging.getLogger(name).setLevel(level)
     terminate_with_parent()
     try:

@@ -6,6 +6,7 @@ Run:    python -m stages.report
 
 import json
 import sys
+from itertools import pairwise
 
 from stages.cli import run_stage
 from stages.paths import EVALUATE_METRICS, SAMPLES
@@ -16,12 +17,10 @@ def main() -> None:
     if not EVALUATE_METRICS.is_file() or not SAMPLES.is_file():
         raise FileNotFoundError(f"{EVALUATE_METRICS}: no results yet; run `dvc repro`")
     scores = json.loads(EVALUATE_METRICS.read_text(encoding="utf-8"))
-    samples = [line for line in SAMPLES.read_text(encoding="utf-8").splitlines() if line[:1] == ">"]
     sys.stdout.write(
         "\n".join(
             [
-                "",
-                *(line.removeprefix(">").strip() for line in samples),
+                *_samples(SAMPLES.read_text(encoding="utf-8")),
                 "",
                 f"validation loss  {scores['loss']:.4f} nats per token",
                 f"perplexity       {scores['perplexity']:.3f}",
@@ -34,6 +33,16 @@ def main() -> None:
             ]
         )
     )
+
+
+def _samples(page: str) -> list[str]:
+    """Return the quoted lines of the page, with a line before each sample."""
+    lines = []
+    for before, line in pairwise(["", *page.splitlines()]):
+        if line.startswith(">"):
+            lines += [] if before.startswith(">") else ["", "-" * 20]
+            lines.append(line.removeprefix(">").strip())
+    return lines
 
 
 def _about_samples(scores: dict[str, float]) -> list[str]:

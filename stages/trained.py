@@ -11,7 +11,13 @@ from stages.paths import MODEL, TOKENIZER
 
 
 def load_trained(device: torch.device, folder: Path = Path()) -> tuple[TransformerLM, Tokenizer]:
-    """Load both from below `folder`; raise ValueError when they do not belong to each other."""
+    """Load both from below `folder`.
+
+    Raises FileNotFoundError when one is missing, ValueError when they do not belong together.
+    """
+    for path in (folder / TOKENIZER, folder / MODEL):
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: missing; run `dvc repro`, which makes it")
     tokenizer = Tokenizer.load(folder / TOKENIZER)
     model = load_model(folder / MODEL, device)
     if model.vocab_size != tokenizer.vocab_size:

@@ -53,6 +53,7 @@ def main() -> None:
     defaults = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port]
     command += ["--backend-store-uri", uri, "--workers", "1"]  # for one person
+    command += ["--uvicorn-opts", "--log-level warning"]  # no line for each request
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with subprocess.Popen(command, env={**defaults, **os.environ}) as server:
         try:

@@ -77,11 +77,11 @@ def load() -> ModuleType:
 
 @contextmanager
 def _announcing() -> Iterator[None]:
-    """Say what takes so long when the kernels must be compiled."""
+    """Say what takes so long when the kernels must be compiled, or the machine is busy."""
     notice = threading.Timer(
         ANNOUNCE_AFTER_S,
         logger.warning,
-        ["compiling the tokenizer's kernels, once; later runs read them from the disk"],
+        ["loading the tokenizer's kernels; the first time they are compiled, in half a minute"],
     )
     notice.daemon = True
     notice.start()

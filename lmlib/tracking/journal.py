@@ -191,7 +191,9 @@ class Run:
         if self._relay is not None:
             self._relay.join(wait_s)
             if self._relay.is_alive():
-                self._warn(f"events are still being sent from {self._journal}; not waiting longer")
+                logger.warning(
+                    "tracking: MLflow is slow; the rest is sent meanwhile, from %s", self._journal
+                )
 
 
 @contextmanager
