@@ -3,15 +3,18 @@
 import contextlib
 import logging
 import os
-import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tqdm import tqdm
 
+from lmlib.files import write_atomically
 from lmlib.signals import terminate_with_parent
 from lmlib.tracking import root
+
+SETTLED_AFTER_S = 60.0
 
 OnProgress = Callable[[str, int, int], None]  # (what is done, how much of it, of how much)
 
@@ -40,18 +43,22 @@ def run_stage(main: Callable[[], None]) -> None:
 def take_compiled_kernels(project: Path) -> None:
     """Copy what Numba has compiled in `project` to here: a temporary copy of it (DVC's --temp).
 
-    Nothing happens in the project itself. To compile everything anew takes 30 s. Numba takes what
-    it finds where the source of the module is the same, by its hash.
+    Nothing happens in the project itself. To compile everything anew takes half a minute. Numba
+    takes what it finds where the source of the module is the same, by its hash in the index (.nbi).
     """
     if project == Path.cwd():
         return
-    # an index (.nbi) comes last, as Numba writes it first: it never names code of another source
-    for pattern in ("*.nbc", "*.nbi"):
-        for compiled in project.glob(f"lmlib/**/__pycache__/{pattern}"):
-            here = compiled.relative_to(project)
-            if not here.exists():
-                here.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(compiled, here)
+    for index in project.glob("lmlib/**/__pycache__/*.nbi"):
+        here = index.relative_to(project)
+        before = index.stat().st_mtime
+        # Numba writes an index before the code (.nbc) it names: this one may be of another source
+        if here.exists() or time.time() - before < SETTLED_AFTER_S:
+            continue
+        for code in index.parent.glob(f"{index.stem}.*.nbc"):
+            write_atomically(code.relative_to(project), code.read_bytes())
+        content = index.read_bytes()
+        if index.stat().st_mtime == before:
+            write_atomically(here, content)
 
 
 @contextlib.contextmanager

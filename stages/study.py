@@ -18,6 +18,7 @@ import vl_convert
 from ruamel.yaml import YAML
 
 from lmlib.files import write_atomically
+from lmlib.tokenizer.workers import default_num_workers
 from stages.cli import run_stage
 from stages.paths import EVALUATE_METRICS, PARAMS, STUDIES, TRAIN_METRICS
 
@@ -139,8 +140,8 @@ def main() -> None:
     own = own_settings(args.set_param, study, params)
     if waiting := sorted(experiments("queued", "running").keys() & names.keys()):
         raise ValueError(
-            f"{args.study}: {', '.join(waiting)} of an earlier call still waits or runs: "
-            "`dvc queue start` or `dvc queue remove --queued`, then this again"
+            f"{args.study}: {', '.join(waiting)} of an earlier call still waits or runs: let it "
+            "end (`dvc queue start`), or `dvc queue remove --queued` and `dvc queue kill` it"
         )
     if old := sorted(experiments("success").keys() & names.keys()):
         _dvc("exp", "remove", *old)  # the run cache still has what they found
@@ -149,7 +150,7 @@ def main() -> None:
         options = [option for item in settings.items() for option in ("-S", "=".join(item))]
         _dvc("exp", "run", "--queue", "--name", name, "evaluate", *options)
     # trainings side by side share the cores; more threads than cores wait for each other
-    threads = max(1, (os.cpu_count() or 1) // args.jobs)
+    threads = max(1, default_num_workers() // args.jobs)
     env = {"OMP_NUM_THREADS": str(threads)} | os.environ
     # it fails where one of them does: the page then says which
     subprocess.run(["dvc", "exp", "run", "--run-all", "--jobs", str(args.jobs)], env=env)
@@ -289,12 +290,19 @@ def _dvc(*arguments: str) -> None:
         raise OSError(f"`dvc {' '.join(arguments)}` ended with {status}; see above")
 
 
+def positive(text: str) -> int:
+    """Return the number; argparse makes a sentence of the ValueError."""
+    if int(text) < 1:
+        raise ValueError(text)
+    return int(text)
+
+
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m stages.study", description="Run a study of DVC experiments."
     )
     parser.add_argument("study", choices=STUDIES_BY_NAME)
-    parser.add_argument("--jobs", type=int, default=2, help="at a time (%(default)s)")
+    parser.add_argument("--jobs", type=positive, default=2, help="at a time (%(default)s)")
     parser.add_argument(
         "-S",
         "--set-param",

@@ -6,6 +6,7 @@ Run:    make ui   (by hand, from the repository root: python -m stages.ui --port
 import argparse
 import contextlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -21,10 +22,12 @@ from typing import Any
 from lmlib.tracking import experiment_name, tracking_uri
 from stages.cli import run_stage
 
+logger = logging.getLogger(__name__)
+
 API = "api/2.0/mlflow/experiments"
 VIEW = "models"
 # By default the table shows neither scores nor parameters. MLflow keeps a view in a tag of the
-# experiment; on its page it can be changed.
+# experiment; the page starts with it each time.
 COLUMNS = [
     "params.`model.parameters`",
     "params.`train.batch_size`",
@@ -83,13 +86,18 @@ def _runs_table(address: str, server: subprocess.Popen[bytes]) -> str:
     else:
         raise OSError(f"the MLflow server ended with status {server.returncode}; see above")
     experiment = answer["experiment"]
-    _add_view(address, experiment)
     page = f"{address}/#/experiments/{experiment['experiment_id']}/runs"
-    return f"{page}?workflowType=machine_learning&viewStateShareKey={VIEW}"
+    page += "?workflowType=machine_learning"
+    try:
+        _add_view(address, experiment)
+    except OSError as error:  # a training may hold the database
+        logger.warning("the table has MLflow's own columns: %s", error)
+        return page
+    return f"{page}&viewStateShareKey={VIEW}"
 
 
 def _add_view(address: str, experiment: dict[str, Any]) -> None:
-    """Give an experiment the view, unless it has one, which its user may have changed."""
+    """Give an experiment the view, unless it has one: the tag may be edited."""
     key = f"mlflow.sharedViewState.{VIEW}"
     if key not in [tag["key"] for tag in experiment.get("tags", [])]:
         tag = {"key": key, "value": json.dumps({"selectedColumns": COLUMNS})}

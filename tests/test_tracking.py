@@ -409,11 +409,14 @@ def test_server_that_dies_in_the_middle_of_a_run(
                     store, "a5" * 16, {"train/loss", "system/cpu_utilization_percentage"}
                 )
                 os.killpg(server.pid, signal.SIGKILL)
+                server.wait()
+                caplog.clear()  # it may have been slow to start
                 for step in range(50, 100):
                     run.log(step, {"train/loss": float(step)})
     finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
     assert "takes no events now" in caplog.records[-1].message
     assert replay(store.spool) == 1 + 100 + 1
     assert store.steps("a5" * 16, "train/loss") == list(range(100))

@@ -316,6 +316,7 @@ def _start_shipper(arguments: list[str], keep_open: int | None = None) -> subpro
     path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     environment = {**SHIPPER_DEFAULTS, **os.environ}
     environment |= {"PYTHONPATH": path, "MLFLOW_TRACKING_URI": tracking_uri()}
+    environment["MLFLOW_ENABLE_ASYNC_LOGGING"] = "false"  # what was sent has arrived
     # -P: the root of the repository may hold another lmlib than the one of a temporary copy
     command = [sys.executable, "-P", "-W", "ignore", "-m", "lmlib.tracking", *arguments]
     return subprocess.Popen(

@@ -261,7 +261,7 @@ class Journal:
                 self._tag_non_finite(client, event)
             case "artifact":
                 if Path(event["path"]).exists():  # else it went with an earlier, broken-off send
-                    for run_id in {self.run_id, target}:
+                    for run_id in dict.fromkeys((target, self.run_id)):
                         client.log_artifact(run_id, event["path"], event["folder"] or None)
             case "model":
                 if Path(event["model"]).exists():

@@ -48,7 +48,7 @@ STAGES = {  # with their arguments
     "train_tokenizer": "lmlib.tokenizer:train_bpe",
     "encode": "lmlib.tokenizer:Tokenizer.encode_file",
     "report": "sys:stdout.write",
-    "ui": "subprocess:Popen.__init__",  # of the MLflow server
+    "ui --port 5873": "subprocess:Popen.__init__",  # of the MLflow server
     "sync_tracking": "lmlib.tracking:replay",
     "study sweep-lr": "subprocess:Popen.__init__",  # of `dvc exp show`
     "vega": "vl_convert:javascript_bundle",

@@ -16,15 +16,13 @@ SOURCE = """from numba import njit
 def square(x):
     return x * x
 """
-CALL = """from pathlib import Path
-from stages.cli import take_compiled_kernels
+CALL = """import sys
+from stages.cli import run_stage
 
-take_compiled_kernels(Path("../project").resolve())
-import sys
 sys.path.insert(0, "lmlib")
 from kernels import square
 
-print(square(3))
+run_stage(lambda: print(square(3)))
 """
 
 
@@ -34,6 +32,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("folder")
     copy(folder / "project", SOURCE)
     assert "data saved to" in call(folder / "project")
+    for compiled in (folder / "project" / "lmlib" / "__pycache__").iterdir():
+        os.utime(compiled, (1, 1))  # long ago
     return folder
 
 
@@ -46,7 +46,12 @@ def copy(folder: Path, source: str) -> Path:
 
 def call(folder: Path) -> str:
     """Return what a process prints that calls the kernel there, with what Numba's cache does."""
-    env = os.environ | {"PYTHONPATH": str(ROOT), "NUMBA_DEBUG_CACHE": "1"}
+    env = os.environ | {
+        "DVC_ROOT": str(folder.parent / "project"),
+        "PYTHONPATH": str(ROOT),
+        "NUMBA_CACHE_DIR": "",
+        "NUMBA_DEBUG_CACHE": "1",
+    }
     done = subprocess.run(
         [sys.executable, "-c", CALL], cwd=folder, env=env, capture_output=True, text=True
     )
@@ -68,3 +73,12 @@ def test_a_copy_with_another_source_compiles_it(folder: Path) -> None:
     assert printed.endswith("\n6\n")
     assert "data saved to" in printed
     assert call(folder / "project").endswith("\n9\n")
+
+
+def test_a_copy_leaves_what_is_just_being_compiled(folder: Path) -> None:
+    """The index may be new, and the code that it names not yet."""
+    (index,) = (folder / "project").rglob("*.nbi")
+    index.touch()
+    printed = call(copy(folder / "early", SOURCE))
+    assert "data saved to" in printed
+    os.utime(index, (1, 1))

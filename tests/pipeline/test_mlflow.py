@@ -114,7 +114,7 @@ def test_registered_model_writes_text(
 
 
 def test_make_ui_starts_the_stage(project: Project) -> None:
-    recipe = project.run("make", "--dry-run", "--old-file=.venv/.ready", "ui", "ARGS=--port 5001")
+    recipe = project.run("make", "--dry-run", "ui", "ARGS=--port 5001")
     assert recipe.strip().splitlines()[-1].endswith("python -m stages.ui --port 5001")
 
 
