@@ -48,7 +48,7 @@ def test_each_stage_is_measured_up_to_something_that_exists() -> None:
     scripts = {
         path.stem
         for path in (ROOT / "stages").glob("*.py")
-        if "__main__" in path.read_text(encoding="utf-8")
+        if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
     }
     assert {stage.split()[0] for stage in STAGES} == scripts
     for target in STAGES.values():
