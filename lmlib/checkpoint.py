@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, Protocol, runtime_checkable
@@ -23,6 +23,7 @@ from lmlib.distributed import World, load_whole, sharded_like
 from lmlib.files import write_atomically, write_json
 from lmlib.model import ModelParams, TransformerLM
 from lmlib.params import from_dict
+from lmlib.threads import ThreadPool
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +143,7 @@ class ResumeStore:
         self.world = world or World()
         # beside the folder, not in it: `discard` removes the folder
         self._lock = FileLock(self.folder.with_name(self.folder.name + ".lock"))
-        self._writer: ThreadPoolExecutor | None = None
+        self._writer: ThreadPool | None = None
         self._write_under_way: Future[None] | None = None
 
     @contextlib.contextmanager
@@ -176,7 +177,7 @@ class ResumeStore:
         What keeps a state from being written is raised by the next `save`, or when leaving, which
         waits for the last one.
         """
-        with ThreadPoolExecutor(1, thread_name_prefix="checkpoint") as self._writer:
+        with ThreadPool(1) as self._writer:
             try:
                 yield
             finally:

@@ -185,8 +185,8 @@ class Environment:
         for name, value in self.values.items():
             if saved.get(name) != value:
                 logger.warning(
-                    "resuming with %s %s from a state saved with %s: the result will not have "
-                    "the bits of an undisturbed training",
+                    "resuming with %s %s from a state saved with %s: sums may be added in "
+                    "another order, so the result may differ from that of an uninterrupted run",
                     name,
                     value,
                     saved.get(name),

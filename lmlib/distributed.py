@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lmlib.signals import Interrupted
+from lmlib.threads import start_thread
 
 logger = logging.getLogger(__name__)
 
@@ -257,7 +258,7 @@ _LOST = (
 )
 
 
-class _Watch(threading.Thread):
+class _Watch:
     """Ends this process when another of this machine has vanished.
 
     A process that waits for a dead one in the middle of an operation hears no signal: Python
@@ -267,16 +268,15 @@ class _Watch(threading.Thread):
     interval_s = 1.0
 
     def __init__(self, world: World) -> None:
-        super().__init__(daemon=True)
         self._rank = world.rank
         self._left = threading.Event()
         mine = (os.environ["GROUP_RANK"], os.getpid())
         processes: list[tuple[str, int]] = [mine] * world.size
         dist.all_gather_object(processes, mine)
         self._pids = [pid for node, pid in processes if node == mine[0]]
-        self.start()
+        start_thread(self._watch)
 
-    def run(self) -> None:
+    def _watch(self) -> None:
         if os.name != "posix":  # where a signal 0 asks nothing, but ends the process
             return
         while not self._left.wait(self.interval_s):

@@ -1,9 +1,6 @@
 """AdamW on a CPU: one pass over memory."""
 
-import functools
 import math
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, no_type_check
 
 import numpy as np
@@ -11,6 +8,8 @@ from numba import njit, types
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 from torch import Tensor
+
+from lmlib.threads import shared_pool
 
 
 def adamw_update(
@@ -44,18 +43,10 @@ def adamw_update(
         # as wide as the weights: a product with a wider number would be slow
         np.array(scalars, dtype=rows[0][0][0].new_empty(0).numpy().dtype),
     )
-    others = [
-        _threads(os.getpid()).submit(_adamw, *work, k, num_threads) for k in range(1, num_threads)
-    ]
+    others = [shared_pool().submit(_adamw, *work, k, num_threads) for k in range(1, num_threads)]
     _adamw(*work, 0, num_threads)
     for other in others:
         other.result()
-
-
-@functools.cache
-def _threads(process: int) -> ThreadPoolExecutor:
-    """Return threads of this very process: a forked one has none of its parent's."""
-    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="adamw")
 
 
 @intrinsic

@@ -2,8 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lmlib.model import KVCache, ModelParams, RMSNorm, TransformerLM
+from lmlib.threads import shared_pool
 
 MULTIPLE = 16  # of all sizes that are summed over: a multiple of kernels.LANES
 LEAST = 4  # results of a product: kernels.COLUMNS
@@ -74,7 +73,7 @@ class CpuDecoder:
         parts = min(len(new), torch.get_num_threads())
         bounds = [len(new) * part // parts for part in range(parts + 1)]
         others = [
-            _threads(os.getpid()).submit(self._run, cache, new, logits, *bounds[part : part + 2])
+            shared_pool().submit(self._run, cache, new, logits, *bounds[part : part + 2])
             for part in range(1, parts)
         ]
         self._run(cache, new, logits, *bounds[:2])
@@ -135,9 +134,3 @@ def _array(tensor: Tensor) -> NDArray[np.float32]:
 
 def _gain(norm: nn.Module) -> NDArray[np.float32]:
     return _array(norm.weight if isinstance(norm, RMSNorm) else torch.empty(0))
-
-
-@cache
-def _threads(process: int) -> ThreadPoolExecutor:
-    """Return threads of this very process: a forked one has none of its parent's."""
-    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decoder")

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lmlib.threads import num_cores
 from lmlib.tokenizer import engine, files
 from lmlib.tokenizer.engine import Encoder, TokenTable
 from lmlib.tokenizer.paths import CorpusFile, CorpusPath, as_file, check_is_file, read_range
@@ -23,7 +24,7 @@ from lmlib.tokenizer.splitting import (
     encode_strictly,
     file_chunks,
 )
-from lmlib.tokenizer.workers import default_num_workers, map_in_order, open_executor
+from lmlib.tokenizer.workers import map_in_order, open_executor
 
 PathLike = str | os.PathLike[str]
 AllowedSpecial = Literal["all", "none"] | set[str] | frozenset[str]
@@ -81,7 +82,7 @@ class Tokenizer:
             and min(self._byte_ids) >= 0
             and self.vocab_size - 1 <= engine.ENGINE_MAX_ID
         )
-        self._done_plainly = 0  # bytes of text seen before there was an encoder
+        self._done_plainly = 0  # bytes of text since the kernels were loaded
         self._encoder: Encoder | None = None
         self._token_table: TokenTable | None = None
         self._pickled: bytes | None = None
@@ -140,7 +141,7 @@ class Tokenizer:
             ids, id_starts = encoder.encode_many(data[first:stop], splitter, self.dtype)
             return [ids[start:end] for start, end in pairwise(id_starts.tolist())]
 
-        share = max(CHUNK_BYTES // 4, size // (4 * default_num_workers()))
+        share = max(CHUNK_BYTES // 4, size // (4 * num_cores()))
         firsts = np.searchsorted(starts[:-1], range(share, size, share)).tolist()
         cuts = sorted({0, *firsts, len(texts)})
         with open_executor(None, None, True, len(cuts), 1) as pool:
@@ -326,19 +327,20 @@ class Tokenizer:
         raise ValueError(f"allowed_special is {allowed_special!r}; pass 'all', 'none' or a set.")
 
     def _wants_engine(self, num_bytes: int) -> bool:
-        """Whether the kernels can do a piece of work and are worth what it takes to have them.
+        """Whether to use the kernels: they can do this tokenizer, and the text repays getting them.
 
-        Loading them takes as long as plain Python takes for ENGINE_MIN_BYTES, building the tables
-        of a tokenizer as long as for ENGINE_HABIT_BYTES. When so much has been done plainly, much
-        more is likely to come.
+        Once they are loaded, it takes the tables of a tokenizer, built in the time that plain
+        Python takes for ENGINE_HABIT_BYTES: when so much was done plainly, more is likely to
+        come. Many short texts alone never load them; `encode_batch` does with all at once.
         """
         if not self._can_use_engine:
             return False
-        if self._encoder is None:
-            self._done_plainly += num_bytes
-            worth = ENGINE_HABIT_BYTES if engine.is_loaded() else engine.ENGINE_MIN_BYTES
-            return self._done_plainly >= worth
-        return True
+        if self._encoder is not None:
+            return True
+        if not engine.pays(num_bytes):
+            return False
+        self._done_plainly += num_bytes
+        return self._done_plainly >= ENGINE_HABIT_BYTES and engine.fits(engine.TABLES_BYTES)
 
     def _get_encoder(self) -> Encoder:
         if self._encoder is None:

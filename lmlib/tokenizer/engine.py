@@ -4,20 +4,22 @@ Numba is imported only when there is enough text to pay for it.
 """
 
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import regex
 from numpy.typing import NDArray
 
+from lmlib.threads import ThreadPool
 from lmlib.tokenizer.paths import CorpusFile, read_into
 from lmlib.tokenizer.splitting import Splitter
 
@@ -34,14 +36,18 @@ CACHE_ROWS = 1 << 19
 MAX_LOST = CACHE_ROWS // 4
 KEPT_BYTES = 1 << 21  # of text for which a thread keeps room
 
-ANNOUNCE_AFTER_S = 2.0  # reading cached kernels takes less, compiling them more
 POLL_S = 0.1
+
+# Address space that loading takes: Numba and LLVM, and what they need to compile the kernels.
+LOADING_BYTES = 1 << 30
+TABLES_BYTES = 1 << 26  # the same for the tables and the cache of one tokenizer
 
 
 # -- getting ready
 
 _load_lock = threading.RLock()
 _kernels: ModuleType | None = None
+_cannot_load = False
 
 
 def is_loaded() -> bool:
@@ -49,12 +55,56 @@ def is_loaded() -> bool:
     return _kernels is not None
 
 
+def pays(num_bytes: int) -> bool:
+    """Whether the kernels are loaded, or so much text repays loading them, which then is done."""
+    return is_loaded() or (num_bytes >= ENGINE_MIN_BYTES and try_load())
+
+
+def try_load() -> bool:
+    """Load the kernels unless they are; return False where that cannot be done.
+
+    Where memory is limited it is not tried: LLVM ends the process when it gets none, and plain
+    Python gives the same results with little.
+    """
+    global _cannot_load
+    if is_loaded():
+        return True
+    if _cannot_load or not fits(LOADING_BYTES):
+        return False
+    try:
+        load()
+    except (MemoryError, ImportError, OSError, SystemError) as error:
+        _cannot_load = True  # half-imported packages would fail in other ways at the next try
+        logger.warning("the tokenizer's kernels cannot be loaded (%r): plain Python is used", error)
+        return False
+    return True
+
+
+def fits(num_bytes: int) -> bool:
+    """Whether the limits of this process let it have so much more memory (Linux; else True)."""
+    if sys.platform != "linux":
+        return True
+    import resource  # Unix alone has it
+
+    try:
+        # in pages: the whole, ..., data and stack
+        whole, *_, data, _ = map(int, Path("/proc/self/statm").read_text().split())
+    except (MemoryError, OSError):
+        return False
+    for limit, used in ((resource.RLIMIT_AS, whole), (resource.RLIMIT_DATA, data)):
+        most, _ = resource.getrlimit(limit)
+        free = most - used * resource.getpagesize()
+        if most != resource.RLIM_INFINITY and free < num_bytes:
+            return False
+    return True
+
+
 def load() -> ModuleType:
-    """Return the kernels, compiled; the first time on a machine this takes some seconds."""
+    """Return the kernels, compiled; the first time on a machine this takes half a minute."""
     global _kernels
     with _load_lock:
         if _kernels is None:
-            with _announcing():
+            with _announcing("split, count and encode"):
                 from lmlib.tokenizer import kernels
 
                 assert ENGINE_PATTERNS == {
@@ -76,19 +126,23 @@ def load() -> ModuleType:
 
 
 @contextmanager
-def _announcing() -> Iterator[None]:
-    """Say what takes so long when the kernels must be compiled, or the machine is busy."""
-    notice = threading.Timer(
-        ANNOUNCE_AFTER_S,
-        logger.warning,
-        ["loading the tokenizer's kernels; the first time they are compiled, in half a minute"],
-    )
-    notice.daemon = True
-    notice.start()
-    try:
+def _announcing(purpose: str) -> Iterator[None]:
+    """Say what takes so long when Numba compiles kernels: when it finds none on the disk."""
+    from numba.core import event
+
+    class Notice(event.Listener):
+        is_said = False
+
+        def on_start(self, event: object) -> None:
+            if not self.is_said:
+                logger.warning("compiling the kernels that %s, once: some seconds", purpose)
+            self.is_said = True
+
+        def on_end(self, event: object) -> None:
+            pass
+
+    with event.install_listener("numba:compile", Notice()):
         yield
-    finally:
-        notice.cancel()
 
 
 @lru_cache(maxsize=1)
@@ -262,7 +316,7 @@ def learn_merges(
     pairs = np.empty((num_merges, 2), dtype=np.int32)
     progress = np.zeros(2, dtype=np.int64)
     # In a thread of its own, so that Ctrl-C works and progress can be told.
-    with ThreadPoolExecutor(1) as thread:
+    with ThreadPool(1) as thread:
         future = thread.submit(learn, words.data, words.starts, words.counts, pairs, progress)
         try:
             while True:
@@ -288,7 +342,7 @@ def learn_merges(
 @lru_cache(maxsize=1)
 def load_learning() -> Callable[..., int]:
     """Return the compiled kernel that learns merges; only training needs it."""
-    with _announcing():
+    with _announcing("learn merges"):
         from lmlib.tokenizer.learning import learn_merges as learn
 
         words = WordCounts.from_dict({b"ab": 1})

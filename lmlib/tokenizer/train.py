@@ -103,9 +103,7 @@ def count_files(
             f"the corpus is empty: {', '.join(map(str, paths)) or 'no file is named'}; "
             "give at least one file with text."
         )
-    use_engine = splitter.pattern in engine.ENGINE_PATTERNS and (
-        size >= engine.ENGINE_MIN_BYTES or engine.is_loaded()
-    )
+    use_engine = splitter.pattern in engine.ENGINE_PATTERNS and engine.pays(size)
     find_cut = partial(engine.find_cut, splitter) if use_engine else splitter.find_cut
     ranges = (
         (path, start, end)
@@ -209,11 +207,11 @@ def merge_words(
     counts: WordCounts, num_merges: int, report: Callable[[int], None]
 ) -> list[tuple[bytes, bytes]]:
     """Return the merges; by plain Python when there is little to do and no kernel is loaded."""
-    if (
-        not engine.is_loaded()
-        and counts.num_bytes <= PLAIN_DISTINCT_BYTES
+    is_little = (
+        counts.num_bytes <= PLAIN_DISTINCT_BYTES
         and counts.longest <= PLAIN_LONGEST_WORD
         and num_merges <= PLAIN_MERGES
-    ):
+    )
+    if (is_little and not engine.is_loaded()) or not engine.try_load():
         return learn_merges(counts.to_dict(), num_merges, report)
     return engine.learn_merges(counts, num_merges, report)

@@ -9,10 +9,12 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any, TypeVar
+
+from lmlib.threads import ThreadPool, num_cores
 
 logger = logging.getLogger(__name__)
 
@@ -20,13 +22,6 @@ Result = TypeVar("Result")
 
 TRIES = 3  # of a chunk whose worker process dies
 LENGTH_BYTES = 8  # of the number that precedes each message between processes
-
-
-def default_num_workers() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def open_executor(
@@ -47,9 +42,9 @@ def open_executor(
         raise ValueError(f"chunk_bytes is {chunk_bytes}; give at least 1, or None for the default.")
     if executor is not None:
         return nullcontext(executor)
-    wanted = min(num_workers or default_num_workers(), -(-num_bytes // chunk_bytes) or 1)
+    wanted = min(num_workers or num_cores(), -(-num_bytes // chunk_bytes) or 1)
     if in_threads or wanted == 1:
-        return ThreadPoolExecutor(wanted)
+        return ThreadPool(wanted)
     return ProcessExecutor(wanted)
 
 
@@ -61,8 +56,8 @@ def count_workers(executor: Executor) -> int:
     """
     threads_of_workers = getattr(getattr(executor, "_client", None), "nthreads", None)
     if threads_of_workers is not None:
-        return sum(threads_of_workers().values()) or default_num_workers()
-    return getattr(executor, "_max_workers", None) or default_num_workers()
+        return sum(threads_of_workers().values()) or num_cores()
+    return getattr(executor, "_max_workers", None) or num_cores()
 
 
 def map_in_order(
@@ -117,7 +112,7 @@ def _explained() -> Iterator[None]:
         ) from error
 
 
-class ProcessExecutor(ThreadPoolExecutor):
+class ProcessExecutor(ThreadPool):
     """Threads that each hand their tasks to one fresh Python process over a pipe.
 
     Unlike multiprocessing, the processes neither fork (unsafe with threads) nor import the

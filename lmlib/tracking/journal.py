@@ -14,8 +14,8 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
+from _thread import LockType
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, is_dataclass
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 import lmlib
+from lmlib.threads import start_thread
 
 logger = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -69,7 +70,7 @@ class Run:
         self._files = 0
         self._non_finite: set[str] = set()
         self._warned = False
-        self._relay: threading.Thread | None = None
+        self._relay: LockType | None = None  # free once the shipper has ended
 
     @never_raises
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
@@ -178,8 +179,7 @@ class Run:
         self._append("open", **opening)
         command = [str(self._journal.parent), "--journal", self._journal.name]
         shipper = _start_shipper([*command, "--trainer", str(os.getpid())], keep_open=self._fd)
-        self._relay = threading.Thread(target=_relay_warnings, args=(shipper,), daemon=True)
-        self._relay.start()
+        self._relay = start_thread(functools.partial(_relay_warnings, shipper))
 
     @never_raises
     def _close(self, status: str, wait_s: float) -> None:
@@ -188,12 +188,10 @@ class Run:
         if self._fd is not None:
             os.close(self._fd)  # the shipper keeps the lock
             self._fd = None
-        if self._relay is not None:
-            self._relay.join(wait_s)
-            if self._relay.is_alive():
-                logger.warning(
-                    "tracking: MLflow is slow; the rest is sent meanwhile, from %s", self._journal
-                )
+        if self._relay is not None and not self._relay.acquire(timeout=wait_s):
+            logger.warning(
+                "tracking: MLflow is slow; the rest is sent meanwhile, from %s", self._journal
+            )
 
 
 @contextmanager

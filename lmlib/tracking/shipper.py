@@ -67,7 +67,9 @@ class Tracker:
         self.uri = os.environ["MLFLOW_TRACKING_URI"]
         self.remote = is_remote()
         # Four processes that create a local database at once crash three of them.
-        self.lock = contextlib.nullcontext() if self.remote else FileLock("mlflow.db.lock")
+        self.lock = (
+            contextlib.nullcontext() if self.remote else FileLock("mlflow.db.lock", PATIENCE_S)
+        )
         with self.lock:
             self.client = MlflowClient(self.uri, self.uri)
             self.client.search_experiments(max_results=1)  # creates the database

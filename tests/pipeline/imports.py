@@ -10,9 +10,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PLUMBING = (
     "lmlib/__init__.py",
     "lmlib/signals.py",
+    "lmlib/threads.py",
     "lmlib/tracking/",
     "stages/__init__.py",
     "stages/cli.py",
+    "stages/cores.py",
     "stages/fingerprint.py",
     "stages/paths.py",
 )

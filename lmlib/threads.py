@@ -1,0 +1,134 @@
+"""Threads that cannot make their caller wait for ever.
+
+`threading.Thread.start` waits, without a limit, until the new thread says that it runs. One that
+runs out of memory before that never does: https://github.com/python/cpython/issues/140746. Under
+a limit of memory a program must end or go on, not hang.
+"""
+
+import _thread
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from functools import cache, partial
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+START_LIMIT_S = 5.0
+
+Task = tuple[Future[Any], Callable[[], Any]]
+
+
+def start_thread(function: Callable[[], object]) -> _thread.LockType:
+    """Call `function()` in another thread, which does not keep the process from ending.
+
+    Returns a lock that is free once the function has returned: `acquire(timeout=s)` waits for it.
+    Raises RuntimeError where the system gives no thread, MemoryError where the new one has not
+    begun after START_LIMIT_S.
+    """
+    begun, running = _thread.allocate_lock(), _thread.allocate_lock()
+    begun.acquire()
+    running.acquire()
+    is_wanted = True
+
+    def run() -> None:
+        try:
+            begun.release()
+            if is_wanted:
+                function()
+        finally:
+            running.release()
+
+    _thread.start_new_thread(run, ())
+    if not begun.acquire(timeout=START_LIMIT_S):
+        is_wanted = False
+        raise MemoryError("a new thread did not begin, probably for want of memory")
+    return running
+
+
+class ThreadPool(Executor):
+    """Calls functions in up to `max_workers` threads; where none can be had, in the caller's."""
+
+    def __init__(self, max_workers: int) -> None:
+        self._max_workers = max_workers
+        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._running: list[_thread.LockType] = []  # of each thread
+        self._idle = threading.Semaphore(0)
+        self._may_grow = True
+        self._is_open = True
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        """Schedule fn(*args, **kwargs); raise RuntimeError after `shutdown`."""
+        if not self._is_open:
+            raise RuntimeError("this pool was shut down; open another one")
+        if not self._idle.acquire(blocking=False) and self._may_grow:
+            self._add_thread()
+        future: Future[Any] = Future()
+        task = future, partial(fn, *args, **kwargs)
+        if self._running:
+            self._tasks.put(task)
+        else:
+            _settle(*task)
+        return future
+
+    def _add_thread(self) -> None:
+        try:
+            self._running.append(start_thread(self._work))
+            self._may_grow = len(self._running) < self._max_workers
+        except (RuntimeError, MemoryError) as error:
+            self._may_grow = False
+            logger.debug("%d threads, no more: %s", len(self._running), error)
+
+    def _work(self) -> None:
+        while task := self._tasks.get():
+            _settle(*task)
+            self._idle.release()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls; wait for those begun and, unless cancelled, for those scheduled."""
+        self._is_open = False
+        if cancel_futures:
+            while not self._tasks.empty():
+                if task := self._tasks.get():
+                    task[0].cancel()
+        for _ in self._running:
+            self._tasks.put(None)
+        if wait:
+            for running in self._running:
+                with running:
+                    pass
+
+
+def _settle(future: Future[Any], call: Callable[[], Any]) -> None:
+    """Give a future what the call returns or raises, unless it was cancelled before."""
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = call()
+    except BaseException as error:  # noqa: BLE001  # raised again where the result is asked for
+        future.set_exception(error)
+    else:
+        future.set_result(result)
+
+
+def num_cores() -> int:
+    """Return how many of the processor's cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def shared_pool() -> ThreadPool:
+    """Return as many threads as there are cores, the same at each call, for short pieces of work.
+
+    They are of this very process: a forked one has none of its parent's.
+    """
+    return _pool_of(os.getpid())
+
+
+@cache
+def _pool_of(process: int) -> ThreadPool:
+    return ThreadPool(num_cores())

@@ -1,0 +1,107 @@
+"""Threads that start or are given up, and a pool that works with as many as it can have."""
+
+import _thread
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from lmlib import threads
+from lmlib.threads import ThreadPool, shared_pool, start_thread
+
+
+def die_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let new threads die before they run anything, as those without memory do."""
+    monkeypatch.setattr(threads, "START_LIMIT_S", 0.1)
+    monkeypatch.setattr(_thread, "start_new_thread", lambda function, arguments: 1)
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the system give no threads."""
+
+    def start(function: object, arguments: object) -> int:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(_thread, "start_new_thread", start)
+
+
+def test_start_waits_no_longer_than_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    die_at_the_start(monkeypatch)
+    with pytest.raises(MemoryError, match="a new thread did not begin"):
+        start_thread(list)
+
+
+def test_a_thread_that_begins_too_late_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    late = []
+    monkeypatch.setattr(threads, "START_LIMIT_S", 0.1)
+    monkeypatch.setattr(
+        _thread, "start_new_thread", lambda function, arguments: late.append(function)
+    )
+    called = []
+    with pytest.raises(MemoryError):
+        start_thread(lambda: called.append(1))
+    late[0]()
+    assert called == []
+
+
+def test_the_lock_is_free_when_the_function_has_returned() -> None:
+    go_on = threading.Event()
+    running = start_thread(go_on.wait)
+    assert not running.acquire(timeout=0.05)
+    go_on.set()
+    assert running.acquire(timeout=60)
+
+
+def test_calls_run_side_by_side_in_as_many_threads() -> None:
+    with ThreadPool(2) as pool:
+        both = threading.Barrier(2, timeout=60)  # broken unless two are there at once
+        assert {future.result() for future in [pool.submit(both.wait) for _ in range(2)]} == {0, 1}
+        assert len({pool.submit(threading.get_ident).result() for _ in range(50)}) <= 2
+
+
+@pytest.mark.parametrize("trouble", [die_at_the_start, refuse])
+def test_without_threads_the_caller_does_it(
+    trouble: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trouble(monkeypatch)
+    with ThreadPool(4) as pool:
+        assert list(pool.map(lambda x: (x, threading.get_ident()), range(3))) == [
+            (x, threading.get_ident()) for x in range(3)
+        ]
+        with pytest.raises(ZeroDivisionError):
+            pool.submit(lambda: 1 / 0).result()
+
+
+def test_an_error_is_raised_where_the_result_is_asked_for() -> None:
+    with ThreadPool(1) as pool:
+        future = pool.submit(int, "x")
+        assert pool.submit(int, "7").result() == 7
+        with pytest.raises(ValueError, match="invalid literal"):
+            future.result()
+
+
+def test_leaving_waits_for_what_was_begun_and_scheduled() -> None:
+    done = []
+    with ThreadPool(1) as pool:
+        for x in range(3):
+            pool.submit(lambda x=x: (time.sleep(0.02), done.append(x)))
+    assert done == [0, 1, 2]
+    with pytest.raises(RuntimeError, match="was shut down"):
+        pool.submit(list)
+
+
+def test_cancelled_calls_are_not_made() -> None:
+    go_on, done = threading.Event(), []
+    pool = ThreadPool(1)
+    pool.submit(go_on.wait)
+    later = pool.submit(done.append, 1)
+    pool.shutdown(wait=False, cancel_futures=True)
+    go_on.set()
+    pool.shutdown()
+    assert later.cancelled()
+    assert done == []
+
+
+def test_threads_are_shared_within_a_process() -> None:
+    assert shared_pool() is shared_pool()
