@@ -113,11 +113,6 @@ def test_registered_model_writes_text(
     ).read_text(encoding="utf-8")
 
 
-def test_make_ui_starts_the_stage(project: Project) -> None:
-    recipe = project.run("make", "--dry-run", "ui", "ARGS=--port 5001")
-    assert recipe.strip().splitlines()[-1].endswith("python -m stages.ui --port 5001")
-
-
 @pytest.fixture(scope="module")
 def table(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address that `make ui` prints."""

@@ -1,0 +1,233 @@
+"""Install the project, and what a purpose needs beside it, into a virtual environment.
+
+Reads:  pyproject.toml, constraints.txt or, for the benchmarks, the list of their peers.
+Writes: .venv (or .venv-bench), compiled kernels in lmlib/, dvc_plots/vega.js.
+Run:    make setup   (by hand, from the repository root: python3 -m stages.install)
+
+Nothing is installed when this runs, so it imports the standard library alone. Of two that run at
+once the second waits, and finds the work done.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+LOCK = Path("pyproject.toml")  # locked, not changed: so no other file is left behind
+KERNELS = (
+    "from lmlib.sampling import cpu_decoder; from lmlib.tokenizer import engine; "
+    "engine.load(); engine.load_learning(); cpu_decoder.load()"
+)
+LOG_LINES = 15  # shown of pip's output when it fails
+LINE_S, TERMINAL_LINE_S = 15.0, 0.5  # how often progress is told: in a log, on a terminal
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """An environment, what pip installs into it, the files that say so, and the kernels' need."""
+
+    venv: Path
+    stamp: str
+    arguments: tuple[str, ...]
+    lists: tuple[Path, ...]
+    builds: bool
+
+
+PROJECT = (Path("pyproject.toml"), Path("constraints.txt"))
+PEERS = Path("tests/benchmarks/peers-requirements.txt")
+PURPOSES = {
+    "run": Purpose(
+        Path(".venv"),
+        ".ready",
+        ("--constraint", "constraints.txt", "--editable", "."),
+        PROJECT,
+        builds=True,
+    ),
+    "dev": Purpose(
+        Path(".venv"),
+        ".ready-dev",
+        ("--constraint", "constraints.txt", "--editable", ".[dev]"),
+        PROJECT,
+        builds=False,
+    ),
+    "bench": Purpose(
+        Path(".venv-bench"), ".ready", ("--requirement", str(PEERS)), (PEERS,), builds=False
+    ),
+}
+
+
+def main() -> None:
+    """Install for one purpose, unless that was done; end with one sentence where it fails."""
+    parser = argparse.ArgumentParser(prog="python3 -m stages.install", description=__doc__)
+    parser.add_argument("purpose", nargs="?", choices=PURPOSES, default="run")
+    purpose = PURPOSES[parser.parse_args().purpose]
+    try:
+        with one_at_a_time():
+            install(purpose)
+    except OSError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@contextlib.contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Wait until no other process of this project installs anything."""
+    with LOCK.open("r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another process installs here; this one waits until it is done")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def install(purpose: Purpose) -> None:
+    """Bring an environment up to date; raise OSError with what to do where that fails."""
+    stamp = purpose.venv / purpose.stamp
+    if is_current(stamp, purpose):
+        stamp.touch()
+        return
+    stamp.unlink(missing_ok=True)
+    prepare(purpose.venv)
+    run_pip(purpose)
+    python = str(purpose.venv / "bin" / "python")
+    if purpose.builds:
+        say("compiling the tokenizer and the sampler: half a minute, once")
+        run(python, "-c", KERNELS)
+        run(python, "-m", "stages.vega")  # pages of `dvc plots` then need no network
+        run(python, "-m", "stages.dvc_utf8")
+    stamp.write_text(content_of_stamp(purpose), encoding="utf-8")
+
+
+def content_of_stamp(purpose: Purpose) -> str:
+    """Return the folder, since an environment that was moved does not start, and what is asked."""
+    asked = hashlib.sha256(b"".join(path.read_bytes() for path in purpose.lists))
+    return f"{Path.cwd()}\n{asked.hexdigest()}\n"
+
+
+def is_current(stamp: Path, purpose: Purpose) -> bool:
+    """Whether the environment was made here, for these lists of packages."""
+    return stamp.is_file() and stamp.read_text(encoding="utf-8") == content_of_stamp(purpose)
+
+
+def prepare(venv: Path) -> None:
+    """Make a virtual environment, unless a whole one that was made here is there.
+
+    Its file `.made` is there before all others, and names this folder when the rest is whole. An
+    environment without it is someone else's, and stays.
+    """
+    made, here = venv / ".made", f"{Path.cwd()}\n"
+    if made.is_file() and made.read_text(encoding="utf-8") == here:
+        return
+    if venv.is_dir() and any(venv.iterdir()):
+        if not made.is_file() and not (venv / ".ready").is_file():  # earlier versions had no .made
+            raise OSError(
+                f"{venv} was not made by `make`: remove it (rm -r {venv}), or keep it, "
+                f"activate it (source {venv}/bin/activate) and call dvc, pytest and "
+                "`python -m stages...` yourself"
+            )
+        shutil.rmtree(venv)
+    if os.pathsep in here:
+        raise OSError(
+            f"the path of this folder has a '{os.pathsep}', which Python's virtual environments "
+            f"and PATH cannot have: rename it ({Path.cwd()})"
+        )
+    if subprocess.run([sys.executable, "-c", "import ensurepip"], capture_output=True).returncode:
+        raise OSError(
+            f"{sys.executable} has no venv (Debian: apt install python3-venv); or name another "
+            "Python: make PYTHON=/path/to/python3"
+        )
+    venv.mkdir(exist_ok=True)
+    made.touch()
+    run(sys.executable, "-m", "venv", str(venv))
+    made.write_text(here, encoding="utf-8")
+
+
+def run_pip(purpose: Purpose) -> None:
+    """Install, and tell how it goes; what pip says is in install.log of the environment."""
+    log = purpose.venv / "install.log"
+    command = [str(purpose.venv / "bin" / "python"), "-m", "pip", "install"]
+    command += ["--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
+    say(f"installing into {Path.cwd() / purpose.venv}; pip's words: {log}")
+    with log.open("wb") as output:
+        pip = subprocess.Popen([*command, *purpose.arguments], stdout=output, stderr=output)
+        try:
+            follow(pip, log, purpose.venv)
+        except BaseException:
+            pip.terminate()
+            pip.wait()
+            raise
+    if pip.returncode:
+        words = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
+        raise OSError(
+            f"pip ended with {pip.returncode}; the end of {log}:\n  "
+            + "\n  ".join(words)
+            + "\nRun the same command again when that is mended: downloads are kept by pip."
+        )
+
+
+def follow(pip: subprocess.Popen[bytes], log: Path, venv: Path) -> None:
+    """Tell what pip does until it ends: on a terminal in one line, elsewhere now and then."""
+    terminal = sys.stdout.isatty()
+    start = told = time.monotonic()
+    while pip.poll() is None:
+        time.sleep(0.1)
+        now = time.monotonic()
+        if now - told >= (TERMINAL_LINE_S if terminal else LINE_S):
+            minutes, seconds = divmod(int(now - start), 60)
+            line = f"{minutes}:{seconds:02} {doing(log, venv)}"
+            if terminal:
+                width = shutil.get_terminal_size().columns - 1
+                sys.stdout.write(f"\r{line[:width]:<{width}}")
+                sys.stdout.flush()
+            else:
+                say(line)
+            told = now
+    if terminal:
+        sys.stdout.write("\r\033[K")
+        sys.stdout.flush()
+
+
+def doing(log: Path, venv: Path) -> str:
+    """Return what pip does, by what it has written and by what it has installed so far."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    title = "Installing collected packages: "
+    if wanted := [line.removeprefix(title) for line in lines if line.startswith(title)]:
+        names = set(map(plain_name, wanted[-1].split(", ")))
+        found = venv.glob("lib/python*/site-packages/*.dist-info")
+        done = names & {plain_name(path.name.partition("-")[0]) for path in found}
+        return f"installing packages: {len(done)} of {len(names)}"
+    told = [line.strip() for line in lines if not line.startswith("WARNING:")]
+    return told[-1] if told else "starting pip"
+
+
+def plain_name(package: str) -> str:
+    """Return the name of a package as indexes compare it (PEP 503)."""
+    return re.sub("[-_.]+", "-", package).lower()
+
+
+def run(*command: str) -> None:
+    """Run a command; raise OSError where it fails, after what it said itself."""
+    status = subprocess.run(command).returncode
+    if status:
+        raise OSError(f"`{' '.join(command[:3])} ...` ended with {status}; see above")
+
+
+def say(line: str) -> None:
+    """Write a line at once, however the output is buffered."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
