@@ -18,8 +18,8 @@ import vl_convert
 from ruamel.yaml import YAML
 
 from lmlib.files import write_atomically
-from lmlib.tokenizer.workers import default_num_workers
 from stages.cli import run_stage
+from stages.cores import THREADS, threads_of_each
 from stages.paths import EVALUATE_METRICS, PARAMS, STUDIES, TRAIN_METRICS
 
 logger = logging.getLogger(__name__)
@@ -149,9 +149,8 @@ def main() -> None:
         settings = study.settings | study.variants[label] | own
         options = [option for item in settings.items() for option in ("-S", "=".join(item))]
         _dvc("exp", "run", "--queue", "--name", name, "evaluate", *options)
-    # trainings side by side share the cores; more threads than cores wait for each other
-    threads = max(1, default_num_workers() // args.jobs)
-    env = {"OMP_NUM_THREADS": str(threads)} | os.environ
+    # said here, so that the last of them has no more threads than the others
+    env = {THREADS: str(threads_of_each(args.jobs))} | os.environ
     # it fails where one of them does: the page then says which
     subprocess.run(["dvc", "exp", "run", "--run-all", "--jobs", str(args.jobs)], env=env)
     results = _results(names)

@@ -8,10 +8,12 @@ Run:    dvc repro train   (by hand, from the repository root: python -m stages.t
 import contextlib
 import csv
 import io
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from ruamel.yaml import YAML
 
 from lmlib.checkpoint import ResumeStore, save_model
@@ -25,6 +27,7 @@ from lmlib.params import load_params
 from lmlib.tracking import Dataset, flatten, open_run, root
 from lmlib.training import TrainParams, require_trainable, train
 from stages.cli import run_stage
+from stages.cores import describe
 from stages.fingerprint import fingerprint
 from stages.paths import (
     LOCK,
@@ -38,6 +41,8 @@ from stages.paths import (
     resume_folder,
     spool_folder,
 )
+
+logger = logging.getLogger(__name__)
 
 AFTERWARDS = ("evaluation", "sampling")  # sections of params.yaml that no training reads
 
@@ -59,6 +64,8 @@ def main() -> None:
         launch("stages.train", processes)
         return
     with join(device) as world:
+        if world.is_main and device.type == "cpu":
+            logger.info(describe(torch.get_num_threads()))
         _fit(model_params, optim_params, train_params, train_data, valid_data, world)
 
 

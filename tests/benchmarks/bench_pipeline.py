@@ -1,4 +1,4 @@
-"""What DVC and MLflow cost: an empty `dvc repro`, the start of each stage, logging a training.
+"""What the pipeline costs: an empty `dvc repro`, starts of stages, logging, a busy machine.
 
     python -m tests.benchmarks.bench_pipeline
     python -m tests.benchmarks.bench_pipeline --parts start --repeats 9
@@ -19,27 +19,34 @@ logging   Trainings with params.yaml's model through stage `train`, tracked in a
           norms, speed and memory cost that are logged; each as a part of the training's seconds,
           from the first step to the last. The ratios are to the untracked training. "opening" and
           "closing" the run are what the stage waits before and after.
+busy      Trainings on a quiet machine and beside a busy loop on each core: with the stages' own
+          choice (stages/cores.py), with one thread, and with other settings of OpenMP. Ratios
+          are to another row of the same turn.
 """
 
 import argparse
+import contextlib
 import json
 import os
+import re
 import resource
 import shlex
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 
+from lmlib.threads import num_cores
 from tests.benchmarks.contest import ROOT
 from tests.benchmarks.report import Row, machine, table
 from tests.benchmarks.timing import Spread
+from tests.environment import clean, enter, make_home
 from tests.pipeline.conftest import Project
 
 PROBE = str(Path(__file__).with_name("stage_probe.py"))
@@ -59,7 +66,7 @@ STAGES = {  # with their arguments
     "import_hf models/hf": "lmlib.export:load_pretrained",
 }
 NEED_TORCH = ("train", "evaluate", "export", "sample", "import_hf")
-PARTS = ("repro", "start", "logging")
+PARTS = ("repro", "start", "logging", "busy")
 
 Numbers = dict[str, float]
 
@@ -220,9 +227,66 @@ def logging_rows(project: Project, repeats: int, steps: int, rhythms: Sequence[i
     ]
 
 
+def busy_rows(project: Project, repeats: int, steps: int) -> list[Row]:
+    """Return the rows of trainings on a quiet machine and beside a busy loop on each core."""
+    seeds = count(2000)  # each training is another one, so none resumes
+
+    def measure(busy: bool, **variables: str) -> Numbers:
+        settings = {"num_steps": steps, "seed": next(seeds)}
+        project.set_params({f"train.{key}": str(value) for key, value in settings.items()})
+        numbers = project.folder / "numbers.json"
+        command = ["python", PROBE, "train", str(numbers), "--untracked"]
+        with busy_loops(num_cores() if busy else 0):
+            subprocess.run(
+                command,
+                cwd=project.folder,
+                env=project.env | variables,
+                stderr=subprocess.DEVNULL,
+                check=True,
+            )
+        return json.loads(numbers.read_text(encoding="utf-8"))
+
+    ways = {"": {}, "one thread": {"OMP_NUM_THREADS": "1"}}
+    ways |= {"OpenMP's own spin": {"GOMP_SPINCOUNT": "300000"}, "no spin": {"GOMP_SPINCOUNT": "0"}}
+    rows: list[Row] = []
+    for busy in (False, True):
+        contenders = [
+            Contender(name or "as the stages do", partial(measure, busy, **variables))
+            for name, variables in ways.items()
+        ]
+        take_turns(contenders, repeats, warmup=int(not busy))
+        _, one_thread, own_spin, _ = contenders
+        rows += [
+            {
+                "beside": f"{num_cores()} busy loops" if busy else "nothing",
+                "threads": contender.name,
+                "training s": contender.spread("training"),
+                "steps/s": f"{steps / contender.spread('training').median:.2f}",
+                "by one thread's": contender.ratio("training", one_thread),
+                "by OpenMP's own": contender.ratio("training", own_spin),
+            }
+            for contender in contenders
+        ]
+    return rows
+
+
+@contextlib.contextmanager
+def busy_loops(number: int) -> Iterator[None]:
+    """Keep so many processes busy."""
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(number)]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+
 def main() -> None:
     """Measure the parts and print their tables last."""
     args = arguments()
+    openmp = {name: value for name, value in os.environ.items() if re.match("G?OMP_|KMP_", name)}
+    enter(clean(os.environ) | make_home() | openmp)  # no foreign tracking server
     about = machine() | {"threads": os.environ.get("OMP_NUM_THREADS", "as many as PyTorch takes")}
     about |= {name: version(name) for name in ("dvc", "mlflow", "torch")}
     about["command"] = shlex.join(
@@ -237,6 +301,8 @@ def main() -> None:
             lines += ["", table(start_rows(project, args.repeats))]
         if "logging" in args.parts:
             lines += ["", table(logging_rows(project, args.repeats, args.steps, args.log_every))]
+        if "busy" in args.parts:
+            lines += ["", table(busy_rows(project, args.repeats, args.busy_steps))]
     sys.stdout.write("\n".join([*lines, ""]))
 
 
@@ -248,6 +314,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=200, help="of a training")
+    parser.add_argument("--busy-steps", type=int, default=120, help="of a training in part busy")
     parser.add_argument("--log-every", type=int, nargs="+", default=[20, 1], help="steps")
     return parser.parse_args()
 

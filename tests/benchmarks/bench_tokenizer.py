@@ -22,7 +22,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.benchmarks.contest import ROOT, ContenderError, Contest, Score, num_cores
+from lmlib.threads import num_cores
+from tests.benchmarks.contest import ROOT, ContenderError, Contest, Score
 from tests.benchmarks.job import SHORT_STRINGS, Job
 from tests.benchmarks.report import Row, machine, table
 from tests.benchmarks.texts import ODD_TEXTS, write_shuffled

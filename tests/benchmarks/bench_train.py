@@ -31,7 +31,8 @@ import numpy as np
 import torch
 
 from lmlib.device import resolve_device
-from tests.benchmarks.contest import ROOT, ContenderError, Worker, num_cores
+from lmlib.threads import num_cores
+from tests.benchmarks.contest import ROOT, ContenderError, Worker
 from tests.benchmarks.report import Row, machine, table
 from tests.benchmarks.timing import Spread
 from tests.benchmarks.train_job import SEED, TrainJob

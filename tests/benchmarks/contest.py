@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lmlib.threads import num_cores
 from tests.benchmarks.job import Job
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -218,10 +219,3 @@ def shown(result: NDArray[Any], at: int) -> str:
     if at >= len(result):
         return "the end"
     return repr(bytes.fromhex(result[at]))[1:] if result.dtype.kind == "U" else str(result[at])
-
-
-def num_cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

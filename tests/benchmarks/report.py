@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.benchmarks.contest import ROOT, num_cores
+from lmlib.threads import num_cores
+from tests.benchmarks.contest import ROOT
 from tests.benchmarks.timing import Spread
 
 Row = Mapping[str, object]  # column -> a text, a number, or the Spread of one

@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from ruamel.yaml import YAML
 
+from lmlib.threads import num_cores
 from tests.pipeline.conftest import Project
 
 pytestmark = pytest.mark.pipeline
@@ -166,8 +167,9 @@ def test_sampling_only_evaluates(lab: Project) -> None:
 
 
 def test_sweep_in_parallel_on_a_fresh_clone(project: Project, tmp_path: Path) -> None:
-    """Three trainers that start at once make one database, and each has a row in it."""
+    """Three trainers share the cores and make one database, in which each has a row."""
     clone = project.clone(tmp_path / "clone")
+    del clone.env["OMP_NUM_THREADS"]  # as users run it
     assert not (clone.folder / "mlflow.db").exists()
     sweep = ["-S", "optim.lr=1e-3,3e-4,1e-4"]
     queued = clone.run("dvc", "exp", "run", "--queue", "train", *sweep)
@@ -177,6 +179,9 @@ def test_sweep_in_parallel_on_a_fresh_clone(project: Project, tmp_path: Path) ->
     wait_for_queue(clone)
     status = clone.run("dvc", "queue", "status")
     assert status.count("Success") == 3, status
+    for name in names:
+        log = clone.run("dvc", "queue", "logs", name)
+        assert f"on {num_cores()} cores (OMP_NUM_THREADS={max(1, num_cores() // 3)}" in log
     clone.wait_until_tracked()
     runs = runs_of(clone, "train")
     assert {run.info.run_name for run in runs} == names == shown(clone).keys()
