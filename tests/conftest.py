@@ -1,7 +1,27 @@
 """Settings for all tests."""
 
 import os
+import shutil
+import time
+from pathlib import Path
 
-# Workers of pytest-xdist, and the stages they start, share the cores: one thread each, or the
-# spinning threads of several PyTorch processes slow each other down tenfold.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+import pytest
+
+from tests.environment import clean, enter, make_home
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Enter an environment that is the same however the tests were started.
+
+    No test sees a GPU but those of tests/test_cuda.py, run alone: the others would compile for it
+    in as many processes as there are workers.
+    """
+    if hasattr(config, "workerinput"):
+        return  # a worker of pytest-xdist, started from this environment
+    home = make_home()
+    # the workers, and the stages they start, share the cores: one thread each
+    enter(clean(os.environ) | home | {"OMP_NUM_THREADS": "1"})
+    time.tzset()
+    if {Path(argument.partition("::")[0]).name for argument in config.args} != {"test_cuda.py"}:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    config.add_cleanup(lambda: shutil.rmtree(home["HOME"], ignore_errors=True))

@@ -1,6 +1,6 @@
 """What only a CUDA GPU can show: the same bits at every run, and the results of the CPU.
 
-Run:    pytest tests/test_cuda.py   (without a GPU all tests here are skipped)
+Run:    pytest tests/test_cuda.py   (alone: with others, or without a GPU, all are skipped)
 """
 
 import signal

@@ -85,13 +85,6 @@ def wait_until_stored(store: Store, fingerprint: str, metrics: set[str]) -> None
     raise AssertionError(f"not in the store: {metrics}")
 
 
-def clean_environment(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DVC_EXP_NAME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.delenv("DVC_EXP_BASELINE_REV", raising=False)
-    monkeypatch.setenv("DVC_ROOT", str(root))
-
-
 @pytest.fixture(scope="module")
 def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(tmp_path_factory.mktemp("store"))
@@ -102,7 +95,7 @@ def store(
     shared_store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> Iterator[Store]:
     """One store for the tests of this file, since making a database takes seconds."""
-    clean_environment(monkeypatch, shared_store.root)
+    monkeypatch.setenv("DVC_ROOT", str(shared_store.root))
     yield shared_store
     wait_until_sent(shared_store.spool)
 
@@ -427,7 +420,7 @@ def test_four_processes_create_the_database_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As `dvc queue start -j 4` does in a fresh clone; and the trainers never import mlflow."""
-    clean_environment(monkeypatch, tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     trainers = [
         run_script(
             f"with open_run('train', '{i}' * 32, spool=SPOOL, wait_s=60) as run:\n"

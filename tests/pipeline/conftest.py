@@ -14,6 +14,8 @@ from ruamel.yaml import YAML
 
 from tests.pipeline.imports import ROOT
 
+# Paths may have spaces, and letters beyond ASCII where DVC was taught to write them.
+SUFFIX = " ü" if "dvc_utf8" in sys.modules else " u"
 TOOLS = Path(sys.executable).parent  # dvc, and the python that the stages start
 
 
@@ -22,16 +24,7 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        kept = {
-            k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "GIT_"))
-        }
-        self.env = kept | {
-            "PATH": f"{TOOLS}{os.pathsep}{os.environ['PATH']}",
-            "GIT_AUTHOR_NAME": "test",
-            "GIT_AUTHOR_EMAIL": "test@example.com",
-            "GIT_COMMITTER_NAME": "test",
-            "GIT_COMMITTER_EMAIL": "test@example.com",
-        }
+        self.env = os.environ | {"PATH": f"{TOOLS}{os.pathsep}{os.environ['PATH']}"}
 
     def run(self, *command: str, status: int = 0) -> str:
         """Run a command; return its stdout and stderr; fail the test on another exit status.
@@ -53,7 +46,9 @@ class Project:
         """Return a clone of the last commit, without runs, with its outs from this one's cache."""
         self.run("git", "clone", "--quiet", str(self.folder), str(folder))
         clone = Project(folder)
-        clone.run("dvc", "config", "--local", "cache.dir", str(self.folder / ".dvc" / "cache"))
+        # `dvc config` cannot write a path beyond ASCII, but DVC reads it
+        settings = f"[cache]\n    dir = {self.folder}/.dvc/cache\n"
+        (folder / ".dvc" / "config.local").write_text(settings, encoding="utf-8")
         clone.run("dvc", "checkout", "--quiet")
         return clone
 
@@ -96,7 +91,7 @@ def make_project(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pr
     """Return a function that copies the project, as it stands here, into a new repository."""
 
     def make(name: str, **overrides: str) -> Project:
-        folder = tmp_path_factory.mktemp(name)
+        folder = tmp_path_factory.mktemp(name + SUFFIX)
         listed = subprocess.run(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
             cwd=ROOT,

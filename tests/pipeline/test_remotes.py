@@ -71,9 +71,7 @@ def gs(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture
-def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    monkeypatch.setenv("HOME", str(tmp_path / "user"))  # without the user's ~/.ssh
-    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)  # and the keys of an agent
+def ssh(tmp_path: Path) -> Iterator[dict[str, str]]:
     key = asyncssh.generate_private_key("ssh-ed25519")
     key.write_private_key(tmp_path / "key")
     loop = get_loop()  # fsspec's, in a thread

@@ -305,11 +305,6 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("history")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for name in [name for name in os.environ if name.startswith(("DVC_", "GIT_"))]:
-            patch.delenv(name)
-        for role in ("AUTHOR", "COMMITTER"):
-            patch.setenv(f"GIT_{role}_NAME", "test")
-            patch.setenv(f"GIT_{role}_EMAIL", "test@example.com")
 
         def git(*arguments: str) -> None:
             subprocess.run(["git", *arguments], check=True, capture_output=True)
