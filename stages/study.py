@@ -1,7 +1,8 @@
 """Run a ready-made study: experiments of DVC that differ in one thing, a table and a chart.
 
 Reads:  params.yaml, which every experiment starts from.
-Writes: models/studies/NAME.md and .svg; the experiments themselves stay in DVC and MLflow.
+Writes: models/studies/NAME.md and .svg, which git ignores: no way back loses them;
+        the experiments themselves stay in DVC and MLflow.
 Run:    make sweep-lr   (by hand: python -m stages.study sweep-lr --jobs 2 -S train.num_steps=200)
 """
 
