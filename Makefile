@@ -112,7 +112,7 @@ clean: ## Remove .venv and caches of tools (never data, models or runs)
 	@rm -rf .venv .pytest_cache .ruff_cache .hypothesis build *.egg-info
 
 # Presets: experiments with several parameters changed, which `dvc exp run` writes to params.yaml.
-# Back to the default: git checkout . && dvc checkout
+# Back to the default: git stash && dvc checkout
 # Change more: make tinystories ARGS="-S train.seed=2"; what comes last counts.
 LARGE = -S tokenizer.vocab_size=10000 -S model.context_length=256 -S model.d_model=512 \
   -S model.d_ff=1344 -S model.num_layers=4 -S model.num_heads=16 -S model.rope_theta=10000.0 \

@@ -17,6 +17,7 @@ from tests.pipeline.imports import ROOT
 # Paths may have spaces, and letters beyond ASCII where DVC was taught to write them.
 SUFFIX = " ü" if "dvc_utf8" in sys.modules else " u"
 TOOLS = Path(sys.executable).parent  # dvc, and the python that the stages start
+WAY_BACK = "git stash && dvc checkout"  # to the last commit, as README and the Makefile give it
 
 
 class Project:
@@ -76,6 +77,11 @@ class Project:
             assert key in section, f"{dotted} is not in params.yaml"
             section[key] = YAML(typ="safe").load(value)
         yaml.dump(document, path)
+
+
+def go_back(project: Project) -> str:
+    """Go back to the last commit as README tells users to; return what the commands say."""
+    return project.run("sh", "-c", WAY_BACK)
 
 
 def tiny_overrides() -> dict[str, str]:

@@ -13,7 +13,8 @@ from mlflow.entities import Run
 from ruamel.yaml import YAML
 
 from lmlib.threads import num_cores
-from tests.pipeline.conftest import Project
+from tests.pipeline.conftest import WAY_BACK, Project, go_back
+from tests.pipeline.imports import ROOT
 
 pytestmark = pytest.mark.pipeline
 SETTINGS = ["-S", "optim.lr=1e-5", "-S", "optim.betas=[0.8,0.9]"]
@@ -61,11 +62,6 @@ def shown(project: Project) -> dict[str, dict[str, Any]]:
     (baseline,) = [row for row in in_json(project, "exp", "show") if row["rev"] != "workspace"]
     experiments = [entry for group in baseline["experiments"] or [] for entry in group["revs"]]
     return {entry["name"]: entry for entry in experiments}
-
-
-def reset(project: Project) -> None:
-    project.run("git", "checkout", "--quiet", "--", ".")
-    project.run("dvc", "checkout", "--quiet")
 
 
 def test_temporary_experiment_leaves_the_workspace_alone(lab: Project) -> None:
@@ -124,7 +120,7 @@ def test_apply_and_branch(lab: Project) -> None:
     assert lab.stages_run("dvc", "repro") == []
     optim = YAML(typ="safe").load(lab.folder / "params.yaml")["optim"]
     assert (optim["lr"], optim["betas"]) == (1e-5, [0.8, 0.9])
-    reset(lab)
+    go_back(lab)
     lab.run("dvc", "exp", "branch", "slow", "slower")
     lab.run("git", "checkout", "--quiet", "slower")
     lab.run("dvc", "checkout", "--quiet")
@@ -135,6 +131,120 @@ def test_apply_and_branch(lab: Project) -> None:
     lab.run("dvc", "checkout", "--quiet")
 
 
+@pytest.fixture(scope="module")
+def desk(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A clone with an experiment, a text of the user's and the page of a study."""
+    desk = project.clone(tmp_path_factory.mktemp("desk") / "clone")
+    desk.run("dvc", "exp", "run", "--temp", "--name", "slow", *SETTINGS)
+    for name in ("books/a.txt", "models/studies/mine.md"):
+        (desk.folder / name).parent.mkdir()
+        (desk.folder / name).write_text("mine", encoding="utf-8")
+    return desk
+
+
+def without_a_name(project: Project) -> Project:
+    """Return the project of a user who told git no name and no address."""
+    nameless = Project(project.folder)
+    for key in [key for key in project.env if re.match("GIT_(AUTHOR|COMMITTER)_", key)]:
+        del nameless.env[key]
+    return nameless
+
+
+def assert_as_committed(project: Project) -> None:
+    """Git and DVC see the last commit, and the user's own files are there."""
+    assert project.run("git", "status", "--porcelain") == "?? books/\n"
+    assert "up to date" in project.run("dvc", "status")
+    for name in ("books/a.txt", "models/studies/mine.md"):
+        assert (project.folder / name).read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize(
+    ("change", "command", "status"),
+    [
+        ({}, "git status", 0),
+        ({}, "dvc exp run -S optim.lr=1e-5 -S optim.betas=[0.8,0.9]", 0),
+        ({}, "dvc exp apply slow", 0),
+        ({"optim.lr": "1e-5", "optim.betas": "[0.8, 0.9]"}, "dvc repro", 0),
+        ({}, "dvc exp run -S model.d_model=33", 255),
+        ({"model.d_model": "33"}, "dvc repro", 255),
+    ],
+)
+def test_way_back_leads_to_the_last_commit(
+    desk: Project, change: dict[str, str], command: str, status: int
+) -> None:
+    """From an experiment, a `dvc repro` (which stages dvc.lock), a failure, or nothing at all."""
+    desk.set_params(change)
+    desk.run(*command.split(), status=status)
+    go_back(without_a_name(desk))
+    assert_as_committed(desk)
+
+
+def test_what_the_way_back_left_comes_again(desk: Project) -> None:
+    """Edits of parameters and code, a file that was added, and the model that came of them."""
+    desk.set_params({"optim.lr": "1e-5", "optim.betas": "[0.8, 0.9]"})
+    desk.run("dvc", "repro")
+    with (desk.folder / "stages/ui.py").open("a", encoding="utf-8") as file:
+        file.write("# edited\n")
+    (desk.folder / "notes.txt").write_text("mine", encoding="utf-8")
+    desk.run("git", "add", "notes.txt")
+    model = (desk.folder / "models/lm/model.safetensors").read_bytes()
+    go_back(desk)
+    assert_as_committed(desk)
+    desk.run("sh", "-c", "git stash pop && dvc checkout")
+    assert "up to date" in desk.run("dvc", "status")
+    assert (desk.folder / "models/lm/model.safetensors").read_bytes() == model
+    assert "# edited" in (desk.folder / "stages/ui.py").read_text(encoding="utf-8")
+    assert (desk.folder / "notes.txt").read_text(encoding="utf-8") == "mine"
+    go_back(desk)
+
+
+def test_outs_that_no_cache_has_are_not_lost(desk: Project) -> None:
+    """The way back stops before a model that `python -m stages.train` made; --force removes it."""
+    desk.set_params({"optim.lr": "1e-5", "train.num_steps": "6"})
+    desk.run("python", "-m", "stages.train")
+    model = (desk.folder / "models/lm/model.safetensors").read_bytes()
+    refused = desk.run("sh", "-c", WAY_BACK, status=255)
+    assert "Use `--force` to force" in refused
+    assert (desk.folder / "models/lm/model.safetensors").read_bytes() == model
+    desk.run("dvc", "checkout", "--force")
+    assert_as_committed(desk)
+
+
+def test_what_was_built_here_is_committed_before_a_way_back(
+    project: Project, tmp_path: Path
+) -> None:
+    """The hashes of a commit may be of bits that another processor made, which no cache here has.
+
+    Until then the way back ends without a model, and `git stash pop && dvc checkout` brings it.
+    """
+    clone = project.clone(tmp_path / "clone")
+    lock = clone.folder / "dvc.lock"
+    of_here = lock.read_text(encoding="utf-8")
+    outs = YAML(typ="safe").load(of_here)["stages"]["train"]["outs"]
+    (md5,) = [out["md5"] for out in outs if out["path"] == "models/lm"]
+    other = md5.removesuffix(".dir")[::-1] + ".dir"
+    lock.write_text(of_here.replace(md5, other), encoding="utf-8")
+    clone.run("git", "commit", "--quiet", "--all", "--message=built elsewhere")
+    clone.run("dvc", "repro")
+    assert lock.read_text(encoding="utf-8") == of_here  # what was built here
+    assert "Is your cache up to date?" in clone.run("sh", "-c", WAY_BACK, status=255)
+
+    clone.run("sh", "-c", "git stash pop && dvc checkout")
+    clone.run("git", "commit", "--quiet", "--all", "--message=built here")
+    clone.run("dvc", "exp", "run", *SETTINGS)
+    go_back(clone)
+    assert clone.run("git", "status", "--porcelain") == ""
+    assert "up to date" in clone.run("dvc", "status")
+
+
+def test_readme_gives_the_way_back() -> None:
+    """The line that these tests go back by, and no other."""
+    for name in ("README.md", "Makefile"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert WAY_BACK in text
+        assert "git checkout ." not in text
+
+
 def test_sampling_only_evaluates(lab: Project) -> None:
     """The model stays, and so does its row, with the scores and samples of the newer evaluation."""
     warmer = [*SETTINGS, "-S", "sampling.temperature=1.5"]
@@ -143,7 +253,7 @@ def test_sampling_only_evaluates(lab: Project) -> None:
     assert {"slow", "warm"} <= shown(lab).keys()
     written = (lab.folder / "models/samples.md").read_text(encoding="utf-8")
     scores = json.loads((lab.folder / "models/metrics/evaluate.json").read_text())
-    reset(lab)
+    go_back(lab)
 
     lab.wait_until_tracked()
     (row,) = runs_of(lab, "train")
@@ -216,7 +326,7 @@ def test_a_parameter_is_read_by_few_stages(
     """`dvc status` names them; what needs their outs follows."""
     lab.set_params(change)
     changed = in_json(lab, "status")
-    reset(lab)
+    go_back(lab)
     assert changed.keys() == stages
 
 
@@ -233,5 +343,5 @@ def test_a_module_is_behind_few_stages(lab: Project, module: str, stages: set[st
     with (lab.folder / module).open("a", encoding="utf-8") as file:
         file.write("# edited\n")
     changed = in_json(lab, "status")
-    reset(lab)
+    go_back(lab)
     assert changed.keys() == stages
