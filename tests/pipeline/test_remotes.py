@@ -13,7 +13,7 @@ from fsspec.asyn import get_loop
 from gcp_storage_emulator.server import create_server
 from moto.server import ThreadedMotoServer
 
-from tests.pipeline.conftest import Project
+from tests.pipeline.conftest import Project, go_back
 
 pytestmark = pytest.mark.pipeline
 
@@ -133,6 +133,85 @@ def test_experiment_of_another_is_not_run_again(
     assert {"params.yaml", "dvc.lock", "models/metrics/train.json"} <= set(changed)
     model = Path("models/lm/model.safetensors")
     assert (second.folder / model).read_bytes() != (first.folder / model).read_bytes()
+
+
+def with_origin(project: Project, folder: Path) -> Project:
+    """Return a clone of the project in `folder` whose origin is a bare repository."""
+    clone = project.clone(folder / "first")
+    hub = str(folder / "hub.git")
+    clone.run("git", "clone", "--quiet", "--bare", str(project.folder), hub)
+    clone.run("git", "remote", "set-url", "origin", hub)
+    return clone
+
+
+def commit_remote(project: Project, url: str) -> None:
+    """Name the remote in .dvc/config and push what there is, as README does."""
+    project.run("dvc", "remote", "add", "-d", "store", url)
+    project.run("git", "add", ".dvc/config", "dvc.lock")
+    project.run("git", "commit", "--quiet", "--message=Where results are")
+    project.run("dvc", "push", "--run-cache")
+    project.run("git", "push", "--quiet")
+
+
+def take(first: Project, folder: Path, name: str) -> Project:
+    """Return a new clone of a project's origin with an experiment that was pushed there."""
+    origin = first.run("git", "remote", "get-url", "origin").strip()
+    first.run("git", "clone", "--quiet", origin, str(folder))
+    second = Project(folder)
+    second.run("dvc", "exp", "pull", "origin", name)
+    second.run("dvc", "exp", "apply", name)
+    return second
+
+
+def test_experiment_after_the_remote_goes_with_its_model(
+    project: Project, tmp_path: Path, folder: dict[str, str]
+) -> None:
+    """DVC reads where results are from the experiment's own .dvc/config: the remote comes first."""
+    first = with_origin(project, tmp_path)
+    commit_remote(first, folder["url"])
+    first.run("dvc", "exp", "run", "--name", "slow", "-S", "optim.lr=1e-5")
+    go_back(first)
+    first.run("dvc", "exp", "push", "origin", "slow")
+
+    second = take(first, tmp_path / "second", "slow")
+    assert second.stages_run("dvc", "repro") == []
+    assert ".dvc/config" not in second.run("git", "status", "--porcelain")
+
+
+def test_experiment_before_the_remote_goes_when_it_is_saved_again(
+    project: Project, tmp_path: Path, folder: dict[str, str]
+) -> None:
+    """What it was, and the .dvc/config of now; else its push would leave the model here."""
+    first = with_origin(project, tmp_path)
+    first.run("dvc", "exp", "run", "--temp", "--name", "slow", "-S", "optim.lr=1e-5")
+    commit_remote(first, folder["url"])
+    first.run("dvc", "exp", "apply", "slow")  # takes the remote out of .dvc/config
+    first.run("git", "checkout", "--quiet", ".dvc/config")
+    first.run("dvc", "exp", "save", "--name", "slow-2")
+    go_back(first)
+    first.run("dvc", "exp", "push", "origin", "slow-2")
+
+    second = take(first, tmp_path / "second", "slow-2")
+    assert second.stages_run("dvc", "repro") == []
+    assert ".dvc/config" not in second.run("git", "status", "--porcelain")
+
+
+def test_experiment_before_the_remote_goes_with_local_settings(
+    project: Project, tmp_path: Path, folder: dict[str, str]
+) -> None:
+    """Where both sides have the remote in .dvc/config.local, it holds for every commit."""
+    first = with_origin(project, tmp_path)
+    first.run("dvc", "exp", "run", "--temp", "--name", "slow", "-S", "optim.lr=1e-5")
+    commit_remote(first, folder["url"])
+    configure(first, folder["url"], jobs="2")  # an option alone would be no remote: it has no url
+    first.run("dvc", "exp", "push", "origin", "slow")
+
+    second = Project(tmp_path / "second")
+    first.run("git", "clone", "--quiet", str(tmp_path / "hub.git"), str(second.folder))
+    configure(second, folder["url"])
+    second.run("dvc", "exp", "pull", "origin", "slow")
+    second.run("dvc", "exp", "apply", "slow")
+    assert second.stages_run("dvc", "repro") == []
 
 
 def fresh_clone(origin: Project, folder: Path) -> Project:
