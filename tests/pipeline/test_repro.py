@@ -237,6 +237,25 @@ def trainer_below(pid: int) -> int:
     raise AssertionError("no trainer runs")
 
 
+def test_second_repro_at_a_time_is_refused(project: Project, tmp_path: Path) -> None:
+    """It says which process is busy, and the first one ends as if it were alone."""
+    clone = project.clone(tmp_path / "clone")
+    clone.set_params({"train.num_steps": "400"})
+    first = subprocess.Popen(
+        ["dvc", "repro"], cwd=clone.folder, env=clone.env, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 240
+    while not list(clone.folder.glob("models/.resume/*/step-*.pt")):  # it trains
+        assert first.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    refused = clone.run("dvc", "repro", status=255)
+    assert "is busy, it is being blocked by" in refused
+    assert f"(PID {first.pid})" in refused
+    assert first.wait() == 0
+    assert clone.stages_run("dvc", "repro") == []
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
