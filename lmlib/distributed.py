@@ -194,7 +194,9 @@ def launch(module: str, num_processes: int) -> None:
 
     for name in ("agent.server.api", "multiprocessing.api"):  # what they warn of is said here
         logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.CRITICAL)
-    command = ["--standalone", f"--nproc-per-node={num_processes}", "--module", module]
+    # by number: on many laptops the machine's own name leads nowhere
+    command = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={num_processes}"]
+    command += ["--module", module]
     try:
         with tempfile.TemporaryDirectory() as logs:  # torchrun would leave its own behind
             run(parse_args([f"--log-dir={logs}", *command, *sys.argv[1:]]))

@@ -304,7 +304,7 @@ def test_get_batch() -> None:
     )
     assert inputs.shape == (32, 7)
     assert torch.equal(inputs + 1, targets)
-    with pytest.raises((RuntimeError, AssertionError), match="CUDA"):
+    with pytest.raises((RuntimeError, AssertionError), match=r"CUDA|NVIDIA"):
         adapters.run_get_batch(np.arange(100), 32, 7, device="cuda:99")
 
 

@@ -1,5 +1,6 @@
 """Run a function over many chunks, in order: in threads, in processes, or on a cluster."""
 
+import errno
 import logging
 import os
 import pickle
@@ -161,12 +162,17 @@ class ProcessExecutor(ThreadPool):
 
     def _start(self) -> "subprocess.Popen[bytes]":
         path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-        process = subprocess.Popen(
-            [sys.executable, "-c", "from lmlib.tokenizer.workers import serve; serve()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path},
-        )
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-c", "from lmlib.tokenizer.workers import serve; serve()"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": path},
+            )
+        except OSError as error:
+            if error.errno == errno.ENOMEM:
+                raise MemoryError("a tokenizer worker cannot be started") from error
+            raise
         self._processes.append(process)
         return process
 
