@@ -17,8 +17,8 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 
 .PHONY: all
-all: $(READY) ## Build the pipeline (dvc repro), then print scores and samples
-	@dvc repro && python -m stages.report
+all: $(READY) ## Build the pipeline, then print scores and samples
+	@python -m stages.repro && python -m stages.report
 
 # What was installed in another folder, from where it was moved here, does not start.
 .PHONY: moved
@@ -43,14 +43,14 @@ $(DEV): $(READY) pyproject.toml constraints.txt
 
 .PHONY: repro
 repro: $(READY) ## Rebuild what changed, without the report
-	@dvc repro
+	@python -m stages.repro
 
 .PHONY: ui
-ui: $(READY) ## Open the MLflow UI on http://127.0.0.1:5000: ARGS="--port 5001"
+ui: $(READY) ## Open the MLflow UI on port 5000: ARGS="--port 5001"
 	@python -m stages.ui $(ARGS)
 
 .PHONY: plots
-plots: $(READY) ## Draw the curves: dvc_plots/index.html, for a browser without network
+plots: $(READY) ## Draw the curves: dvc_plots/index.html, without network
 	@python -m stages.vega && dvc plots show
 
 .PHONY: format lint type
@@ -84,31 +84,31 @@ $(BENCH): $(DEV) tests/benchmarks/peers-requirements.txt
 	@"$(PYTHON)" -m stages.install bench
 
 .PHONY: bench-tokenizer
-bench-tokenizer: $(DEV) $(BENCH) ## Tokenizer beside its peers: CORPUS=FILE VOCAB=10000 REPEATS=5 ARGS=--growth
+bench-tokenizer: $(DEV) $(BENCH) ## Tokenizer beside its peers: CORPUS=FILE VOCAB=10000
 	@python -m tests.benchmarks.bench_tokenizer "$(CORPUS)" \
 	  --vocab-size $(or $(VOCAB),10000) --repeats $(or $(REPEATS),5) $(ARGS)
 
 .PHONY: bench-train
-bench-train: $(DEV) $(BENCH) ## Training beside other models: REPEATS=5 ARGS="--size memory"
+bench-train: $(DEV) $(BENCH) ## Training beside other models: ARGS="--size memory"
 	@python -m tests.benchmarks.bench_train --repeats $(or $(REPEATS),5) $(ARGS)
 
 .PHONY: bench-learning
-bench-learning: $(DEV) ## What AdamW, Muon and a Llama learn from a text: CORPUS=FILE ARGS="--jobs 2"
+bench-learning: $(DEV) ## What AdamW, Muon and a Llama learn: CORPUS=FILE
 	@python -m tests.benchmarks.bench_learning "$(CORPUS)" $(ARGS)
 
 .PHONY: bench-sample
-bench-sample: $(DEV) ## Sampling beside transformers: REPEATS=5 ARGS="--device cuda"
+bench-sample: $(DEV) ## Sampling beside transformers: ARGS="--device cuda"
 	@python -m tests.benchmarks.bench_sample --repeats $(or $(REPEATS),5) $(ARGS)
 
 .PHONY: bench-pipeline
-bench-pipeline: $(DEV) ## What DVC and MLflow cost: an empty dvc repro, the start of stages, logging
+bench-pipeline: $(DEV) ## What DVC, MLflow and a busy machine cost: REPEATS=5
 	@python -m tests.benchmarks.bench_pipeline --repeats $(or $(REPEATS),5) $(ARGS)
 
 .PHONY: clean prune
 prune: ## Remove the states of trainings that were never finished
 	@rm -rf models/.resume
 
-clean: ## Remove .venv and caches of tools (never data, models or runs)
+clean: ## Remove .venv and caches of tools, never data or models
 	@rm -rf .venv .pytest_cache .ruff_cache .hypothesis build *.egg-info
 
 # Presets: experiments with several parameters changed, which `dvc exp run` writes to params.yaml.
@@ -121,7 +121,7 @@ LARGE = -S tokenizer.vocab_size=10000 -S model.context_length=256 -S model.d_mod
   -S sampling.max_tokens=256
 
 .PHONY: tinystories tinystories-cpu owt tiny
-tinystories: $(READY) ## Preset: 22.7M weights on TinyStories, 327,680,000 tokens (GPU)
+tinystories: $(READY) ## Preset: 22.7M weights on TinyStories, 328M tokens (GPU)
 	@dvc exp run -S corpus.source=tinystories $(LARGE) -S optim.warmup_steps=200 \
 	  -S train.batch_size=128 -S train.num_steps=10000 $(ARGS)
 
@@ -129,7 +129,7 @@ tinystories-cpu: $(READY) ## Preset: the same at 40,960,000 tokens (CPU, or Appl
 	@dvc exp run -S corpus.source=tinystories $(LARGE) -S optim.warmup_steps=100 \
 	  -S train.batch_size=32 -S train.num_steps=5000 $(ARGS)
 
-owt: $(READY) ## Preset: the same model on OpenWebText, vocabulary of 32,000 (GPU)
+owt: $(READY) ## Preset: OpenWebText, a vocabulary of 32,000 (GPU)
 	@dvc exp run -S corpus.source=owt $(LARGE) -S tokenizer.vocab_size=32000 \
 	  -S optim.warmup_steps=200 -S train.batch_size=128 -S train.num_steps=10000 $(ARGS)
 
@@ -147,7 +147,7 @@ STUDIES := sweep-lr sweep-batch ablations scaling
 .PHONY: $(STUDIES)
 sweep-lr: ## Study: learning rates
 sweep-batch: ## Study: batch sizes after equally many tokens
-ablations: ## Study: no norm, post-norm, no position embedding, SiLU against SwiGLU
+ablations: ## Study: norm, position embedding, SiLU against SwiGLU
 scaling: ## Study: three sizes at equal compute
 $(STUDIES): $(READY)
 	@python -m stages.study $@ --jobs $(or $(JOBS),2) $(ARGS)

@@ -9,7 +9,6 @@ once the second waits, and finds the work done.
 """
 
 import argparse
-import contextlib
 import fcntl
 import hashlib
 import os
@@ -18,11 +17,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-LOCK = Path("pyproject.toml")  # locked, not changed: so no other file is left behind
 KERNELS = (
     "from lmlib.sampling import cpu_decoder; from lmlib.tokenizer import engine; "
     "engine.load(); engine.load_learning(); cpu_decoder.load()"
@@ -71,7 +69,7 @@ def main() -> None:
     parser.add_argument("purpose", nargs="?", choices=PURPOSES, default="run")
     purpose = PURPOSES[parser.parse_args().purpose]
     try:
-        with one_at_a_time():
+        with lock(Path("pyproject.toml"), "another process installs here"):
             install(purpose)
     except OSError as error:
         sys.exit(f"error: {error}")
@@ -79,16 +77,18 @@ def main() -> None:
         sys.exit(130)
 
 
-@contextlib.contextmanager
-def one_at_a_time() -> Iterator[None]:
-    """Wait until no other process of this project installs anything."""
-    with LOCK.open("r+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another process installs here; this one waits until it is done")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def lock(path: Path, reason: str) -> BinaryIO:
+    """Return the file open and locked, once no other process holds it; `reason` is why one may.
+
+    The file is not changed. The lock ends with its last open copy, so no kill leaves it behind.
+    """
+    file = path.open("r+b")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say(f"{reason}; this one waits until it is done")
+        fcntl.flock(file, fcntl.LOCK_EX)
+    return file
 
 
 def install(purpose: Purpose) -> None:
@@ -136,6 +136,8 @@ def prepare(venv: Path) -> None:
                 f"activate it (source {venv}/bin/activate) and call dvc, pytest and "
                 "`python -m stages...` yourself"
             )
+        if venv.is_symlink():
+            raise OSError(f"{venv} is a symbolic link to what should be made again: remove it")
         shutil.rmtree(venv)
     if os.pathsep in here:
         raise OSError(

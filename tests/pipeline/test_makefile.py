@@ -38,6 +38,7 @@ def tree(folder: Path) -> set[Path]:
 
 def test_help_lists_each_target_in_80_columns(lab: Project) -> None:
     listed = lab.run("make", "help").splitlines()
+    assert max(map(len, listed)) <= 80
     targets = {line.split()[0] for line in listed}
     assert {"all", "setup", "test", "ui", "tiny", "sweep-lr", "prune", "clean", "help"} <= targets
 
@@ -46,6 +47,22 @@ def test_all_builds_and_reports(lab: Project) -> None:
     output = lab.run("make")
     assert "Data and pipelines are up to date." in output
     assert "bits per byte" in output
+
+
+def test_of_two_builds_at_once_the_second_waits(lab: Project) -> None:
+    """And then has nothing to do."""
+    lab.set_params({"train.seed": "2"})
+    both = [
+        subprocess.Popen(
+            ["make", "repro"], cwd=lab.folder, env=lab.env, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sum("Running stage 'train'" in text for text in said) == 1
+    (second,) = [text for text in said if "another `make` builds here; this one waits" in text]
+    assert "Data and pipelines are up to date." in second
 
 
 def test_an_experiment_of_a_preset(lab: Project) -> None:
