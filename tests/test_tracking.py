@@ -87,7 +87,10 @@ def wait_until_stored(store: Store, fingerprint: str, metrics: set[str]) -> None
 
 @pytest.fixture(scope="module")
 def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return Store(tmp_path_factory.mktemp("store"))
+    """A store with a database, whichever test comes first: two that create it would collide."""
+    store = Store(tmp_path_factory.mktemp("store"))
+    store.client.search_experiments(max_results=1)
+    return store
 
 
 @pytest.fixture
