@@ -30,6 +30,7 @@ def run_stage(main: Callable[[], None]) -> None:
     for name in ("lmlib", "stages", "__main__"):  # the last is the stage itself
         logging.getLogger(name).setLevel(level)
     terminate_with_parent()
+    tqdm.monitor_interval = 0  # no thread that looks after bars: under a limit its start could hang
     try:
         take_compiled_kernels(root())
         main()
