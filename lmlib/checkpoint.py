@@ -61,11 +61,11 @@ def save_checkpoint(
 
     A path holds the whole checkpoint or what it held before, never a part.
     """
-    content = _serialise(_state(model, optimizer, iteration))
-    if isinstance(out, str | os.PathLike):
-        write_atomically(Path(out), content)
-    else:
-        out.write(content)
+    with _serialise(_state(model, optimizer, iteration)) as content:
+        if isinstance(out, str | os.PathLike):
+            write_atomically(Path(out), content)
+        else:
+            out.write(content)
 
 
 def load_checkpoint(
@@ -117,7 +117,10 @@ def _snapshot(state: Any) -> Any:
 
 
 def _serialise(state: dict[str, Any], room: int = 0) -> memoryview:
-    """Return the bytes of `state`, after `room` bytes for what is to stand before them."""
+    """Return the bytes of `state`, after `room` bytes for what is to stand before them.
+
+    Release them after use: Python 3.13 complains of a buffer that is collected with its view.
+    """
     # through a buffer: torch.save writes the name of its file into the bytes
     buffer = io.BytesIO(bytes(room))
     buffer.seek(room)
@@ -212,9 +215,10 @@ class ResumeStore:
             self._write(step, state)
 
     def _write(self, step: int, state: dict[str, Any]) -> None:
-        content = _serialise(state, room=64)
-        content[:64] = hashlib.sha256(content[64:]).hexdigest().encode()
-        write_atomically(self.folder / f"step-{step:09d}.pt", content)
+        with _serialise(state, room=64) as content:
+            with content[64:] as body:
+                content[:64] = hashlib.sha256(body).hexdigest().encode()
+            write_atomically(self.folder / f"step-{step:09d}.pt", content)
         # a kill in the middle of a write leaves a temporary file
         for old in [*self._files()[self._kept :], *self.folder.glob("step-*.pt.tmp")]:
             old.unlink()

@@ -16,8 +16,10 @@ def pytest_configure(config: pytest.Config) -> None:
     No test sees a GPU but those of tests/test_cuda.py, run alone: the others would compile for it
     in as many processes as there are workers.
     """
-    if hasattr(config, "workerinput"):
-        return  # a worker of pytest-xdist, started from this environment
+    if hasattr(config, "workerinput"):  # a worker of pytest-xdist, started from this environment
+        for name in ("COLUMNS", "LINES"):  # which readline has set in it
+            os.environ.pop(name, None)
+        return
     home = make_home()
     # the workers, and the stages they start, share the cores: one thread each
     enter(clean(os.environ) | home | {"OMP_NUM_THREADS": "1"})

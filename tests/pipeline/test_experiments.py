@@ -17,7 +17,9 @@ from tests.pipeline.conftest import WAY_BACK, Project, go_back
 from tests.pipeline.imports import ROOT
 
 pytestmark = pytest.mark.pipeline
+# of the module's lab alone: clones share a cache, so that what ran in one does not run in another
 SETTINGS = ["-S", "optim.lr=1e-5", "-S", "optim.betas=[0.8,0.9]"]
+OTHER = ["-S", "optim.lr=2e-5"]
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +137,7 @@ def test_apply_and_branch(lab: Project) -> None:
 def desk(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A clone with an experiment, a text of the user's and the page of a study."""
     desk = project.clone(tmp_path_factory.mktemp("desk") / "clone")
-    desk.run("dvc", "exp", "run", "--temp", "--name", "slow", *SETTINGS)
+    desk.run("dvc", "exp", "run", "--temp", "--name", "slow", *OTHER)
     for name in ("books/a.txt", "models/studies/mine.md"):
         (desk.folder / name).parent.mkdir()
         (desk.folder / name).write_text("mine", encoding="utf-8")
@@ -162,9 +164,9 @@ def assert_as_committed(project: Project) -> None:
     ("change", "command", "status"),
     [
         ({}, "git status", 0),
-        ({}, "dvc exp run -S optim.lr=1e-5 -S optim.betas=[0.8,0.9]", 0),
+        ({}, "dvc exp run -S optim.lr=2e-5", 0),
         ({}, "dvc exp apply slow", 0),
-        ({"optim.lr": "1e-5", "optim.betas": "[0.8, 0.9]"}, "dvc repro", 0),
+        ({"optim.lr": "2e-5"}, "dvc repro", 0),
         ({}, "dvc exp run -S model.d_model=33", 255),
         ({"model.d_model": "33"}, "dvc repro", 255),
     ],
@@ -181,7 +183,7 @@ def test_way_back_leads_to_the_last_commit(
 
 def test_what_the_way_back_left_comes_again(desk: Project) -> None:
     """Edits of parameters and code, a file that was added, and the model that came of them."""
-    desk.set_params({"optim.lr": "1e-5", "optim.betas": "[0.8, 0.9]"})
+    desk.set_params({"optim.lr": "2e-5"})
     desk.run("dvc", "repro")
     with (desk.folder / "stages/ui.py").open("a", encoding="utf-8") as file:
         file.write("# edited\n")
@@ -200,7 +202,7 @@ def test_what_the_way_back_left_comes_again(desk: Project) -> None:
 
 def test_outs_that_no_cache_has_are_not_lost(desk: Project) -> None:
     """The way back stops before a model that `python -m stages.train` made; --force removes it."""
-    desk.set_params({"optim.lr": "1e-5", "train.num_steps": "6"})
+    desk.set_params({"optim.lr": "2e-5", "train.num_steps": "6"})
     desk.run("python", "-m", "stages.train")
     model = (desk.folder / "models/lm/model.safetensors").read_bytes()
     refused = desk.run("sh", "-c", WAY_BACK, status=255)
@@ -231,7 +233,7 @@ def test_what_was_built_here_is_committed_before_a_way_back(
 
     clone.run("sh", "-c", "git stash pop && dvc checkout")
     clone.run("git", "commit", "--quiet", "--all", "--message=built here")
-    clone.run("dvc", "exp", "run", *SETTINGS)
+    clone.run("dvc", "exp", "run", *OTHER)
     go_back(clone)
     assert clone.run("git", "status", "--porcelain") == ""
     assert "up to date" in clone.run("dvc", "status")
