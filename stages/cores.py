@@ -3,7 +3,7 @@
 PyTorch splits an operation among threads, and the results of each wait for the last of them. Its
 OpenMP library lets the others spin meanwhile, for 300,000 rounds: long enough to take the cores
 from the very threads they wait for, when other programs run too. A shorter spin loses nothing
-where the cores are free, and most of that loss where they are not (tests/benchmarks/RESULTS.md,
+where the cores are free; where they are not it is not yet good enough (tests/benchmarks/RESULTS.md,
 "Beside other programs"). How threads wait changes no bits. Their number does, so it does not depend
 on what the machine does at the moment: as many as there are cores, or, in a queue of experiments,
 as many as each of its workers gets of them.
