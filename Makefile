@@ -33,13 +33,15 @@ endif
 setup: $(READY) ## Create .venv with the pinned dependencies
 setup-dev: $(DEV) ## The same with what the tests need
 
+INSTALL = @python="$(PYTHON)"; [ -n "$$python" ] || { \
+  echo "error: Python 3.11 or newer is needed; if it has another name:" \
+  "make PYTHON=/path/to/python3"; exit 1; }; "$$python" -m stages.install
+
 $(READY): pyproject.toml constraints.txt
-	@[ -n "$(PYTHON)" ] || { echo "error: Python 3.11 or newer is needed; if it has another name:" \
-	  "make PYTHON=/path/to/python3"; exit 1; }
-	@"$(PYTHON)" -m stages.install
+	$(INSTALL)
 
 $(DEV): $(READY) pyproject.toml constraints.txt
-	@"$(PYTHON)" -m stages.install dev
+	$(INSTALL) dev
 
 .PHONY: repro
 repro: $(READY) ## Rebuild what changed, without the report
@@ -81,7 +83,7 @@ ifneq ($(shell head -n 1 $(BENCH) 2>/dev/null),$(CURDIR))
 $(BENCH): moved
 endif
 $(BENCH): $(DEV) tests/benchmarks/peers-requirements.txt
-	@"$(PYTHON)" -m stages.install bench
+	$(INSTALL) bench
 
 .PHONY: bench-tokenizer
 bench-tokenizer: $(DEV) $(BENCH) ## Tokenizer beside its peers: CORPUS=FILE VOCAB=10000

@@ -102,7 +102,7 @@ def install(purpose: Purpose) -> None:
     run_pip(purpose)
     python = str(purpose.venv / "bin" / "python")
     if purpose.builds:
-        say("compiling the tokenizer and the sampler: half a minute, once")
+        say("compiled code of the tokenizer and the sampler: half a minute the first time")
         run(python, "-c", KERNELS)
         run(python, "-m", "stages.vega")  # pages of `dvc plots` then need no network
         run(python, "-m", "stages.dvc_utf8")

@@ -20,8 +20,8 @@ logging   Trainings with params.yaml's model through stage `train`, tracked in a
           from the first step to the last. The ratios are to the untracked training. "opening" and
           "closing" the run are what the stage waits before and after.
 busy      Trainings on a quiet machine and beside a busy loop on each core: with the stages' own
-          choice (stages/cores.py), with one thread, and with other settings of OpenMP. Ratios
-          are to another row of the same turn.
+          choice (stages/cores.py), with one thread, and with OpenMP's own spin. Ratios are to
+          another row of the same turn.
 """
 
 import argparse

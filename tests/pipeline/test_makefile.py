@@ -116,6 +116,8 @@ def test_ui_and_study_pass_their_arguments_on(lab: Project) -> None:
 def test_without_python_it_says_which_is_needed(lab: Project) -> None:
     (lab.folder / ".venv/.ready").unlink()
     assert "error: Python 3.11 or newer is needed" in lab.run("make", "setup", "PYTHON=", status=2)
+    (lab.folder / ".venv/.ready-dev").unlink()
+    assert "make PYTHON=/path/to/python3" in lab.run("make", "setup-dev", "PYTHON=", status=2)
 
 
 def test_make_finds_no_python_in_the_environment_it_is_to_make(lab: Project) -> None:

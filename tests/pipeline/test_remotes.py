@@ -186,7 +186,7 @@ def test_experiment_before_the_remote_goes_when_it_is_saved_again(
     first.run("dvc", "exp", "run", "--temp", "--name", "slow", "-S", "optim.lr=1e-5")
     commit_remote(first, folder["url"])
     first.run("dvc", "exp", "apply", "slow")  # takes the remote out of .dvc/config
-    first.run("git", "checkout", "--quiet", ".dvc/config")
+    first.run("git", "restore", ".dvc/config")
     first.run("dvc", "exp", "save", "--name", "slow-2")
     go_back(first)
     first.run("dvc", "exp", "push", "origin", "slow-2")
