@@ -1,35 +1,70 @@
 """How the stages share the processor's cores with each other and with other programs.
 
 PyTorch splits an operation among threads, and the results of each wait for the last of them. Its
-OpenMP library lets the others spin meanwhile, for 300,000 rounds: long enough to take the cores
-from the very threads they wait for, when other programs run too. A shorter spin loses nothing
-where the cores are free; where they are not it is not yet good enough (tests/benchmarks/RESULTS.md,
-"Beside other programs"). How threads wait changes no bits. Their number does, so it does not depend
-on what the machine does at the moment: as many as there are cores, or, in a queue of experiments,
-as many as each of its workers gets of them.
+OpenMP library lets the others spin meanwhile, for 300,000 rounds. Where cores are free, a spin
+saves the time that waking a thread takes, and 10,000 rounds save as much. Where other programs run
+too, any spin takes the cores from the very threads that it waits for, and none is fastest
+(tests/benchmarks/RESULTS.md, "Beside other programs"). So a stage looks when it starts.
+
+How threads wait changes no bits. Their number does, so it does not depend on what the machine does
+at the moment: as many as there are cores, or, in a queue of experiments, as many as each of its
+workers gets of them.
 """
 
 import os
 import sys
+import time
 from pathlib import Path
 
 from lmlib.threads import num_cores
 
 # rounds of GNU's OpenMP; or milliseconds of LLVM's, which PyTorch has on macOS
-SPIN = {"KMP_BLOCKTIME": "1"} if sys.platform == "darwin" else {"GOMP_SPINCOUNT": "10000"}
-WAITING = ("OMP_WAIT_POLICY", *SPIN)
+SPIN = "KMP_BLOCKTIME" if sys.platform == "darwin" else "GOMP_SPINCOUNT"
+SPIN_WHERE_FREE = "1" if sys.platform == "darwin" else "10000"
 THREADS = "OMP_NUM_THREADS"
+CHOSEN = "STAGES_SPIN"  # what a stage chose: those that it starts choose for themselves
+STAT = Path("/proc/stat")
+LOOK_SECONDS = 0.1  # ten ticks of the counters in STAT
 
 
 def share_cores() -> None:
-    """Set, for this process and those it starts, what OpenMP reads when PyTorch is imported.
-
-    What the user has set stays.
-    """
-    if not any(name in os.environ for name in WAITING):
-        os.environ.update(SPIN)
+    """Set what OpenMP reads when PyTorch is imported, unless the user has set it."""
     if THREADS not in os.environ and (workers := count_queue_workers()) > 1:
         os.environ[THREADS] = str(threads_of_each(workers))
+    set_by_user = os.environ.get(SPIN) != os.environ.get(CHOSEN)
+    if not set_by_user and "OMP_WAIT_POLICY" not in os.environ:
+        threads = os.environ.get(THREADS, "")
+        free = are_free(int(threads) if threads.isdecimal() else num_cores())
+        os.environ[SPIN] = os.environ[CHOSEN] = SPIN_WHERE_FREE if free else "0"
+
+
+def are_free(cores: int) -> bool:
+    """Return whether other programs leave this process so many of its cores, as far as is known.
+
+    Where few threads run on the whole machine, one glance tells. Otherwise its own cores are looked
+    at for LOOK_SECONDS. Systems other than Linux do not say: True.
+    """
+    try:
+        running, before = read_cores()
+        if running - 1 + cores <= num_cores():  # 1: this process
+            return True
+        time.sleep(LOOK_SECONDS)
+        idle = read_cores()[1] - before
+    except (OSError, LookupError, ValueError):
+        return True
+    return idle > (cores - 0.5) * LOOK_SECONDS
+
+
+def read_cores() -> tuple[int, float]:
+    """Return how many threads run on the machine now, and the idle seconds of this process's cores.
+
+    The seconds are a sum over the cores since the machine's start.
+    """
+    lines = STAT.read_text(encoding="ascii").splitlines()
+    numbers = {name: values for name, *values in map(str.split, lines) if values}
+    mine = [numbers[f"cpu{core}"] for core in os.sched_getaffinity(0)]
+    ticks = sum(int(idle) + int(waiting) for _, _, _, idle, waiting, *_ in mine)
+    return int(numbers["procs_running"][0]), ticks / os.sysconf("SC_CLK_TCK")
 
 
 def threads_of_each(jobs: int) -> int:
@@ -65,5 +100,7 @@ def count_queue_workers() -> int:
 
 def describe(num_threads: int) -> str:
     """Return, for the log, what was chosen here or set by the user."""
-    chosen = [f"{name}={os.environ[name]}" for name in (THREADS, *WAITING) if name in os.environ]
-    return f"{num_threads} threads on {num_cores()} cores ({', '.join(chosen)})"
+    names = (THREADS, "OMP_WAIT_POLICY", SPIN)
+    chosen = ", ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
+    busy = "; other programs run, so none spins" if os.environ.get(CHOSEN) == "0" else ""
+    return f"{num_threads} threads on {num_cores()} cores ({chosen}){busy}"

@@ -19,9 +19,9 @@ logging   Trainings with params.yaml's model through stage `train`, tracked in a
           norms, speed and memory cost that are logged; each as a part of the training's seconds,
           from the first step to the last. The ratios are to the untracked training. "opening" and
           "closing" the run are what the stage waits before and after.
-busy      Trainings on a quiet machine and beside a busy loop on each core: with the stages' own
-          choice (stages/cores.py), with one thread, and with OpenMP's own spin. Ratios are to
-          another row of the same turn.
+busy      Trainings on a quiet machine, beside one busy loop, and beside as many as there are cores:
+          with the stages' own choice (stages/cores.py), with one thread, and with OpenMP's own
+          spin. Ratios are to another row of the same turn.
 """
 
 import argparse
@@ -43,6 +43,7 @@ from itertools import count
 from pathlib import Path
 
 from lmlib.threads import num_cores
+from stages.cores import CHOSEN
 from tests.benchmarks.contest import ROOT
 from tests.benchmarks.report import Row, machine, table
 from tests.benchmarks.timing import Spread
@@ -228,15 +229,15 @@ def logging_rows(project: Project, repeats: int, steps: int, rhythms: Sequence[i
 
 
 def busy_rows(project: Project, repeats: int, steps: int) -> list[Row]:
-    """Return the rows of trainings on a quiet machine and beside a busy loop on each core."""
+    """Return the rows of trainings on a quiet machine, beside one busy loop, and beside more."""
     seeds = count(2000)  # each training is another one, so none resumes
 
-    def measure(busy: bool, **variables: str) -> Numbers:
+    def measure(busy: int, **variables: str) -> Numbers:
         settings = {"train.num_steps": str(steps), "train.seed": str(next(seeds))}
         project.set_params(settings | {"optim.warmup_steps": "10"})
         numbers = project.folder / "numbers.json"
         command = ["python", PROBE, "train", str(numbers), "--untracked"]
-        with busy_loops(num_cores() if busy else 0):
+        with busy_loops(busy):
             subprocess.run(
                 command,
                 cwd=project.folder,
@@ -249,7 +250,7 @@ def busy_rows(project: Project, repeats: int, steps: int) -> list[Row]:
     ways = {"": {}, "one thread": {"OMP_NUM_THREADS": "1"}}
     ways |= {"OpenMP's own spin": {"GOMP_SPINCOUNT": "300000"}}
     rows: list[Row] = []
-    for busy in (False, True):
+    for busy in sorted({0, 1, num_cores()}):
         contenders = [
             Contender(name or "as the stages do", partial(measure, busy, **variables))
             for name, variables in ways.items()
@@ -258,7 +259,7 @@ def busy_rows(project: Project, repeats: int, steps: int) -> list[Row]:
         _, one_thread, own_spin = contenders
         rows += [
             {
-                "beside": f"{num_cores()} busy loops" if busy else "nothing",
+                "beside": f"busy loops: {busy}",
                 "threads": contender.name,
                 "training s": contender.spread("training"),
                 "steps/s": f"{steps / contender.spread('training').median:.2f}",
@@ -285,8 +286,9 @@ def busy_loops(number: int) -> Iterator[None]:
 def main() -> None:
     """Measure the parts and print their tables last."""
     args = arguments()
-    openmp = {name: value for name, value in os.environ.items() if re.match("G?OMP_|KMP_", name)}
-    enter(clean(os.environ) | make_home() | openmp)  # no foreign tracking server
+    openmp = re.compile(f"(G?OMP|KMP)_.*|{CHOSEN}")
+    kept = {name: value for name, value in os.environ.items() if openmp.fullmatch(name)}
+    enter(clean(os.environ) | make_home() | kept)  # no foreign tracking server
     about = machine() | {"threads": os.environ.get("OMP_NUM_THREADS", "as many as PyTorch takes")}
     about |= {name: version(name) for name in ("dvc", "mlflow", "torch")}
     about["command"] = shlex.join(
