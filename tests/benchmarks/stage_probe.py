@@ -43,6 +43,8 @@ def start(target: str, stage: str) -> None:
         os.write(1, f" {time.process_time()}\n".encode())  # the stage may have begun the line
         sys.exit()
 
+    import stages  # noqa: F401  # first, as in every stage: it sets what OpenMP reads
+
     module, _, path = target.partition(":")
     *parents, name = path.split(".")
     holder: Any = importlib.import_module(module)
@@ -54,6 +56,7 @@ def start(target: str, stage: str) -> None:
 
 def train(*, tracked: bool) -> Seconds:
     """Run stage `train`, without a tracker if not `tracked`; return what it took."""
+    import stages  # noqa: F401  # first, as in every stage: it sets what OpenMP reads
     from lmlib import tracking, training
 
     seconds: Seconds = {}
