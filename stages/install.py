@@ -1,7 +1,7 @@
 """Install the project, and what a purpose needs beside it, into a virtual environment.
 
 Reads:  pyproject.toml, constraints.txt or, for the benchmarks, the list of their peers.
-Writes: .venv (or .venv-bench), compiled kernels in lmlib/, dvc_plots/vega.js.
+Writes: .venv (or .venv-bench), dvc_plots/vega.js.
 Run:    make setup   (by hand, from the repository root: python3 -m stages.install)
 
 Nothing is installed when this runs, so it imports the standard library alone. Of two that run at
@@ -21,10 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-KERNELS = (
-    "from lmlib.sampling import cpu_decoder; from lmlib.tokenizer import engine; "
-    "engine.load(); engine.load_learning(); cpu_decoder.load()"
-)
 LOG_LINES = 15  # shown of pip's output when it fails
 LINE_S, TERMINAL_LINE_S = 15.0, 0.5  # how often progress is told: in a log, on a terminal
 
@@ -102,8 +98,8 @@ def install(purpose: Purpose) -> None:
     run_pip(purpose)
     python = str(purpose.venv / "bin" / "python")
     if purpose.builds:
-        say("compiled code of the tokenizer and the sampler: half a minute the first time")
-        run(python, "-c", KERNELS)
+        say("compiling kernels: a minute the first time")
+        run(python, "-m", "lmlib.native")
         run(python, "-m", "stages.vega")  # pages of `dvc plots` then need no network
         run(python, "-m", "stages.dvc_utf8")
     stamp.write_text(content_of_stamp(purpose), encoding="utf-8")

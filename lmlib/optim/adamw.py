@@ -4,8 +4,12 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from lmlib.native import address_of, load_kernels
+from lmlib.threads import shared_pool
 
 FOREACH: Any = torch  # of whose _foreach_ functions type checkers know nothing
 
@@ -73,10 +77,8 @@ class AdamW(torch.optim.Optimizer):
             row = [local(x) for x in (p, p.grad, state["m"], state["v"])]
             (rows if _in_plain_memory(row) else others).append((row, state["t"]))
         if rows:
-            from lmlib.optim.kernels import adamw_update  # here: a GPU can do without Numba
-
             scale = 1.0 if grad_scale is None else grad_scale.item()
-            adamw_update(rows, group, scale, torch.get_num_threads())
+            _update_in_one_pass(rows, group, scale)
         if others:
             _update_each(others, group, grad_scale)
 
@@ -97,6 +99,44 @@ def _update_each(
     FOREACH._foreach_div_(denominator, [math.sqrt(1 - beta2**t) for _, t in rows])
     FOREACH._foreach_add_(denominator, eps)
     FOREACH._foreach_addcdiv_(p, m, denominator, [-lr / (1 - beta1**t) for _, t in rows])
+
+
+def _update_in_one_pass(
+    rows: list[tuple[list[Tensor], int]], group: dict[str, Any], grad_scale: float
+) -> None:
+    """Update tensors in plain memory, all of one dtype, with the kernels.
+
+    Nothing is summed over elements: the bits do not depend on the number of threads.
+    """
+    kernels = load_kernels("lmlib.optim.kernels")
+    lr, (beta1, beta2) = group["lr"], group["betas"]
+    dtype = rows[0][0][0].dtype
+    scalars = [
+        (
+            grad_scale,
+            1 - beta1,
+            beta2,
+            1 - beta2,
+            1 - lr * group["weight_decay"],
+            1 / math.sqrt(1 - beta2**t),
+            group["eps"],
+            lr / (1 - beta1**t),
+        )
+        for _, t in rows
+    ]
+    arrays = (
+        np.array([[x.data_ptr() for x in tensors] for tensors, _ in rows], dtype=np.int64),
+        np.array([tensors[0].numel() for tensors, _ in rows], dtype=np.int64),
+        # as wide as the weights: a product with a wider number would be slow
+        np.array(scalars, dtype=np.float32 if dtype == torch.float32 else np.float64),
+    )
+    work = (*map(address_of, arrays), len(rows))
+    update = kernels.adamw_float32 if dtype == torch.float32 else kernels.adamw_float64
+    shares = torch.get_num_threads()
+    others = [shared_pool().submit(update, *work, share, shares) for share in range(1, shares)]
+    update(*work, 0, shares)
+    for other in others:
+        other.result()
 
 
 def _in_plain_memory(tensors: list[Tensor]) -> bool:

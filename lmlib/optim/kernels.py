@@ -1,78 +1,24 @@
-"""AdamW on a CPU: one pass over memory."""
+"""AdamW on a CPU, in one pass over memory."""
 
 import math
-from typing import Any, no_type_check
+from typing import no_type_check
 
 import numpy as np
-from numba import njit, types
-from numba.extending import intrinsic
-from numba.np.numpy_support import carray
-from torch import Tensor
 
-from lmlib.threads import shared_pool
+from lmlib.native.compiling import kernel, part, view
 
 
-def adamw_update(
-    rows: list[tuple[list[Tensor], int]],
-    group: dict[str, Any],
-    grad_scale: float,
-    num_threads: int,
-) -> None:
-    """Update in place p, m and v of each row (p, g, m, v), t, with the settings of its group.
-
-    Each tensor is contiguous, all are of float32 or all of float64. Nothing is summed over
-    elements: the bits do not depend on the number of threads.
-    """
-    lr, (beta1, beta2) = group["lr"], group["betas"]
-    scalars = [
-        (
-            grad_scale,
-            1 - beta1,
-            beta2,
-            1 - beta2,
-            1 - lr * group["weight_decay"],
-            1 / math.sqrt(1 - beta2**t),
-            group["eps"],
-            lr / (1 - beta1**t),
-        )
-        for _, t in rows
-    ]
-    work = (
-        np.array([[x.data_ptr() for x in tensors] for tensors, _ in rows], dtype=np.int64),
-        np.array([tensors[0].numel() for tensors, _ in rows], dtype=np.int64),
-        # as wide as the weights: a product with a wider number would be slow
-        np.array(scalars, dtype=rows[0][0][0].new_empty(0).numpy().dtype),
-    )
-    others = [shared_pool().submit(_adamw, *work, k, num_threads) for k in range(1, num_threads)]
-    _adamw(*work, 0, num_threads)
-    for other in others:
-        other.result()
-
-
-@intrinsic
-@no_type_check
-def _pointer(typing_context, address, like):
-    """Return an address as a pointer to numbers like `like`."""
-    pointer = types.CPointer(like)
-
-    def generate(context, builder, signature, args):
-        return builder.inttoptr(args[0], context.get_value_type(pointer))
-
-    return pointer(address, like), generate
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
+@part
 @no_type_check  # the tests' checks of shapes decorate functions, which Numba must see as they are
-def _adamw(addresses, sizes, scalars, part, parts):
-    """Update one of `parts` equal parts of each row of p, g, m, v, of which the addresses come."""
+def update(addresses, sizes, scalars, share, shares, dtype):
+    """Update one of `shares` equal parts of each row of p, g, m, v."""
     for row in range(len(sizes)):
         size = sizes[row]
-        share = slice(part * size // parts, (part + 1) * size // parts)
-        like = scalars[row, 0]
-        p = carray(_pointer(addresses[row, 0], like), size)[share]
-        g = carray(_pointer(addresses[row, 1], like), size)[share]
-        m = carray(_pointer(addresses[row, 2], like), size)[share]
-        v = carray(_pointer(addresses[row, 3], like), size)[share]
+        start, stop = share * size // shares, (share + 1) * size // shares
+        p = view(addresses[row, 0], size, dtype)[start:stop]
+        g = view(addresses[row, 1], size, dtype)[start:stop]
+        m = view(addresses[row, 2], size, dtype)[start:stop]
+        v = view(addresses[row, 3], size, dtype)[start:stop]
         s = scalars[row]
         grad_scale, weight1, beta2, weight2 = s[0], s[1], s[2], s[3]
         decay, root_scale, eps, rate = s[4], s[5], s[6], s[7]
@@ -82,3 +28,28 @@ def _adamw(addresses, sizes, scalars, part, parts):
             second = beta2 * v[i] + weight2 * (gradient * gradient)
             p[i] = decay * p[i] - rate * first / (math.sqrt(second) * root_scale + eps)
             m[i], v[i] = first, second
+
+
+@kernel
+@no_type_check
+def adamw_float32(addresses, sizes, scalars, num_rows, share, shares):
+    """Update rows of float32; return 0.
+
+    addresses  address of (num_rows, 4) int64: the addresses of p, g, m and v
+    sizes      address of (num_rows,) int64: how many numbers each of them has
+    scalars    address of (num_rows, 8), of the dtype of the weights: see `adamw.py`
+    """
+    rows, numbers = view(addresses, (num_rows, 4), np.int64), view(sizes, num_rows, np.int64)
+    settings = view(scalars, (num_rows, 8), np.float32)
+    update(rows, numbers, settings, share, shares, np.float32)
+    return np.int64(0)
+
+
+@kernel
+@no_type_check
+def adamw_float64(addresses, sizes, scalars, num_rows, share, shares):
+    """Do what `adamw_float32` does for float64."""
+    rows, numbers = view(addresses, (num_rows, 4), np.int64), view(sizes, num_rows, np.int64)
+    settings = view(scalars, (num_rows, 8), np.float64)
+    update(rows, numbers, settings, share, shares, np.float64)
+    return np.int64(0)

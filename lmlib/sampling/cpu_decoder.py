@@ -11,45 +11,59 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lmlib.model import KVCache, ModelParams, RMSNorm, TransformerLM
+from lmlib.model import KVCache, RMSNorm, TransformerLM
+from lmlib.native import address_of, load_kernels, record
+from lmlib.sampling.kernels.records import BLOCK, COLUMNS, HEAD, MULTIPLE, room_size
 from lmlib.threads import shared_pool
 
-MULTIPLE = 16  # of all sizes that are summed over: a multiple of kernels.LANES
-LEAST = 4  # results of a product: kernels.COLUMNS
+KERNELS = "lmlib.sampling.kernels"
 CHUNK = 128  # tokens at a time, whose vectors stay in the processor's cache
 
 
 class CpuDecoder:
-    """What `PlainDecoder` does, up to rounding; each row has the bits that it would have alone.
+    """What `PlainDecoder` does, up to rounding; batch-invariant: a row's bits depend on it alone.
 
-    Of PyTorch's threads each takes a part of the rows. The weights are not copied.
+    Each of PyTorch's threads takes a part of the rows. The weights are not copied.
     """
 
     def __init__(self, model: TransformerLM) -> None:
-        from lmlib.sampling import kernels  # here: importing Numba takes a third of a second
-
-        self.kernels = kernels
-        self.model = model
-        self.embeddings = _array(model.token_embeddings.weight)
-        self.eps = np.float32(model.params.norm_eps)
-        self.blocks = [self._block(layer) for layer in model.layers]
-        self.head = _gain(model.ln_final), self.eps, _array(model.lm_head.weight)
-
-    def _block(self, layer: Any) -> tuple[Any, ...]:
-        """Return what `kernels.block` takes of a layer."""
-        attn, ffn = layer.attn, layer.ffn
-        projections = (attn.q_proj, attn.k_proj, attn.v_proj, attn.output_proj)
-        w3 = ffn.w3.weight if hasattr(ffn, "w3") else torch.empty(0, 0)
-        none = torch.empty(1, 0)
-        rope = (none, none) if attn.rope is None else (attn.rope.cos, attn.rope.sin)
-        return (
-            tuple(_array(projection.weight) for projection in projections),
-            tuple(map(_array, (ffn.w1.weight, ffn.w2.weight, w3))),
-            (_gain(layer.ln1), _gain(layer.ln2)),
-            tuple(map(_array, rope)),
-            self.eps,
-            layer.post,
+        self.kernels = load_kernels(KERNELS)
+        self.model = model  # its weights are used by address
+        self.embeddings = model.token_embeddings.weight.detach().numpy()
+        self.blocks = np.concatenate([self._block(layer) for layer in model.layers])
+        self.head = record(
+            HEAD,
+            d_model=model.params.d_model,
+            gain=_gain(model.ln_final),
+            weight=_address(model.lm_head.weight),
+            vocab_size=model.vocab_size,
         )
+        self.head["eps"] = model.params.norm_eps
+
+    def _block(self, layer: Any) -> NDArray[Any]:
+        """Return the BLOCK of a layer, still without tokens."""
+        attn, ffn, params = layer.attn, layer.ffn, self.model.params
+        fields = {
+            "num_heads": params.num_heads,
+            "context_length": params.context_length,
+            "d_head": params.d_model // params.num_heads,
+            "d_ff": len(ffn.w1.weight),
+            "q": _address(attn.q_proj.weight),
+            "k": _address(attn.k_proj.weight),
+            "v": _address(attn.v_proj.weight),
+            "output": _address(attn.output_proj.weight),
+            "w1": _address(ffn.w1.weight),
+            "w2": _address(ffn.w2.weight),
+            "w3": _address(ffn.w3.weight) if hasattr(ffn, "w3") else 0,
+            "gain1": _gain(layer.ln1),
+            "gain2": _gain(layer.ln2),
+            "cos": 0 if attn.rope is None else _address(attn.rope.cos),
+            "sin": 0 if attn.rope is None else _address(attn.rope.sin),
+            "post": int(layer.post),
+        }
+        block = record(BLOCK, **fields)
+        block["eps"] = params.norm_eps
+        return block
 
     def fill(self, windows: Sequence[Sequence[int]]) -> KVCache:
         """Return a cache of these tokens; a row may have none."""
@@ -95,16 +109,30 @@ class CpuDecoder:
         rows = range(first, last)
         tokens = list(chain.from_iterable(new[row] for row in rows))
         sequences = np.repeat(rows, [len(new[row]) for row in rows])
-        positions = [cache.lengths[row] + i for row in rows for i in range(len(new[row]))]
-        at = np.array(positions, dtype=np.int64)
+        positions = np.array(
+            [cache.lengths[row] + i for row in rows for i in range(len(new[row]))], dtype=np.int64
+        )
         keys_values = cache.keys_values.numpy()
-        for start in range(0, len(tokens), CHUNK):  # what is before in a sequence comes before
-            chunk = slice(start, start + CHUNK)
-            x = self.embeddings[tokens[chunk]]
-            for layer, block in zip(keys_values, self.blocks, strict=True):
-                self.kernels.block(x, sequences[chunk], at[chunk], layer, *block)
+        context_length, d_ff = (int(self.blocks[name][0]) for name in ("context_length", "d_ff"))
+        num_rows, d_model = min(CHUNK, len(tokens)), self.embeddings.shape[1]
+        room = np.empty(room_size(num_rows, d_model, d_ff, context_length), np.float32)
+        jobs = self.blocks.copy()
+        layers = keys_values.strides[0] * np.arange(len(jobs))
+        jobs["keys_values"] = address_of(keys_values) + layers
+        jobs["num_sequences"] = len(cache.lengths)
+        jobs["room"] = address_of(room)
+        for start in range(0, len(tokens), CHUNK):  # earlier tokens of a sequence come first
+            x = self.embeddings[tokens[start : start + CHUNK]]
+            jobs["x"], jobs["num_rows"] = address_of(x), len(x)
+            jobs["sequences"] = address_of(sequences) + sequences.itemsize * start
+            jobs["positions"] = address_of(positions) + positions.itemsize * start
+            for layer in range(len(jobs)):
+                self.kernels.block(address_of(jobs) + BLOCK.itemsize * layer)
             if logits is not None:
-                self.kernels.logits(x, *self.head, logits[first + start : last])
+                head = self.head.copy()
+                head["x"], head["num_rows"], head["room"] = address_of(x), len(x), address_of(room)
+                head["logits"] = address_of(logits) + logits.strides[0] * (first + start)
+                self.kernels.logits(address_of(head))
 
 
 def fits(model: TransformerLM) -> bool:
@@ -114,23 +142,19 @@ def fits(model: TransformerLM) -> bool:
     summed = (params.d_model, params.d_model // params.num_heads, len(ffn.w1.weight))
     return (
         type(model) is TransformerLM
-        and all(p.device.type == "cpu" and p.dtype == torch.float32 for p in model.parameters())
+        and all(
+            p.device.type == "cpu" and p.dtype == torch.float32 and p.is_contiguous()
+            for p in model.parameters()
+        )
         and all(size % MULTIPLE == 0 for size in summed)
-        and min(model.vocab_size, params.context_length) >= LEAST
+        and min(model.vocab_size, params.context_length) >= COLUMNS
         and os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
     )
 
 
-def load() -> None:
-    """Compile the kernels, or read them from the disk."""
-    params = ModelParams(context_length=LEAST, d_model=16, num_layers=1, num_heads=1, d_ff=16)
-    decoder = CpuDecoder(TransformerLM(params, LEAST))
-    decoder.logits(decoder.fill([[0]]), [0])
+def _address(tensor: Tensor) -> int:
+    return tensor.data_ptr()
 
 
-def _array(tensor: Tensor) -> NDArray[np.float32]:
-    return tensor.detach().numpy()
-
-
-def _gain(norm: nn.Module) -> NDArray[np.float32]:
-    return _array(norm.weight if isinstance(norm, RMSNorm) else torch.empty(0))
+def _gain(norm: nn.Module) -> int:
+    return _address(norm.weight) if isinstance(norm, RMSNorm) else 0

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lmlib.threads import num_cores
 from lmlib.tokenizer import engine, files
-from lmlib.tokenizer.engine import Encoder, TokenTable
+from lmlib.tokenizer.encoder import Encoder, TokenTable
 from lmlib.tokenizer.paths import CorpusFile, CorpusPath, as_file, check_is_file, read_range
 from lmlib.tokenizer.reference import apply_merges, apply_merges_long, pre_tokens
 from lmlib.tokenizer.splitting import (
@@ -344,9 +344,7 @@ class Tokenizer:
 
     def _get_encoder(self) -> Encoder:
         if self._encoder is None:
-            self._encoder = Encoder(
-                self.pattern, self._byte_ids, self._merge_table, self.special_ids
-            )
+            self._encoder = Encoder(self._byte_ids, self._merge_table, self.special_ids)
         return self._encoder
 
     def _encode_piece(self, text: str, splitter: Splitter) -> list[int]:

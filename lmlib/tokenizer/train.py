@@ -6,8 +6,8 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_EXCEPTION, Executor, wait
 from functools import partial
 
-from lmlib.tokenizer import engine
-from lmlib.tokenizer.engine import POLL_S, WordCounter, WordCounts
+from lmlib.tokenizer import engine, learning
+from lmlib.tokenizer.counting import WordCounter, WordCounts
 from lmlib.tokenizer.paths import CorpusFile, CorpusPath, as_files, check_is_file, read_range
 from lmlib.tokenizer.patterns import find_pattern
 from lmlib.tokenizer.reference import count_pre_tokens, learn_merges
@@ -16,6 +16,7 @@ from lmlib.tokenizer.workers import count_workers, map_in_order, open_executor
 
 OnProgress = Callable[[str, int, int], None]  # (stage, done, in all)
 
+POLL_S = 0.1  # how often progress is reported
 CHUNK_BYTES = 1 << 20  # bytes of a file that one worker holds at a time
 CLUSTER_CHUNK_BYTES = 1 << 24  # the same with an executor, where each chunk's words travel
 PLAIN_DISTINCT_BYTES = 500_000  # distinct pre-tokens, in bytes, that plain Python merges quickly
@@ -214,4 +215,4 @@ def merge_words(
     )
     if (is_little and not engine.is_loaded()) or not engine.try_load():
         return learn_merges(counts.to_dict(), num_merges, report)
-    return engine.learn_merges(counts, num_merges, report)
+    return learning.learn_merges(counts, num_merges, report)

@@ -44,7 +44,6 @@ STEADY = {  # task -> what its rows are called, units in a second of one run, un
 STARTUP = {  # as in what startup.py prints
     "load": "import, load, encode",
     "engine": "the same and load kernels",
-    "learning": "the same and load kernels for training",
 }
 TASKS = ["train", "encode_file", *STEADY, "startup"]
 LEGEND = """\

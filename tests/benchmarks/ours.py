@@ -15,7 +15,6 @@ def prepare(name: str, job: Job) -> Prepared:
     """Return the call for a job; raise KeyError for a task that there is none for."""
     assert name == "ours"
     engine.load()
-    engine.load_learning()
     return TASKS[job.task](job)
 
 

@@ -1,8 +1,7 @@
 """Print how long a new process takes to its first ids, in seconds, as JSON.
 
 Python has started by then, and no module of ours nor NumPy is imported. "load" ends with the ids of
-a short text, "engine" when the kernels for long ones are there, too, "learning" when those are
-there with which `train_bpe` merges.
+a short text, "engine" when the kernels for long ones are there, too.
 
 Run: python -m tests.benchmarks.startup FOLDER, as Tokenizer.save wrote it
 """
@@ -24,9 +23,7 @@ def main() -> None:
 
     engine.load()
     engine_s = time.perf_counter() - start
-    engine.load_learning()
-    learning_s = time.perf_counter() - start
-    seconds = {"load": load_s, "engine": engine_s, "learning": learning_s}
+    seconds = {"load": load_s, "engine": engine_s}
     sys.stdout.write(json.dumps(seconds) + "\n")
 
 

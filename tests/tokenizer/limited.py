@@ -72,7 +72,6 @@ def main(work: str, extra_bytes: str, *options: str) -> None:
             list(pool.map(lambda _: sum(range(100_000)), range(8)))
     if "loaded" in options:
         engine.load()
-        engine.load_learning()
     tokenizer = Tokenizer(BYTES, [])
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "text.txt").write_text(TEXT, encoding="utf-8")

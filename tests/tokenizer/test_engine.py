@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmlib.tokenizer import Tokenizer, engine, train_bpe
+from lmlib.tokenizer import Tokenizer, encoder, engine, train_bpe
 from lmlib.tokenizer.patterns import PATTERNS
 from lmlib.tokenizer.reference import learn_merges
 from tests.tokenizer.strategies import (
@@ -191,8 +191,8 @@ def test_a_cache_of_a_few_rows(
     max_lost: int,
 ) -> None:
     """Nearly every pre-token finds no row; threads share what is emptied again and again."""
-    monkeypatch.setattr(engine, "CACHE_ROWS", num_rows)
-    monkeypatch.setattr(engine, "MAX_LOST", max_lost)
+    monkeypatch.setattr(encoder, "CACHE_ROWS", num_rows)
+    monkeypatch.setattr(encoder, "MAX_LOST", max_lost)
     data = corpus_file.read_bytes() + b" ".join(different_words(9999) * 2)
     expected = PlainEncoder(tokenizer).ids(data)
     assert file_ids(tokenizer, data, tmp_path) == expected

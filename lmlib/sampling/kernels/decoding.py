@@ -1,38 +1,32 @@
-"""Numba kernels of one decoding step on a CPU, in float32: a block of the model, and the logits.
+"""One decoding step on a CPU, in float32: a block of the model, and the logits.
 
 A step of a small model takes PyTorch some hundred operations on a few numbers each, most of the
-time to find out what to do. Here a block is one call. Its weights are read where the model has
-them; the rows of `x` are tokens, of one sequence or of many.
+time to find out what to do. Here a block is one call, and its weights are read where the model has
+them.
 
-Each sum is made in one order, whatever the number of rows: a token's result has the same bits
-alone and among others. What makes it fast is `tile`: sixteen dot products at a time, in registers.
-
-All in one file, because Numba takes a cached kernel for stale only when the file that it stands
-in has changed, whatever else it calls.
+Each sum is made in one order, whatever the number of rows, so the kernels are batch-invariant: a
+row's bits do not depend on its neighbours. What makes them fast is `tile`: sixteen dot products at
+a time, in registers.
 """
-# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
-# Numba gives an intrinsic its typing context, a method of llvmlite its block.
 
 import math
 from typing import Any, no_type_check
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+
+from lmlib.native.compiling import address_of, intrinsic, kernel, part, prefetch_at, view
+from lmlib.sampling.kernels.records import BLOCK, COLUMNS, HEAD
 
 # of a vector: 4 x 4 sums and 4 + 4 factors fit the 32 registers of AVX-512, or nearly the 16 of AVX
 LANES = 16 if binding.get_host_cpu_features().get("avx512f") else 8
-COLUMNS = 4  # weights of a tile, that is, results for each of its rows
-AHEAD = 4  # tiles, by which weights are asked from memory before they are needed
+AHEAD = 4  # tiles, by which weights are prefetched before they are needed
 
-kernel = njit(nogil=True, cache=True, error_model="numpy")
-# What the others are made of: to be callable from Python too would take longer to compile.
-INNER: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-part = njit(**INNER, nogil=True, error_model="numpy", fastmath={"contract"})
+fused = part(fastmath={"contract"})
 # sums over neighbours in as many parts as a vector has lanes
-summing = njit(**INNER, nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})
+summing = part(fastmath={"contract", "reassoc"})
 
 
 # -- sums of products, in registers
@@ -58,15 +52,9 @@ def load(builder, kind, address, *offsets):
 
 @no_type_check
 def prefetch(builder, address, *offsets):
-    """Ask for what stands so many numbers after an address, without waiting for it.
-
-    Into the second cache: the first is full of what is needed now.
-    """
-    byte = ir.IntType(8).as_pointer()
-    kind = ir.FunctionType(ir.VoidType(), [byte, WORD, WORD, WORD])
-    function = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+    """Prefetch the number at offsets from an address, past the first cache, which is full."""
     pointer = place(builder, ir.IntType(8), address, *offsets)
-    builder.call(function, [pointer, WORD(0), WORD(2), WORD(1)])  # to read, second cache, data
+    prefetch_at(builder, builder.ptrtoint(pointer, address.type), 2)
 
 
 @no_type_check
@@ -188,12 +176,12 @@ four_vectors, one_vector = mixture(4), mixture(1)
 # -- matrix products
 
 
-@part
+@fused
 @no_type_check
 def product(x, weight, out):
     """Set out = x weight^T: (rows, depth) by (columns, depth), at least COLUMNS of them."""
     (num_rows, depth), (num_columns, _) = x.shape, weight.shape
-    x_at, weight_at, out_at = x.ctypes.data, weight.ctypes.data, out.ctypes.data
+    x_at, weight_at, out_at = address_of(x), address_of(weight), address_of(out)
     for tile_column in range(0, num_columns, COLUMNS):
         column = min(tile_column, num_columns - COLUMNS)  # the last tile repeats some results
         w = weight_at + 4 * column * depth
@@ -214,36 +202,47 @@ def product(x, weight, out):
 @summing
 @no_type_check
 def normalise(x, gain, eps, out):
-    """Set out to RMSNorm of x, or to x where the model has none (`gain` is empty)."""
+    """Set out to RMSNorm of x, or to x where there is no gain (address 0)."""
     num_rows, size = x.shape
+    gains = view(gain, size, np.float32)
     for row in range(num_rows):
-        if len(gain) == 0:
-            out[row] = x[row]
+        if gain == 0:
+            for i in range(size):
+                out[row, i] = x[row, i]
             continue
         squares = np.float32(0)
         for i in range(size):
             squares += x[row, i] * x[row, i]
         scale = np.float32(1) / math.sqrt(squares / np.float32(size) + eps)
         for i in range(size):
-            out[row, i] = x[row, i] * scale * gain[i]
+            out[row, i] = x[row, i] * scale * gains[i]
 
 
-@part
+@fused
+@no_type_check
+def add(x, added):
+    """Add an array to another of the same shape."""
+    for row in range(x.shape[0]):
+        for i in range(x.shape[1]):
+            x[row, i] += added[row, i]
+
+
+@fused
 @no_type_check
 def rotate(x, cos, sin):
-    """Apply RoPE to a vector, in place; the tables of its position are empty without RoPE."""
+    """Apply RoPE to a vector, in place, with the cosines and sines of its position."""
     for k in range(len(cos)):
         even, odd = x[2 * k], x[2 * k + 1]
         x[2 * k] = even * cos[k] - odd * sin[k]
         x[2 * k + 1] = even * sin[k] + odd * cos[k]
 
 
-@part
+@fused
 @no_type_check
 def attend(query, keys, values, length, scores, out):
     """Set out to the attention of a query to the first `length` keys."""
     size = len(query)
-    query_at, keys_at, scores_at = query.ctypes.data, keys.ctypes.data, scores.ctypes.data
+    query_at, keys_at, scores_at = address_of(query), address_of(keys), address_of(scores)
     for t in range(0, length, COLUMNS):  # keys behind the last are read and not used
         first = min(t, len(keys) - COLUMNS)
         one_row(query_at, keys_at + 4 * first * size, size, scores_at + 4 * first, COLUMNS)
@@ -258,7 +257,7 @@ def attend(query, keys, values, length, scores, out):
     share = np.float32(1) / total
     for t in range(length):
         scores[t] *= share
-    values_at, out_at = values.ctypes.data, out.ctypes.data
+    values_at, out_at = address_of(values), address_of(out)
     column = 0
     while column + 4 * LANES <= size:
         at = 4 * column
@@ -272,79 +271,85 @@ def attend(query, keys, values, length, scores, out):
 
 @kernel
 @no_type_check
-def block(x, sequences, positions, keys_values, attention, ffn, gains, rope, eps, post):
-    """Replace x by the output of a block, and keep the keys and values of its tokens.
+def block(blocks):
+    """Apply the BLOCK at an address, and keep the keys and values of its tokens; return 0."""
+    job = view(blocks, 1, BLOCK)[0]
+    num_rows, num_heads, d_head, d_ff = job.num_rows, job.num_heads, job.d_head, job.d_ff
+    d_model = num_heads * d_head
+    square, wide, narrow = (d_model, d_model), (d_ff, d_model), (d_model, d_ff)
+    x = view(job.x, (num_rows, d_model), np.float32)
+    sequences = view(job.sequences, num_rows, np.int64)
+    positions = view(job.positions, num_rows, np.int64)
+    cache_shape = (2, job.num_sequences, num_heads, job.context_length, d_head)
+    keys_values = view(job.keys_values, cache_shape, np.float32)
+    size = 4 * num_rows * d_model
+    normed = view(job.room, (num_rows, d_model), np.float32)
+    added = view(job.room + size, (num_rows, d_model), np.float32)
+    queries = view(job.room + 2 * size, (num_rows, d_model), np.float32)
+    hidden = view(job.room + 3 * size, (num_rows, d_ff), np.float32)
+    gate = view(job.room + 3 * size + 4 * num_rows * d_ff, (num_rows, d_ff), np.float32)
+    scores = view(job.room + 3 * size + 8 * num_rows * d_ff, job.context_length, np.float32)
+    first_gain, second_gain = (0, 0) if job.post else (job.gain1, job.gain2)
 
-    x            (rows, d_model)
-    sequences    (rows,) int64: which of the cache each token belongs to
-    positions    (rows,) int64: where it stands there; it sees the keys up to its own
-    keys_values  (2, batch, heads, context_length, d_head): a layer's cache
-    attention    the weights of Q, K, V and the output, each (d_model, d_model)
-    ffn          w1, w2 and w3, which is empty in a network without a gate
-    gains        of the two norms; empty in a model without
-    rope         cosines and sines, each (context_length, d_head / 2), or (1, 0) in a model without
-    post         whether the norms come after the residual connections
-    """
-    num_rows = len(x)
-    _, _, num_heads, context_length, d_head = keys_values.shape
-    normed, added, queries = np.empty_like(x), np.empty_like(x), np.empty_like(x)
-    none = gains[0][:0]
-
-    normalise(x, none if post else gains[0], eps, normed)
-    q, k, v, output = attention
-    product(normed, q, queries)
-    for which, weight in enumerate((k, v)):
-        product(normed, weight, added)
+    normalise(x, first_gain, job.eps, normed)
+    product(normed, view(job.q, square, np.float32), queries)
+    for which in range(2):
+        product(normed, view(job.v if which else job.k, square, np.float32), added)
         for row in range(num_rows):
             for head in range(num_heads):
-                place = keys_values[which, sequences[row], head, positions[row]]
-                place[:] = added[row, head * d_head : (head + 1) * d_head]
-    cos, sin = rope
-    scores = np.empty(context_length, dtype=np.float32)
-    for row in range(num_rows):
-        at = positions[row] if cos.shape[1] else 0
-        for head in range(num_heads):
-            rotate(queries[row, head * d_head : (head + 1) * d_head], cos[at], sin[at])
-            rotate(keys_values[0, sequences[row], head, positions[row]], cos[at], sin[at])
+                kept = keys_values[which, sequences[row], head, positions[row]]
+                for i in range(d_head):
+                    kept[i] = added[row, head * d_head + i]
+    if job.cos:
+        cos = view(job.cos, (job.context_length, d_head // 2), np.float32)
+        sin = view(job.sin, (job.context_length, d_head // 2), np.float32)
+        for row in range(num_rows):
+            at = positions[row]
+            for head in range(num_heads):
+                rotate(queries[row, head * d_head : (head + 1) * d_head], cos[at], sin[at])
+                rotate(keys_values[0, sequences[row], head, at], cos[at], sin[at])
     for row in range(num_rows):  # when all keys are there
         for head in range(num_heads):
             of_head = slice(head * d_head, (head + 1) * d_head)
-            keys, values = keys_values[:, sequences[row], head]
             attend(
                 queries[row, of_head],
-                keys,
-                values,
+                keys_values[0, sequences[row], head],
+                keys_values[1, sequences[row], head],
                 positions[row] + 1,
                 scores,
                 normed[row, of_head],
             )
-    product(normed, output, added)
-    x += added
-    if post:
-        normalise(x, gains[0], eps, x)
+    product(normed, view(job.output, square, np.float32), added)
+    add(x, added)
+    if job.post:
+        normalise(x, job.gain1, job.eps, x)
 
-    normalise(x, none if post else gains[1], eps, normed)
-    w1, w2, w3 = ffn
-    hidden = np.empty((num_rows, len(w1)), dtype=np.float32)
-    product(normed, w1, hidden)
+    normalise(x, second_gain, job.eps, normed)
+    product(normed, view(job.w1, wide, np.float32), hidden)
     one = np.float32(1)
     for row in range(num_rows):
-        for i in range(len(w1)):
+        for i in range(d_ff):
             hidden[row, i] /= one + math.exp(-hidden[row, i])
-    if len(w3):
-        gate = np.empty_like(hidden)
-        product(normed, w3, gate)
-        hidden *= gate
-    product(hidden, w2, added)
-    x += added
-    if post:
-        normalise(x, gains[1], eps, x)
+    if job.w3:
+        product(normed, view(job.w3, wide, np.float32), gate)
+        for row in range(num_rows):
+            for i in range(d_ff):
+                hidden[row, i] *= gate[row, i]
+    product(hidden, view(job.w2, narrow, np.float32), added)
+    add(x, added)
+    if job.post:
+        normalise(x, job.gain2, job.eps, x)
+    return np.int64(0)
 
 
 @kernel
 @no_type_check
-def logits(x, gain, eps, weight, out):
-    """Set out to the logits of each row of x: the last norm and the output matrix."""
-    normed = np.empty_like(x)
-    normalise(x, gain, eps, normed)
-    product(normed, weight, out)
+def logits(heads):
+    """Compute the logits of the HEAD at an address; return 0."""
+    job = view(heads, 1, HEAD)[0]
+    shape = (job.num_rows, job.d_model)
+    normed = view(job.room, shape, np.float32)
+    normalise(view(job.x, shape, np.float32), job.gain, job.eps, normed)
+    weight = view(job.weight, (job.vocab_size, job.d_model), np.float32)
+    product(normed, weight, view(job.logits, (job.num_rows, job.vocab_size), np.float32))
+    return np.int64(0)

@@ -1,0 +1,1 @@
+"""Kernels of decoding on a CPU; records.py alone is imported without Numba."""

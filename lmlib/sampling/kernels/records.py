@@ -1,0 +1,57 @@
+"""The records through which the decoder and its kernels share memory; without Numba."""
+
+import numpy as np
+
+COLUMNS = 4  # results of a product at a time, so the least number of them
+MULTIPLE = 16  # divides every size that is summed over: the most lanes of a vector
+
+# A block of the model and what it is applied to. Fields with a shape are addresses of float32,
+# 0 where the model has no such weight.
+BLOCK = np.dtype(
+    [
+        ("x", np.int64),  # (num_rows, d_model): rows are tokens; replaced by the output
+        ("num_rows", np.int64),
+        ("sequences", np.int64),  # (num_rows,) int64: the sequence of the cache of each token
+        ("positions", np.int64),  # (num_rows,) int64: its position; it sees the keys up to its own
+        ("keys_values", np.int64),  # (2, num_sequences, num_heads, context_length, d_head)
+        ("num_sequences", np.int64),
+        ("num_heads", np.int64),
+        ("context_length", np.int64),
+        ("d_head", np.int64),
+        ("d_ff", np.int64),
+        ("q", np.int64),  # (d_model, d_model)
+        ("k", np.int64),
+        ("v", np.int64),
+        ("output", np.int64),
+        ("w1", np.int64),  # (d_ff, d_model)
+        ("w2", np.int64),  # (d_model, d_ff)
+        ("w3", np.int64),  # (d_ff, d_model); 0 in a network without a gate
+        ("gain1", np.int64),  # (d_model,): of the norms
+        ("gain2", np.int64),
+        ("cos", np.int64),  # (context_length, d_head / 2)
+        ("sin", np.int64),
+        ("eps", np.float32),
+        ("post", np.int32),  # whether the norms come after the residual connections
+        ("room", np.int64),  # (`room_size`,) to work with
+    ]
+)
+
+# The last norm and the output matrix
+HEAD = np.dtype(
+    [
+        ("x", np.int64),  # (num_rows, d_model)
+        ("num_rows", np.int64),
+        ("d_model", np.int64),
+        ("gain", np.int64),  # (d_model,), 0 in a model without norms
+        ("eps", np.float32),
+        ("weight", np.int64),  # (vocab_size, d_model)
+        ("vocab_size", np.int64),
+        ("logits", np.int64),  # (num_rows, vocab_size): the result
+        ("room", np.int64),  # (num_rows, d_model) to work with
+    ]
+)
+
+
+def room_size(num_rows: int, d_model: int, d_ff: int, context_length: int) -> int:
+    """Return how many float32 a block works with."""
+    return num_rows * (3 * d_model + 2 * d_ff) + context_length

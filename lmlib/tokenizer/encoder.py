@@ -1,0 +1,184 @@
+"""Encode and decode with the kernels: the tables of one tokenizer."""
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmlib.native import address_of, record
+from lmlib.tokenizer.engine import TextRules, check_size, load, padded
+from lmlib.tokenizer.kernels.records import JOB, PADDING, ROOM_BYTES
+from lmlib.tokenizer.paths import CorpusFile, read_into
+from lmlib.tokenizer.splitting import Splitter
+
+# Cached pre-tokens of one tokenizer, 32 bytes each, and how many more make a fresh start worth it.
+CACHE_ROWS = 1 << 19
+MAX_LOST = CACHE_ROWS // 4
+KEPT_BYTES = 1 << 21  # of text for which a thread keeps room
+FREE = (1 << 64) - 1  # in the table of merges
+
+
+class Cache:
+    """Ids of pre-tokens that were met before, for all threads; see JOB."""
+
+    def __init__(self) -> None:
+        memory = np.zeros(32 * CACHE_ROWS + 128, dtype=np.uint8)
+        start = -address_of(memory) % 128  # four rows are two lines of the processor's caches
+        self.rows = memory[start : start + 32 * CACHE_ROWS]
+        self.lost = np.zeros(1, dtype=np.int64)
+
+
+class Workspace:
+    """What one thread at a time encodes with: room for a text, its pre-tokens and its ids."""
+
+    def __init__(self, **tables: NDArray | int) -> None:
+        self.room = np.zeros(ROOM_BYTES, dtype=np.uint8)
+        self.job = record(JOB, room=self.room, **tables)
+        self.address = address_of(self.job)
+        self.make_room(1 << 10)
+
+    def make_room(self, size: int) -> None:
+        """Have room for texts of `size` bytes in all."""
+        self.size = size
+        self.data = np.empty(size + PADDING, dtype=np.uint8)
+        self.text = self.data.data  # faster to write to than through NumPy
+        self.ends = np.empty(size, dtype=np.int32)
+        self.ids = np.empty(size + 8, dtype=np.uint32)
+        job = self.job[0]
+        job["text"], job["ends"] = address_of(self.data), address_of(self.ends)
+        job["ids"] = address_of(self.ids)
+
+
+class Encoder:
+    """The tables of one tokenizer for the kernels; its methods may run in several threads.
+
+    byte_ids     the id of each of the 256 bytes
+    merges       (left id, right id) -> (rank, merged id); ids up to ENGINE_MAX_ID
+    special_ids  special token -> id
+    """
+
+    def __init__(
+        self,
+        byte_ids: Sequence[int],
+        merges: Mapping[tuple[int, int], tuple[int, int]],
+        special_ids: Mapping[str, int],
+    ) -> None:
+        self._kernels = load()
+        self._special_ids = special_ids
+        self._byte_ids = np.array(byte_ids, dtype=np.uint32)
+        pairs, ranks = (
+            np.fromiter(chain.from_iterable(rows), np.int64, 2 * len(merges)).reshape(-1, 2)
+            for rows in (merges.keys(), merges.values())
+        )
+        found = np.hstack([pairs, ranks])
+        size = 1 << max(4, (2 * len(merges)).bit_length())
+        self._merges = np.full((size, 2), FREE, dtype=np.uint64)
+        self._kernels.fill_merges(address_of(found), len(found), address_of(self._merges), size)
+        self._cache = Cache()
+        self._idle: list[Workspace] = []  # append and pop are atomic
+        self._rules: dict[Splitter, tuple[TextRules, NDArray[np.uint32]]] = {}
+
+    def encode(self, data: bytes, splitter: Splitter) -> list[int]:
+        """Return the ids of UTF-8, or of any bytes."""
+        space = self._workspace(len(data))
+        space.text[: len(data)] = data
+        ids = self._run(space, np.array((0, len(data))), splitter)[0].tolist()
+        self._give_back(space)
+        return ids
+
+    def encode_many(
+        self, texts: Sequence[bytes], splitter: Splitter, dtype: type[np.unsignedinteger]
+    ) -> tuple[NDArray[np.unsignedinteger], NDArray[np.int64]]:
+        """Return the ids of all texts, and where those of each begin, and the end."""
+        starts = np.cumsum([0, *map(len, texts)], dtype=np.int64)
+        size = int(starts[-1])
+        space = self._workspace(size)
+        space.text[:size] = b"".join(texts)
+        ids, id_starts = self._run(space, starts, splitter)
+        ids = ids.astype(dtype)
+        self._give_back(space)
+        return ids, id_starts
+
+    def encode_range(
+        self,
+        file: CorpusFile,
+        start: int,
+        end: int,
+        splitter: Splitter,
+        dtype: type[np.unsignedinteger],
+    ) -> NDArray[np.unsignedinteger]:
+        """Return the ids of a byte range of a file."""
+        size = end - start
+        space = self._workspace(size)
+        read_into(file, start, space.text[:size])
+        ids = self._run(space, np.array((0, size)), splitter)[0].astype(dtype)
+        self._give_back(space)
+        return ids
+
+    def _workspace(self, size: int) -> Workspace:
+        """Return a workspace with room for a text of `size` bytes."""
+        check_size(size)
+        try:
+            space = self._idle.pop()
+        except IndexError:
+            space = Workspace(
+                byte_ids=self._byte_ids,
+                merges=self._merges,
+                num_merge_rows=len(self._merges),
+            )
+        if space.size < size:
+            space.make_room(1 << (size - 1).bit_length())
+        return space
+
+    def _give_back(self, space: Workspace) -> None:
+        if space.size > KEPT_BYTES:
+            space.make_room(KEPT_BYTES)
+        self._idle.append(space)
+
+    def _run(
+        self, space: Workspace, starts: NDArray[np.int64], splitter: Splitter
+    ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """Return the ids, which are in the workspace, and where those of each text begin."""
+        if splitter not in self._rules:
+            ids = [self._special_ids[token] for token in splitter.special_tokens]
+            self._rules[splitter] = TextRules.of(splitter), np.array(ids, dtype=np.uint32)
+        rules, special_ids = self._rules[splitter]
+        cache = self._cache
+        if cache.lost[0] > MAX_LOST:
+            self._cache = cache = Cache()
+        id_starts = np.empty(len(starts), dtype=np.int64)
+        job = space.job[0]
+        job["starts"], job["num_texts"] = address_of(starts), len(starts) - 1
+        job["id_starts"] = address_of(id_starts)
+        job["classes"], job["pattern"], job["special"] = rules.classes, rules.pattern, rules.special
+        job["special_ids"] = address_of(special_ids)
+        job["rows"], job["num_rows"] = address_of(cache.rows), len(cache.rows) // 32
+        job["lost"] = address_of(cache.lost)
+        if self._kernels.encode_texts(space.address) < 0:
+            raise MemoryError("no memory to merge a long pre-token")
+        return space.ids[: id_starts[-1]], id_starts
+
+
+class TokenTable:
+    """The bytes of every token, one after the other."""
+
+    def __init__(self, vocab: Mapping[int, bytes]) -> None:
+        self._kernels = load()
+        self._places = np.full((max(vocab, default=-1) + 1, 2), -1, dtype=np.int64)
+        sizes = [len(token) for token in vocab.values()]
+        self._places[list(vocab), 0] = np.cumsum([0, *sizes])[:-1]
+        self._places[list(vocab), 1] = sizes
+        self._tokens = padded(b"".join(vocab.values()))
+
+    def decode(self, ids: NDArray[np.uint32]) -> NDArray[np.uint8] | None:
+        """Return the bytes of the tokens, or None where an id is unknown."""
+        ids = np.ascontiguousarray(ids)
+        given = address_of(ids), len(ids)
+        places = address_of(self._places), len(self._places)
+        size = self._kernels.decoded_size(*given, *places)
+        if size < 0:
+            return None
+        out = np.empty(size + 8, dtype=np.uint8)
+        self._kernels.decode(*given, address_of(self._tokens), *places, address_of(out))
+        return out[:size]
