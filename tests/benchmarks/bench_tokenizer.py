@@ -6,7 +6,8 @@
 
 The corpus is UTF-8, documents separated by <|endoftext|>; pre-tokens are those of GPT-2. Runs are
 taken in turns: ours, a peer, ours, the next peer. Times are of whole calls, without starting
-Python, importing and loading (our kernels, too). MB are 10**6 bytes of UTF-8.
+Python, importing and loading (our kernels, too), but for the rows "in a fresh process": there the
+call loads what it needs, and "the whole process" starts Python as well. MB are 10**6 bytes of UTF-8.
 
 The first call in a process and the second on the same text are told apart: what a tokenizer sets
 up once, and what it learns about the text, is paid for in the first. All peers encode with our
@@ -29,9 +30,15 @@ from tests.benchmarks.report import Row, machine, table
 from tests.benchmarks.texts import ODD_TEXTS, write_shuffled
 from tests.benchmarks.timing import Spread
 
-TRAINERS = ["gigatoken", "rustbpe", "tokenizers"]
-ENCODERS = ["gigatoken", "tokie", "fastokens", "tiktoken", "tokenizers"]
-FILE_READERS = ["ours", "gigatoken", "tokie"]  # the others' memory holds the corpus as strings
+TRAINERS = ["gigabpe", "gigatoken", "ffbpe", "rustbpe", "tokenizers"]
+ENCODERS = ["gigatoken", "tokie", "fastokens", "riptoken", "tiktoken", "tokenizers"]
+CL100K_ENCODERS = ["quicktok-v1", "riptoken"]  # quicktok has no pattern of GPT-2
+FILE_READERS = [
+    "ours",
+    "gigabpe",
+    "gigatoken",
+    "tokie",
+]  # the others' memory holds the corpus as strings
 STEADY = {  # task -> what its rows are called, units in a second of one run, unit
     "encode_different": ("encode 100 characters, always others", 1e6 / SHORT_STRINGS, "µs"),
     "encode_same": ("encode 100 characters, always the same", 1e6 / SHORT_STRINGS, "µs"),
@@ -45,7 +52,8 @@ STARTUP = {  # as in what startup.py prints
     "load": "import, load, encode",
     "engine": "the same and load kernels",
 }
-TASKS = ["train", "encode_file", *STEADY, "startup"]
+FRESH = {"train": ["gigabpe", "gigatoken"], "encode_file": ["tokie", "gigatoken"]}  # read files
+TASKS = ["train", "encode_file", "encode_cl100k", "fresh", *STEADY, "startup"]
 LEGEND = """\
 Results: median (least to greatest). Ratio: the peer's time by ours in the same turn; above 1, ours
 is faster. Ours, gigatoken and tokie read the file in the time measured, and ours writes its ids to
@@ -107,7 +115,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, help="only these")
     parser.add_argument(
-        "--against", nargs="*", default=[*TRAINERS, *ENCODERS], help="only these peers"
+        "--against", nargs="*", default=[*TRAINERS, *ENCODERS, *CL100K_ENCODERS], help="only these peers"
     )
     parser.add_argument("--scratch", type=Path, help="folder for temporary files of up to 4 GB")
     parser.add_argument("--json", type=Path, help="write rows and machine to this file, too")
@@ -128,6 +136,12 @@ def compare(contest: Contest, job: Job, tasks: Sequence[str]) -> Iterator[Row]:
         yield from file_rows("encode_file", contest, encode, ENCODERS)
     else:
         contest.first_calls(encode, [], repeats=1)  # decoding needs its tokens
+    if "encode_cl100k" in tasks:
+        cl100k = to(job, "encode_cl100k")
+        yield from file_rows("encode_file, pattern of cl100k", contest, cl100k, CL100K_ENCODERS)
+    if "fresh" in tasks:
+        for task, peers in FRESH.items():
+            yield from fresh_rows(contest, to(job, task), peers)
     for task, (label, scale, unit) in STEADY.items():
         if task in tasks:
             for score in contest.steady(to(job, task), "tiktoken"):
@@ -201,6 +215,21 @@ def row_of(label: str, score: Score, values: list[float], unit: str) -> Row:
     row["peak MB"] = Spread.of(score.peaks_mb).median if has_peak else ""
     row["remark"] = score.error or score.difference
     return row
+
+
+def fresh_rows(contest: Contest, job: Job, peers: Sequence[str]) -> Iterator[Row]:
+    """Yield the rows of a call in a fresh process, and of the process, interpreter included."""
+    names = ["ours", *(peer for peer in peers if peer in contest.against)]
+    calls, processes = ([Score(name) for name in names] for _ in range(2))
+    for _ in range(contest.repeats):
+        times = [contest.fresh_process(job, name) for name in names]
+        for scores, index in ((calls, 0), (processes, 1)):
+            for number, (score, seconds) in enumerate(zip(scores, times, strict=True)):
+                score.add(seconds[index], times[0][index] if number else None)
+    label = {"train": "train_bpe"}.get(job.task, job.task)
+    for scores, part in ((calls, "the call"), (processes, "the whole process")):
+        for score in scores:
+            yield row_of(f"{label} in a fresh process: {part}", score, score.seconds, "s")
 
 
 def startup(contest: Contest, job: Job) -> Iterator[Row]:

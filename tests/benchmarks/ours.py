@@ -32,9 +32,19 @@ def learn(job: Job) -> Prepared:
     return Prepared(lambda: train_bpe(job.corpus, job.vocab_size, [END]), save)
 
 
+def encode_cl100k(job: Job) -> Prepared:
+    """`encode_file` with the same merges, and the pre-tokens of cl100k."""
+    ours = Tokenizer.load(job.tokenizer)
+    return encoding_of_file(Tokenizer(ours.vocab, ours.merges, [END], pattern="cl100k"), job)
+
+
 def encode_file(job: Job) -> Prepared:
     """`encode_file`: file in, .npy on the disk out; compared without the separators."""
-    tokenizer = Tokenizer.load(job.tokenizer)
+    return encoding_of_file(Tokenizer.load(job.tokenizer), job)
+
+
+def encoding_of_file(tokenizer: Tokenizer, job: Job) -> Prepared:
+    """Return the call that encodes the corpus."""
     (separator,) = tokenizer.encode(END)
 
     def without_separators(_: int) -> NDArray[np.unsignedinteger]:
@@ -88,6 +98,7 @@ def decode(convert: Callable[[NDArray[np.unsignedinteger]], Any]) -> Callable[[J
 TASKS = {
     "train": learn,
     "encode_file": encode_file,
+    "encode_cl100k": encode_cl100k,
     "encode_different": encode_different,
     "encode_same": encode_same,
     "encode_batch": encode_batch(lambda rows: rows),

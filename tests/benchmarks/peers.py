@@ -19,6 +19,12 @@ from tests.benchmarks.job import DECODE_TOKENS, END, Job, Prepared, documents, s
 # the pattern of GPT-2; what it finds is the same with `++`, which only forbids looking back
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 
+# that of cl100k, as tiktoken has it
+CL100K = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|"
+    r"\s++$|\s*[\r\n]|\s+(?!\S)|\s"
+)
+
 
 def prepare(name: str, job: Job) -> Prepared:
     """Return a peer's call for a job; raise KeyError for a task that there is none for."""
@@ -37,6 +43,37 @@ def train_gigatoken(job: Job) -> Prepared:
         return gigatoken.train_bpe(source, job.vocab_size, [END])
 
     return Prepared(run, lambda result: np.array([(a + b).hex() for a, b in result[1]]))
+
+
+def train_gigabpe(job: Job) -> Prepared:
+    """File in, vocabulary and merges out; it learns what Hugging Face's trainer does."""
+    gigabpe = import_module("gigabpe")
+
+    def run() -> Any:
+        return gigabpe.train_bpe(
+            [job.corpus],
+            job.vocab_size,
+            special_tokens=[END],
+            pretokenizer="bytelevel",
+            threads=job.num_threads,
+        )
+
+    return Prepared(run, lambda result: hex_of_merges(result[1]))
+
+
+def train_ffbpe(job: Job) -> Prepared:
+    """Documents in, a model out."""
+    ffbpe = import_module("ffbpe")
+    texts = documents(job.corpus)
+
+    def comparable(model: Any) -> Any:
+        tokens = sorted(model.vocab, key=model.vocab.get)
+        return np.array([t.hex() for t in tokens if len(t) > 1 and t != END.encode()])
+
+    return Prepared(
+        lambda: ffbpe.train_bpe(texts, vocab_size=job.vocab_size, special_tokens=[END]),
+        comparable,
+    )
 
 
 def train_rustbpe(job: Job) -> Prepared:
@@ -76,11 +113,15 @@ def train_tokenizers(job: Job) -> Prepared:
         return tokenizer
 
     def comparable(tokenizer: Any) -> Any:
-        merges = json.loads(tokenizer.to_str())["model"]["merges"]
-        values = byte_values()
-        return np.array([bytes(values[char] for char in "".join(pair)).hex() for pair in merges])
+        return hex_of_merges(json.loads(tokenizer.to_str())["model"]["merges"])
 
     return Prepared(run, comparable)
+
+
+def hex_of_merges(merges: list[Any]) -> Any:
+    """Return the merged tokens of merges written in the characters of `byte_values`."""
+    values = byte_values()
+    return np.array([bytes(values[char] for char in "".join(pair)).hex() for pair in merges])
 
 
 # -- encode a file: ids compare without separators
@@ -123,6 +164,35 @@ def encode_tiktoken(job: Job) -> Prepared:
     return Prepared(
         lambda: encoding.encode_ordinary_batch(texts, num_threads=job.num_threads), np.concatenate
     )
+
+
+def encode_riptoken(job: Job) -> Prepared:
+    """Documents in, lists out."""
+    return riptoken_with(GPT2, job)
+
+
+def encode_cl100k_riptoken(job: Job) -> Prepared:
+    """The same with the pre-tokens of cl100k."""
+    return riptoken_with(CL100K, job)
+
+
+def riptoken_with(pattern: str, job: Job) -> Prepared:
+    """Return riptoken's call with a pattern."""
+    core = import_module("riptoken").CoreBPE(*ranks_of(job), pattern)
+    texts = documents(job.corpus)
+    return Prepared(lambda: core.encode_ordinary_batch(texts), np.concatenate)
+
+
+def encode_cl100k_quicktok(job: Job) -> Prepared:
+    """Documents in, one array of ids and one of offsets out; our vocabulary in its format."""
+    folder = Path(job.tokenizer) / "quicktok"
+    folder.mkdir(exist_ok=True)
+    quicktok, core = import_module("quicktok"), import_module("quicktok._import_core")
+    core.write_files(str(folder), "ours", *ranks_of(job), "cl100k", nfc=False)
+    core.ensure_tables(str(folder), str(Path(quicktok.__file__).parent / "data"), "cl100k", False)
+    encoding = quicktok.get_encoding("ours", str(folder))
+    texts = documents(job.corpus)
+    return Prepared(lambda: encoding.encode_batch(texts, job.num_threads), lambda result: result[0])
 
 
 def encode_tokenizers(job: Job) -> Prepared:
@@ -195,6 +265,14 @@ def tokenizer_json(job: Job) -> str:
 
 def tiktoken_encoding(job: Job) -> Any:
     """Return tiktoken's encoding with our vocabulary; our ids are its ranks."""
+    ranks, special = ranks_of(job)
+    return import_module("tiktoken").Encoding(
+        "ours", pat_str=GPT2, mergeable_ranks=ranks, special_tokens=special
+    )
+
+
+def ranks_of(job: Job) -> tuple[dict[bytes, int], dict[str, int]]:
+    """Return the id of each token of our vocabulary, and of each special token."""
     document = json.loads(Path(tokenizer_json(job)).read_text(encoding="utf-8"))
     special = {token["content"]: token["id"] for token in document["added_tokens"]}
     values = byte_values()
@@ -203,9 +281,7 @@ def tiktoken_encoding(job: Job) -> Any:
         for token, token_id in document["model"]["vocab"].items()
         if token not in special
     }
-    return import_module("tiktoken").Encoding(
-        "ours", pat_str=GPT2, mergeable_ranks=ranks, special_tokens=special
-    )
+    return ranks, special
 
 
 def byte_values() -> dict[str, int]:
@@ -223,11 +299,16 @@ def byte_values() -> dict[str, int]:
 
 TASKS = {
     ("gigatoken", "train"): train_gigatoken,
+    ("gigabpe", "train"): train_gigabpe,
+    ("ffbpe", "train"): train_ffbpe,
     ("rustbpe", "train"): train_rustbpe,
     ("tokenizers", "train"): train_tokenizers,
     ("gigatoken", "encode_file"): encode_gigatoken,
     ("tokie", "encode_file"): encode_tokie,
     ("fastokens", "encode_file"): encode_fastokens,
+    ("riptoken", "encode_file"): encode_riptoken,
+    ("riptoken", "encode_cl100k"): encode_cl100k_riptoken,
+    ("quicktok-v1", "encode_cl100k"): encode_cl100k_quicktok,
     ("tiktoken", "encode_file"): encode_tiktoken,
     ("tokenizers", "encode_file"): encode_tokenizers,
     ("tiktoken", "encode_different"): encode_each_tiktoken,
