@@ -44,6 +44,13 @@ def modules_behind(module: Path) -> set[str]:
     return found
 
 
+def modules_of(dep: str) -> set[str]:
+    """Return the modules that a dep of dvc.yaml stands for: itself, or all those of a package."""
+    if (ROOT / dep / "__init__.py").is_file():
+        return {file.relative_to(ROOT).as_posix() for file in (ROOT / dep).rglob("*.py")}
+    return {dep} if dep.endswith(".py") else set()
+
+
 def _files_of(name: str) -> list[Path]:
     """Return the project's files that `import name` runs: packages on the way, and the module."""
     parts = name.split(".")
