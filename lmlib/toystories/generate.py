@@ -1,34 +1,27 @@
-"""The endless stream of stories, and the two files made of it."""
+"""The endless stream of stories, and the two files made from it."""
 
 from collections.abc import Callable, Iterator
-from functools import cache
 from hashlib import blake2b
 from itertools import count
 from pathlib import Path
 from random import Random
 
 from lmlib.separator import SEPARATOR
-from lmlib.toystories.grammar import Node, contract, draw_cast, parse, polish, render
-from lmlib.toystories.phrases import PHRASES
-from lmlib.toystories.plots import PLOTS
+from lmlib.toystories.grammar import contract, draw_cast, polish, render
+from lmlib.toystories.reader import plots
 
-BUFFER_BYTES = 1 << 16  # one call of on_bytes for about so many bytes
+BUFFER_BYTES = 1 << 16  # about what one call of on_bytes reports
 
 CONTRACTED = 0.7  # share of the stories told with short forms, such as "don't"
-
-
-@cache
-def _parsed_plots() -> tuple[list[Node], ...]:
-    return tuple(parse(plot.text, PHRASES) for plot in PLOTS)
 
 
 def tell(seed: int, index: int) -> tuple[str, str]:
     """Return the name of the plot and the text of story number `index` of the stream `seed`."""
     random = Random(seed << 40 | index).random
-    chosen = int(random() * len(PLOTS))
-    plot = PLOTS[chosen]
+    choices = plots()
+    plot = choices[int(random() * len(choices))]
     cast = draw_cast(plot.cast, random)
-    text = polish(render(_parsed_plots()[chosen], cast, random), cast)
+    text = polish(render(plot.text, cast, random), cast)
     return plot.name, contract(text) if random() < CONTRACTED else text
 
 
