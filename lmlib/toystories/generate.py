@@ -10,7 +10,7 @@ from lmlib.separator import SEPARATOR
 from lmlib.toystories.grammar import contract, draw_cast, polish, render
 from lmlib.toystories.reader import plots
 
-BUFFER_BYTES = 1 << 16  # about what one call of on_bytes reports
+BUFFER_BYTES = 1 << 16  # written at a time, and so about what one call of on_bytes reports
 
 CONTRACTED = 0.7  # share of the stories told with short forms, such as "don't"
 
@@ -29,7 +29,7 @@ def generate_stories(seed: int) -> Iterator[str]:
     """Yield stories without end; the same seed gives the same stories on every machine.
 
     A story is ASCII text of several paragraphs with blank lines between them, without the
-    separator. Rarely a story comes twice: `write_corpus` drops those. Raises ValueError when
+    separator. A few stories come twice; `write_corpus` drops the repeats. Raises ValueError when
     `seed` is negative.
     """
     if seed < 0:
@@ -49,7 +49,7 @@ def write_corpus(
     """Write a training and a validation file of stories, no story twice in the two together.
 
     Each story is followed by a line with <|endoftext|>, and each file ends with the story that
-    brings it to the asked number of bytes. on_bytes is called with the bytes written since its
+    makes it at least as large as asked. on_bytes is called with the bytes written since its
     last call. The validation file is written first, so that it does not depend on `train_bytes`.
     Raises ValueError when a size is not positive or `seed` is negative.
     """
@@ -64,7 +64,7 @@ def write_corpus(
 def _without_repeats(stories: Iterator[str]) -> Iterator[str]:
     seen: set[bytes] = set()
     for story in stories:
-        # 16 bytes a story instead of its text: a corpus of gigabytes still fits in memory
+        # 16 bytes per story instead of its text: a corpus of gigabytes still fits in memory
         digest = blake2b(story.encode(), digest_size=16).digest()
         if digest not in seen:
             seen.add(digest)

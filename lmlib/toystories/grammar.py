@@ -7,7 +7,8 @@ A template is plain text with three kinds of markup:
                       may hold slots of its own;
                       {he} {him} {his} {hers} {himself} {kind} are short for {hero.he} and so on,
                       and a capital, {He} or {Toy}, writes the value with one
-    <glad friend>     the phrase `glad` of phrases.txt with `friend` for its `$`; `hero` is left out
+    <glad friend>     the phrase `glad` of phrases.txt with `friend` in place of each `$`; <glad>
+                      is short for <glad hero>
 
 Blank lines separate paragraphs; other line breaks are spaces. Write `a` before a slot and begin
 sentences as you like: `polish` turns `a` into `an` and sets the capitals.
@@ -98,8 +99,8 @@ def _slot(text: str) -> Slot:
 def draw_cast(cast: Mapping[str, Table], random: Callable[[], float]) -> dict[str, Entity]:
     """Return one row for each role of `cast`, no two of the same name.
 
-    random: uniform in [0, 1). Only this one method is drawn on: unlike `choice` and `sample`,
-    its sequence for a seed is promised to stay the same in every Python.
+    random: `random.Random.random`, uniform in [0, 1). It is the only source of chance: Python
+    promises to keep its sequence for a seed, unlike those of `choice` and `sample`.
     """
     drawn: dict[str, Entity] = {}
     names: list[str] = []
@@ -144,11 +145,11 @@ def _render(
 
 
 # a sentence begins a paragraph, or follows a full stop (inside or outside quotes) or `!` or `?`;
-# after `!"` and `?"` it may go on, as in `"Look!" he said`, so there the template decides
+# after `!"` and `?"` it may continue, as in `"Look!" he said`, so there the template decides
 SENTENCE_START = re.compile(r'(?:(?:\A|\n|[.!?] |\." )"?| ")([a-z])')
 # `u` as in `unicorn` and `useful` and the `o` of `one` sound like consonants
 BEFORE_VOWEL = re.compile(r"\b([Aa]) (?=(?!uni|use|one\b)[aeiou]|hour|honest)")
-# `said Lily. Lily smiled` and `Lily ran. Lily fell`: the second name is better a pronoun
+# `said Lily. Lily smiled` and `Lily ran. Lily fell`: the second name reads better as a pronoun
 NAME_AGAIN = re.compile(
     r"(?:^|(?<=[.!?] )|(?<=said )|(?<=asked )|(?<=cried )|(?<=called )|(?<=shouted )|(?<=named ))"
     r"((?:[A-Z][\w-]+\.? )?[A-Z][\w-]+)([^.!?\"\n]*[.!?]) \1('s)?(?= [a-z])",
@@ -159,8 +160,8 @@ NAME_AGAIN = re.compile(
 def polish(text: str, cast: Mapping[str, Entity]) -> str:
     """Return `text` with single spaces, `an` where it belongs, and capitals at sentence starts.
 
-    Where a quotation follows another one directly the speaker changes, and so the paragraph; a
-    name that opens a sentence just after the same name becomes a pronoun.
+    A quotation that directly follows another has a new speaker, and so starts a new paragraph. A
+    name that opens a sentence right after the same name becomes a pronoun.
     """
     paragraphs = (" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
     text = "\n\n".join(filter(None, paragraphs)).replace('" "', '"\n\n"')

@@ -121,7 +121,7 @@ def test_every_plot_is_told_about_equally_often(stories: list[tuple[str, str]]) 
 
 
 def test_stories_of_one_plot_vary(stories: list[tuple[str, str]]) -> None:
-    """Of a hundred tellings of a plot hardly two share half of their sentences."""
+    """Two tellings of a plot share less than 60% of their sentences."""
     for plot in PLOTS:
         texts = [text for name, text in stories if name == plot.name][:12]
         sentences = [set(re.split(r"(?<=[.!?]) |\n\n", text)) for text in texts]
@@ -213,7 +213,7 @@ def test_pronouns_agree_with_the_hero(stories: list[tuple[str, str]]) -> None:
 
 def test_corpus_sizes_and_progress(corpus: tuple[Path, Path, list[int]]) -> None:
     train, valid, told = corpus
-    # the last story may stick out
+    # the last story may exceed the size
     assert 3_000_000 <= train.stat().st_size < 3_003_000
     assert 200_000 <= valid.stat().st_size < 203_000
     assert sum(told) == train.stat().st_size + valid.stat().st_size
