@@ -16,7 +16,7 @@ A table has a column `name`, or a column `names` that makes a row for each of se
 column `he`, with `he` or `she`, adds the columns him, his, hers and himself. Every row gets a
 column `the`: "the red hat" where its name is "a red hat".
 
-Every error is a ValueError that begins with file and line.
+A mistake in a file is a ValueError that begins with file and line.
 """
 
 import re
