@@ -99,7 +99,7 @@ def install(purpose: Purpose) -> None:
     python = str(purpose.venv / "bin" / "python")
     if purpose.builds:
         say("compiling kernels: a minute the first time")
-        run(python, "-m", "lmlib.native")
+        run(python, "-m", "stages.compile_kernels")
         run(python, "-m", "stages.vega")  # pages of `dvc plots` then need no network
         run(python, "-m", "stages.dvc_utf8")
     stamp.write_text(content_of_stamp(purpose), encoding="utf-8")

@@ -1,7 +1,12 @@
 """What every package has: a version, a licence, types, metadata for those who cite it."""
 
+import shutil
+import subprocess
+import sys
+import tarfile
 from importlib.metadata import metadata
 from pathlib import Path
+from zipfile import ZipFile
 
 import yaml
 
@@ -27,3 +32,36 @@ def test_the_citation_has_what_its_format_demands() -> None:
 
 def test_types_are_for_those_who_import_it() -> None:
     assert (Path(lmlib.__file__).parent / "py.typed").is_file()
+
+
+def test_stories_are_told_by_an_installed_wheel(tmp_path: Path) -> None:
+    """Built from a source distribution, so both have the text files of the stories."""
+    source = tmp_path / "source"
+    shutil.copytree(ROOT / "lmlib", source / "lmlib", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    build(source, "sdist", tmp_path)
+    with tarfile.open(next(tmp_path.glob("lmlib-*.tar.gz"))) as archive:
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    build(next((tmp_path / "unpacked").iterdir()), "wheel", tmp_path)
+    with ZipFile(next(tmp_path.glob("lmlib-*.whl"))) as wheel:
+        wheel.extractall(tmp_path / "installed")  # all that an installation does to pure Python
+
+    code = "import lmlib.toystories as t; print(t.__file__, next(t.generate_stories(1)))"
+    done = run_python(code, tmp_path / "installed")
+    here = run_python(code, ROOT)
+    assert done.startswith(str(tmp_path / "installed"))
+    assert done.split(maxsplit=1)[1] == here.split(maxsplit=1)[1]
+
+
+def build(source: Path, kind: str, folder: Path) -> None:
+    run_python(f"from setuptools import build_meta as b; b.build_{kind}({str(folder)!r})", source)
+
+
+def run_python(code: str, folder: Path) -> str:
+    """Return what `code` prints, run in `folder`, whose modules it imports before others."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -1,34 +1,27 @@
-"""The endless stream of stories, and the two files made of it."""
+"""The endless stream of stories, and the two files made from it."""
 
 from collections.abc import Callable, Iterator
-from functools import cache
 from hashlib import blake2b
 from itertools import count
 from pathlib import Path
 from random import Random
 
 from lmlib.separator import SEPARATOR
-from lmlib.toystories.grammar import Node, contract, draw_cast, parse, polish, render
-from lmlib.toystories.phrases import PHRASES
-from lmlib.toystories.plots import PLOTS
+from lmlib.toystories.grammar import contract, draw_cast, polish, render
+from lmlib.toystories.reader import plots
 
-BUFFER_BYTES = 1 << 16  # one call of on_bytes for about so many bytes
+BUFFER_BYTES = 1 << 16  # written at a time, and so about what one call of on_bytes reports
 
 CONTRACTED = 0.7  # share of the stories told with short forms, such as "don't"
-
-
-@cache
-def _parsed_plots() -> tuple[list[Node], ...]:
-    return tuple(parse(plot.text, PHRASES) for plot in PLOTS)
 
 
 def tell(seed: int, index: int) -> tuple[str, str]:
     """Return the name of the plot and the text of story number `index` of the stream `seed`."""
     random = Random(seed << 40 | index).random
-    chosen = int(random() * len(PLOTS))
-    plot = PLOTS[chosen]
+    choices = plots()
+    plot = choices[int(random() * len(choices))]
     cast = draw_cast(plot.cast, random)
-    text = polish(render(_parsed_plots()[chosen], cast, random), cast)
+    text = polish(render(plot.text, cast, random), cast)
     return plot.name, contract(text) if random() < CONTRACTED else text
 
 
@@ -36,7 +29,7 @@ def generate_stories(seed: int) -> Iterator[str]:
     """Yield stories without end; the same seed gives the same stories on every machine.
 
     A story is ASCII text of several paragraphs with blank lines between them, without the
-    separator. Rarely a story comes twice: `write_corpus` drops those. Raises ValueError when
+    separator. A few stories come twice; `write_corpus` drops the repeats. Raises ValueError when
     `seed` is negative.
     """
     if seed < 0:
@@ -56,7 +49,7 @@ def write_corpus(
     """Write a training and a validation file of stories, no story twice in the two together.
 
     Each story is followed by a line with <|endoftext|>, and each file ends with the story that
-    brings it to the asked number of bytes. on_bytes is called with the bytes written since its
+    makes it at least as large as asked. on_bytes is called with the bytes written since its
     last call. The validation file is written first, so that it does not depend on `train_bytes`.
     Raises ValueError when a size is not positive or `seed` is negative.
     """
@@ -71,7 +64,7 @@ def write_corpus(
 def _without_repeats(stories: Iterator[str]) -> Iterator[str]:
     seen: set[bytes] = set()
     for story in stories:
-        # 16 bytes a story instead of its text: a corpus of gigabytes still fits in memory
+        # 16 bytes per story instead of its text: a corpus of gigabytes still fits in memory
         digest = blake2b(story.encode(), digest_size=16).digest()
         if digest not in seen:
             seen.add(digest)

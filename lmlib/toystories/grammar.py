@@ -1,4 +1,4 @@
-"""The template language of the stories: tables, plots, parsing, rendering, polishing.
+"""The template language of the stories: parsing, rendering, polishing.
 
 A template is plain text with three kinds of markup:
 
@@ -7,15 +7,15 @@ A template is plain text with three kinds of markup:
                       may hold slots of its own;
                       {he} {him} {his} {hers} {himself} {kind} are short for {hero.he} and so on,
                       and a capital, {He} or {Toy}, writes the value with one
-    <glad friend>     the phrase `glad` of phrases.py with `friend` for its `$` (`hero` if left out)
+    <glad friend>     the phrase `glad` of phrases.txt with `friend` in place of each `$`; <glad>
+                      is short for <glad hero>
 
-Blank lines part paragraphs; other line breaks are spaces. Write `a` before a slot and begin
+Blank lines separate paragraphs; other line breaks are spaces. Write `a` before a slot and begin
 sentences as you like: `polish` turns `a` into `an` and sets the capitals.
 """
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple, TypeAlias
 
@@ -40,89 +40,52 @@ class Choice(NamedTuple):
 Node: TypeAlias = str | Slot | Choice
 
 
-@dataclass(frozen=True)
-class Plot:
-    """A story schema: who and what may play in it, and its text.
-
-    `cast` gives a table for each role; one row is drawn for each, never two of the same name.
-    """
-
-    name: str
-    cast: Mapping[str, Table]
-    text: str
-
-
-def table(columns: str, rows: str) -> Table:
-    """Return the rows of a text table, one a line, columns parted by `|`.
-
-    A line that ends with `|` goes on in the next. Each row gets a column `the` as well.
-    """
-    keys = columns.split()
-    lines = (line.split("|") for line in re.sub(r"\|\s*\n", "|", rows).strip().splitlines())
-    return tuple(
-        _with_definite(dict(zip(keys, map(str.strip, cells), strict=True))) for cells in lines
-    )
-
-
-def words(text: str) -> Table:
-    """Return a table of one column, `name`, from values parted by commas."""
-    return tuple(_with_definite({"name": " ".join(value.split())}) for value in text.split(","))
-
-
-def _with_definite(row: dict[str, str]) -> dict[str, str]:
-    """Return `row` with the column `the`: "the red hat" where the name is "a red hat"."""
-    return row | {"the": re.sub(r"^(a|an|some) ", "the ", row["name"])}
-
-
-MALE = {"he": "he", "him": "him", "his": "his", "hers": "his", "himself": "himself"}
-FEMALE = {"he": "she", "him": "her", "his": "her", "hers": "hers", "himself": "herself"}
-
-
-def people(male: str, female: str, columns: str = "name") -> tuple[dict[str, str], ...]:
-    """Return a table of people with their pronouns, from values parted by commas.
-
-    Further columns are parted by `/`: people("Dad/father", "Mom/mother", columns="name title").
-    """
-    keys = columns.split()
-    return tuple(
-        dict(zip(keys, " ".join(person.split()).split("/"), strict=True)) | pronouns
-        for names, pronouns in ((male, MALE), (female, FEMALE))
-        for person in names.split(",")
-    )
-
-
 HERO_COLUMNS = ("he", "him", "his", "hers", "himself", "kind")
 TOKEN = re.compile(r"[\[\]|]|\{[^{}]*\}|<[^<>]*>|[^\[\]|{}<>]+|.")
 
 
+class TemplateError(ValueError):
+    """A mistake in a template; `line` is the index of the line that has it."""
+
+    def __init__(self, template: str, position: int, message: str) -> None:
+        self.line = template.count("\n", 0, position)
+        text = template.split("\n")[self.line].strip()
+        super().__init__(f"{message}: {text}")
+
+
 def parse(template: str, phrases: Mapping[str, str]) -> list[Node]:
-    """Return the nodes of `template`; raise ValueError for an unknown phrase or a bad bracket."""
-    # a stack of open brackets, each the list of its alternatives so far
+    """Return the nodes of `template`; raise TemplateError at an unknown phrase or bad bracket."""
+    # a stack of open brackets, each the list of its alternatives so far, and where they opened
     stack: list[list[list[Node]]] = [[[]]]
-    for token in TOKEN.findall(re.sub(r"\n\s*\n", "\n\n", template.strip())):
+    positions: list[int] = []
+    for match in TOKEN.finditer(template):
+        token = match[0]
         if token == "[":
             stack.append([[]])
-        elif token == "|" and len(stack) > 1:
+            positions.append(match.start())
+        elif token == "|" and positions:
             stack[-1].append([])
-        elif token == "]" and len(stack) > 1:
+        elif token == "]" and positions:
             choice = Choice(tuple(stack.pop()))
+            positions.pop()
             stack[-1][-1].append(choice)
         elif token[0] == "{" and len(token) > 1:
             stack[-1][-1].append(_slot(token[1:-1]))
         elif token[0] == "<" and len(token) > 1:
             name, *roles = token[1:-1].split()
             if name not in phrases:
-                raise ValueError(f"phrase {token} is unknown; add `{name}` to phrases.py")
+                message = f"phrase <{name}> is unknown; add `{name}` to phrases.txt"
+                raise TemplateError(template, match.start(), message)
             text = re.sub(
                 r"\$(\.[a-z]+)?", rf"{{{roles[0] if roles else 'hero'}\1}}", phrases[name]
             )
             stack[-1][-1].extend(parse(text, phrases))
         elif token in "[]|{}<>":
-            raise ValueError(f"unbalanced {token!r} in the template {template.strip()[:60]!r}...")
+            raise TemplateError(template, match.start(), f"unbalanced {token!r}")
         else:
             stack[-1][-1].append(token)
-    if len(stack) > 1:
-        raise ValueError(f"unbalanced '[' in the template {template.strip()[:60]!r}...")
+    if positions:
+        raise TemplateError(template, positions[-1], "unbalanced '['")
     return stack[0][0]
 
 
@@ -136,8 +99,8 @@ def _slot(text: str) -> Slot:
 def draw_cast(cast: Mapping[str, Table], random: Callable[[], float]) -> dict[str, Entity]:
     """Return one row for each role of `cast`, no two of the same name.
 
-    random: uniform in [0, 1). Only this one method is drawn on: unlike `choice` and `sample`,
-    its sequence for a seed is promised to stay the same in every Python.
+    random: `random.Random.random`, uniform in [0, 1). It is the only source of chance: Python
+    promises to keep its sequence for a seed, unlike those of `choice` and `sample`.
     """
     drawn: dict[str, Entity] = {}
     names: list[str] = []
@@ -182,11 +145,11 @@ def _render(
 
 
 # a sentence begins a paragraph, or follows a full stop (inside or outside quotes) or `!` or `?`;
-# after `!"` and `?"` it may go on, as in `"Look!" he said`, so there the template decides
+# after `!"` and `?"` it may continue, as in `"Look!" he said`, so there the template decides
 SENTENCE_START = re.compile(r'(?:(?:\A|\n|[.!?] |\." )"?| ")([a-z])')
 # `u` as in `unicorn` and `useful` and the `o` of `one` sound like consonants
 BEFORE_VOWEL = re.compile(r"\b([Aa]) (?=(?!uni|use|one\b)[aeiou]|hour|honest)")
-# `said Lily. Lily smiled` and `Lily ran. Lily fell`: the second name is better a pronoun
+# `said Lily. Lily smiled` and `Lily ran. Lily fell`: the second name reads better as a pronoun
 NAME_AGAIN = re.compile(
     r"(?:^|(?<=[.!?] )|(?<=said )|(?<=asked )|(?<=cried )|(?<=called )|(?<=shouted )|(?<=named ))"
     r"((?:[A-Z][\w-]+\.? )?[A-Z][\w-]+)([^.!?\"\n]*[.!?]) \1('s)?(?= [a-z])",
@@ -197,8 +160,8 @@ NAME_AGAIN = re.compile(
 def polish(text: str, cast: Mapping[str, Entity]) -> str:
     """Return `text` with single spaces, `an` where it belongs, and capitals at sentence starts.
 
-    Where a quotation follows another one directly the speaker changes, and so the paragraph; a
-    name that opens a sentence just after the same name becomes a pronoun.
+    A quotation that directly follows another has a new speaker, and so starts a new paragraph. A
+    name that opens a sentence right after the same name becomes a pronoun.
     """
     paragraphs = (" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
     text = "\n\n".join(filter(None, paragraphs)).replace('" "', '"\n\n"')

@@ -57,6 +57,13 @@ def modules_in(package: str) -> list[str]:
     return [f"{package}.{path.stem}" for path in sorted(folder.glob("*.py"))]
 
 
+def modules_of(dep: str) -> set[str]:
+    """Return the modules that a dep of dvc.yaml stands for: itself, or all those of a package."""
+    if (ROOT / dep / "__init__.py").is_file():
+        return {file.relative_to(ROOT).as_posix() for file in (ROOT / dep).rglob("*.py")}
+    return {dep} if dep.endswith(".py") else set()
+
+
 def _files_of(name: str) -> list[Path]:
     """Return the project's files that `import name` runs: packages on the way, and the module."""
     parts = name.split(".")

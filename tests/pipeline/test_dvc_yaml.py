@@ -9,7 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages import paths
-from tests.pipeline.imports import ROOT, modules_behind
+from tests.pipeline.imports import ROOT, modules_behind, modules_of
 from tests.test_params import SECTIONS
 
 PIPELINE = YAML(typ="safe").load(ROOT / "dvc.yaml")
@@ -18,9 +18,12 @@ STAGES = PIPELINE["stages"]
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_deps_are_the_modules_behind_the_stage(stage: str) -> None:
-    """An edit to a module reruns exactly the stages whose outs it can change."""
-    listed = {dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")}
-    assert listed == modules_behind(Path(f"stages/{stage}.py"))
+    """An edit to a module reruns exactly the stages whose outs it can change.
+
+    A package is listed as a folder where the stage imports each of its modules.
+    """
+    listed = [module for dep in STAGES[stage]["deps"] for module in modules_of(dep)]
+    assert sorted(listed) == sorted(modules_behind(Path(f"stages/{stage}.py")))
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -77,7 +80,7 @@ def test_every_stage_has_a_description_and_reads_only_what_another_writes() -> N
         assert stage["desc"]
         assert stage["cmd"] == f"python -m stages.{name}"
         for dep in stage["deps"]:
-            assert dep.endswith(".py") or dep.startswith(tuple(outs)), f"{name}: {dep}"
+            assert modules_of(dep) or dep.startswith(tuple(outs)), f"{name}: {dep}"
 
 
 @pytest.mark.parametrize(

@@ -337,6 +337,7 @@ def test_a_parameter_is_read_by_few_stages(
     [
         ("lmlib/sampling/warpers.py", {"evaluate"}),
         ("lmlib/optim/adamw.py", {"train"}),
+        ("lmlib/toystories/words.txt", {"download"}),  # data files belong to their package
         ("lmlib/tracking/journal.py", set()),
     ],
 )

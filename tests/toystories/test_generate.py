@@ -15,10 +15,11 @@ import pytest
 from lmlib.separator import SEPARATOR
 from lmlib.toystories import generate_stories, write_corpus
 from lmlib.toystories.generate import tell
-from lmlib.toystories.grammar import Choice, Node, Plot, Slot, parse
-from lmlib.toystories.phrases import PHRASES
-from lmlib.toystories.plots import PLOTS
-from lmlib.toystories.words import CHILDREN
+from lmlib.toystories.grammar import Choice, Node, Slot, parse
+from lmlib.toystories.reader import FOLDER, Plot, plots, read_lists
+
+PLOTS = plots()
+CHILDREN = read_lists(FOLDER / "words.txt")["CHILDREN"]
 
 # sha256 of the first 1,000,000 bytes of the stream of seed 1, stories joined by nothing.
 # It changes with every edit of words or plots, and never otherwise.
@@ -101,12 +102,12 @@ def slots(nodes: list[Node]) -> Iterator[Slot]:
 def test_every_slot_is_filled_by_every_row_of_its_table(plot: Plot) -> None:
     """All alternatives of the text, and of the slots inside table cells; and no role is idle."""
     used: set[str] = set()
-    waiting = list(slots(parse(plot.text, PHRASES)))
+    waiting = list(slots(plot.text))
     while waiting:
         slot = waiting.pop()
         used.add(slot.role)
         for row in plot.cast[slot.role]:
-            waiting += slots(parse(row[slot.column], PHRASES))
+            waiting += slots(parse(row[slot.column], {}))
 
     assert used == set(plot.cast)
 
@@ -120,7 +121,7 @@ def test_every_plot_is_told_about_equally_often(stories: list[tuple[str, str]]) 
 
 
 def test_stories_of_one_plot_vary(stories: list[tuple[str, str]]) -> None:
-    """Of a hundred tellings of a plot hardly two share half of their sentences."""
+    """Two tellings of a plot share less than 60% of their sentences."""
     for plot in PLOTS:
         texts = [text for name, text in stories if name == plot.name][:12]
         sentences = [set(re.split(r"(?<=[.!?]) |\n\n", text)) for text in texts]
@@ -186,7 +187,7 @@ def test_pronouns_agree_with_the_hero(stories: list[tuple[str, str]]) -> None:
 
     The plots below have nobody but the drawn cast in them, and the cast is known by name.
     """
-    plots = {"lost toy", "learning to ride", "cleaning up", "balloon"}
+    named = {"lost toy", "learning to ride", "cleaning up", "balloon"}
     male = {"he", "him", "his", "himself"}
     female = {"she", "her", "hers", "herself"}
     boys = {child["name"] for child in CHILDREN if child["he"] == "he"}
@@ -195,7 +196,7 @@ def test_pronouns_agree_with_the_hero(stories: list[tuple[str, str]]) -> None:
     women = girls | {"Mom", "Mommy", "Mama", "Grandma", "Granny", "Aunt"}
     checked = Counter()
     for name, text in stories:
-        if name in plots:
+        if name in named:
             words = re.findall(r"[A-Za-z]+", text)
             pronouns = {word.lower() for word in words} & (male | female)
             if not women & set(words):
@@ -212,14 +213,14 @@ def test_pronouns_agree_with_the_hero(stories: list[tuple[str, str]]) -> None:
 
 def test_corpus_sizes_and_progress(corpus: tuple[Path, Path, list[int]]) -> None:
     train, valid, told = corpus
-    # the last story may stick out
+    # the last story may exceed the size
     assert 3_000_000 <= train.stat().st_size < 3_003_000
     assert 200_000 <= valid.stat().st_size < 203_000
     assert sum(told) == train.stat().st_size + valid.stat().st_size
     assert len(told) > 20
 
 
-def test_no_story_stands_twice(corpus: tuple[Path, Path, list[int]]) -> None:
+def test_no_story_is_written_twice(corpus: tuple[Path, Path, list[int]]) -> None:
     train, valid = documents(corpus[0]), documents(corpus[1])
     assert len(set(train)) == len(train)
     assert len(set(valid)) == len(valid)

@@ -4,16 +4,7 @@ from itertools import cycle
 
 import pytest
 
-from lmlib.toystories.grammar import (
-    contract,
-    draw_cast,
-    parse,
-    people,
-    polish,
-    render,
-    table,
-    words,
-)
+from lmlib.toystories.grammar import contract, draw_cast, parse, polish, render
 
 LILY = {"name": "Lily", "he": "she", "him": "her", "his": "her"}
 CAST = {"hero": LILY, "toy": {"name": "orange ball", "place": "under {his} bed"}}
@@ -81,23 +72,8 @@ def test_contract_keeps_what_ends_a_sentence() -> None:
     )
 
 
-def test_table_rows_may_go_on_in_the_next_line() -> None:
-    rows = table("name place", "a hat |\n   here\n the sun | up")
-    assert rows == (
-        {"name": "a hat", "place": "here", "the": "the hat"},
-        {"name": "the sun", "place": "up", "the": "the sun"},
-    )
-
-
-def test_words_and_people() -> None:
-    assert [row["name"] for row in words("a hat,\n two  cats")] == ["a hat", "two cats"]
-    dad, mom = people("Dad/father", "Mom/mother", columns="name title")
-    assert (dad["title"], dad["himself"]) == ("father", "himself")
-    assert (mom["title"], mom["himself"]) == ("mother", "herself")
-
-
 def test_cast_has_no_name_twice() -> None:
-    rows = words("red, blue")
+    rows = ({"name": "red"}, {"name": "blue"})
     numbers = iter((0.0, 0.1, 0.2, 0.9))  # red; red again, twice; blue
     cast = draw_cast({"one": rows, "two": rows}, lambda: next(numbers))
     assert [entity["name"] for entity in cast.values()] == ["red", "blue"]
@@ -110,7 +86,7 @@ def test_cast_has_no_name_twice() -> None:
         ("a b]", "unbalanced ']'"),
         ("a | b", "unbalanced '|'"),
         ("{hero", "unbalanced '{'"),
-        ("<shrugged>", "phrase <shrugged> is unknown; add `shrugged` to phrases.py"),
+        ("<shrugged>", "phrase <shrugged> is unknown; add `shrugged` to phrases.txt"),
     ],
 )
 def test_bad_templates(template: str, message: str) -> None:

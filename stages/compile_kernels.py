@@ -1,4 +1,8 @@
-"""Compile all kernels of lmlib, unless they are kept already: python -m lmlib.native."""
+"""Compile the kernels of lmlib, unless they are kept already.
+
+Writes: .venv/lmlib/ (or, outside of a virtual environment, the user's cache folder).
+Run:    make setup   (by hand, from the repository root: python -m stages.compile_kernels)
+"""
 
 import logging
 
