@@ -16,10 +16,10 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-import regex
 from numpy.typing import NDArray
 
 from lmlib.threads import ThreadPool
+from lmlib.tokenizer.characters import char_classes
 from lmlib.tokenizer.paths import CorpusFile, read_into
 from lmlib.tokenizer.splitting import Splitter
 
@@ -143,25 +143,6 @@ def _announcing(purpose: str) -> Iterator[None]:
 
     with event.install_listener("numba:compile", Notice()):
         yield
-
-
-@lru_cache(maxsize=1)
-def char_classes() -> NDArray[np.uint8]:
-    """Return the class of every character, as `regex` has it and kernels.py numbers it."""
-    classes = np.zeros(0x110000, dtype=np.uint8)
-    every_character = "".join(map(chr, range(0x110000)))
-    expressions = (
-        r"\p{M}+",
-        r"\p{N}+",
-        r"\s+",
-        r"[\p{Lu}\p{Lt}]+",
-        r"\p{Ll}+",
-        r"[\p{Lm}\p{Lo}]+",
-    )
-    for number, expression in enumerate(expressions, 1):
-        for run in regex.finditer(expression, every_character):
-            classes[run.start() : run.end()] = number
-    return classes
 
 
 def padded(data: bytes) -> NDArray[np.uint8]:

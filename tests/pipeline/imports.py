@@ -44,6 +44,13 @@ def modules_behind(module: Path) -> set[str]:
     return found
 
 
+def files_behind(module: Path) -> set[str]:
+    """Return the modules behind `module`, and the data of each, such as characters.bin."""
+    modules = modules_behind(module)
+    data = {Path(name).with_suffix(".bin").as_posix() for name in modules}
+    return modules | {name for name in data if (ROOT / name).is_file()}
+
+
 def _files_of(name: str) -> list[Path]:
     """Return the project's files that `import name` runs: packages on the way, and the module."""
     parts = name.split(".")

@@ -2,15 +2,15 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
-from unicodedata import category
 
 import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from lmlib.tokenizer import Tokenizer, reference
+from lmlib.tokenizer.characters import char_classes
 
 # Every example may use the fixtures of the first: none changes them, files are written over.
 examples = settings(
@@ -47,14 +47,6 @@ TRICKY = [
 ]
 
 texts = st.one_of(st.lists(st.sampled_from(TRICKY), max_size=40).map("".join), st.text())
-
-# Characters that Unicode 14 knows: later ones are letters to some libraries and not to others.
-# U+0295 became a letter without case in a later version, which not every library has yet.
-ASSIGNED = st.characters(exclude_categories=("Cs", "Cn"), exclude_characters="\u0295")
-assigned_texts = st.one_of(
-    st.lists(st.sampled_from([t for t in TRICKY if "Cn" not in map(category, t)])).map("".join),
-    st.text(ASSIGNED),
-)
 
 # Whole characters, halves of characters, overlong forms, surrogates, and anything
 BROKEN = [
@@ -129,6 +121,30 @@ PASSAGES = [
     "https://example.org/a/b?c=d&e=%20f//\n/\n\n  | a | b |\n  |---|---|\n\t \t\u2028\u0085\x00 ",
 ]
 MANY_SCRIPTS = "\n".join(PASSAGES)
+
+
+# To put a character into: between characters that bind to one class and not to another
+FORMS = ["1{}Aa", "a{}A!", "!!{}!", "  {} ", "a'{}s'{}", "!\n{}/1{}1"]
+
+
+def telling_characters() -> str:
+    """Return the first characters, and the first and last one of each run of one class."""
+    ends = np.flatnonzero(np.diff(char_classes()))
+    codes = {*range(0x300), *ends, *ends + 1, 0x10FFFF} - {*range(0xD800, 0xE000)}
+    return "".join(map(chr, sorted(codes)))
+
+
+def border_tokenizer(pattern: str) -> Tokenizer:
+    """Return a tokenizer whose ids show the borders of pre-tokens.
+
+    Within a pre-token it merges each byte beyond ASCII with an ASCII character next to it.
+    """
+    ascii_bytes = [bytes([byte]) for byte in b"aA1! s'\n/"]
+    others = [bytes([byte]) for byte in range(0x80, 0x100)]
+    merges = [(b"A", b"a"), *product(others, ascii_bytes)]
+    merges += product(ascii_bytes, others)
+    tokens = [*(bytes([byte]) for byte in range(256)), *(left + right for left, right in merges)]
+    return Tokenizer(dict(enumerate(tokens)), merges, pattern=pattern)
 
 
 # -- what is right, in the plainest terms; no test trusts `Splitter` or the fast paths for it
