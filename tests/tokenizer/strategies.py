@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lmlib.tokenizer import Tokenizer, reference
 from lmlib.tokenizer.characters import char_classes
 
-# Every example may use the fixtures of the first: none changes them, files are written over.
+# Examples may share fixtures: none changes them, and files are overwritten.
 examples = settings(
     deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -40,7 +40,7 @@ TRICKY = [
     *"'sdmtlvreSLVE  \n\r\t\v\f\x00aAbBZéÉǅʰ中字1٣²½!/。_-",
     *"\u017f\u212a\u0130\u0301\u0903\u200d\ufe0f\ufeff\u00a0\u0085\u2028\u3000\u1680\x1c",
     *"😀👩\U0002a6d6\U0001e900\U0001e922",
-    *"\u0378\U000e0000\ufffe\uffff\U0010ffff\ud7ff\ue000",  # unassigned, and beside surrogates
+    *"\u0378\U000e0000\ufffe\uffff\U0010ffff\ud7ff\ue000",  # unassigned, and next to surrogates
     *["'ll", "'ve", "'re", "'S", "'LL", "'\u017f", "  ", "\r\n", "\n\n", "\u0085\n", "   a"],
     *["123456", "the ", " of", "aaaa", "abab", "don't", "DON'T", "camelCase", "//\n/"],
     *SPECIAL,
@@ -55,7 +55,7 @@ BROKEN = [
     *[b"\xc0\xaf", b"\xc1\xbf", b"\xe0\x80\x80", b"\xe0\x9f\xbf", b"\xf0\x80\x80\x80"],  # overlong
     *[b"\xf0\x8f\xbf\xbf", b"\xed\xa0\x80", b"\xed\xbf\xbf", b"\xed\xa0\xbd\xed\xb8\x80"],
     *[b"\xf4\x90\x80\x80", b"\xf5\x80\x80\x80", b"\xf8\x88\x80\x80\x80"],  # beyond U+10FFFF
-    *[b"\xed\x9f\xbf", b"\xee\x80\x80", b"\xf4\x8f\xbf\xbf"],  # valid: the characters beside them
+    *[b"\xed\x9f\xbf", b"\xee\x80\x80", b"\xf4\x8f\xbf\xbf"],  # valid: their neighbours
 ]
 raw_bytes = st.lists(
     st.one_of(
@@ -233,7 +233,7 @@ def file_ids(
 
 
 def brute_force_merges(words: Counter[bytes], num_merges: int) -> list[tuple[bytes, bytes]]:
-    """Learn merges as one would explain it: count everything anew for each merge."""
+    """Learn merges as one would explain it: count everything again for each merge."""
     split = {word: [word[i : i + 1] for i in range(len(word))] for word in words}
     merges: list[tuple[bytes, bytes]] = []
     while len(merges) < num_merges:
