@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import regex
 from numpy.typing import NDArray
 
 from lmlib import native
+from lmlib.tokenizer.characters import char_classes
 from lmlib.tokenizer.kernels.records import CL100K, GPT2, O200K, PADDING, SPECIAL
 from lmlib.tokenizer.splitting import Splitter
 
@@ -90,25 +90,6 @@ def fits(num_bytes: int) -> bool:
 def load() -> Any:
     """Return the kernels; the first time on a machine they are compiled."""
     return native.load_kernels(KERNELS)
-
-
-@lru_cache(maxsize=1)
-def char_classes() -> NDArray[np.uint8]:
-    """Return the class of every character, numbered as in kernels/splitting.py."""
-    classes = np.zeros(0x110000, dtype=np.uint8)
-    every_character = "".join(map(chr, range(0x110000)))
-    expressions = (
-        r"\p{M}+",
-        r"\p{N}+",
-        r"\s+",
-        r"[\p{Lu}\p{Lt}]+",
-        r"\p{Ll}+",
-        r"[\p{Lm}\p{Lo}]+",
-    )
-    for number, expression in enumerate(expressions, 1):
-        for run in regex.finditer(expression, every_character):
-            classes[run.start() : run.end()] = number
-    return classes
 
 
 def padded(data: bytes) -> NDArray[np.uint8]:

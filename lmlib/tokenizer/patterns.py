@@ -1,26 +1,28 @@
 r"""Named pre-token patterns, and where each lets a text be cut in two.
 
-A pattern splits text into pre-tokens; no merge crosses their borders. Any other string that is
-given as a pattern is taken as a regular expression in the syntax of the `regex` package.
+A pattern splits text into pre-tokens; no merge crosses their borders. A pattern that has no name
+here is a regular expression in the syntax of the `regex` package. What is a letter, a number or
+white space is decided for the named patterns by characters.py, in one version of Unicode, and for
+other expressions by the installed `regex`, in its own.
 
 A *cut* is a place where the two sides, split separately, give the pre-tokens of the whole. For
 a named pattern the two characters around the place decide, and `cut` matches where it is safe:
 
 - The left character is a letter or a number and the right one is of another class. Runs of
   letters and of numbers contain nothing else, so the pre-token ends here whatever follows, and
-  no alternative that starts left of here looks further (only a run of spaces looks ahead).
-- The left character is no white space and the right one is. In `gpt2` white space stands only at
-  the start of a pre-token. In `cl100k` punctuation takes the line ends after it along, hence
+  no alternative that starts to the left looks further (only a run of spaces looks ahead).
+- The left character is not white space and the right one is. In `gpt2` white space occurs only
+  at the start of a pre-token. In `cl100k` punctuation includes the line ends after it, hence
   `[^\S\r\n]` there.
 
 An apostrophe before a letter is never a cut, since "'ll" may begin there; nor is white space
 before anything, since ` ?` and `\s+(?!\S)` bind it to what follows.
 
-`o200k` differs after letters: marks and a contraction may follow them in one pre-token, so that
-neither a mark nor an apostrophe is cut from a letter. At any other character that is no letter
-they split as at the end of a text, since their expression asks only whether a letter or a mark
-follows. A change of case is no cut (not in "x'vE"), and a mark none before punctuation, because
-it may belong to letters or to punctuation.
+`o200k` differs after letters: marks and a contraction may follow them in the same pre-token, so
+neither a mark nor an apostrophe is cut from a letter. Before any other character that is not a
+letter, letters split as at the end of a text, since their expression only asks whether a letter
+or a mark follows. A change of case is not a cut (see "x'vE"), nor is the place between a mark and
+punctuation, because a mark may belong to either letters or punctuation.
 """
 
 from dataclasses import dataclass

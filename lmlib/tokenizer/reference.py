@@ -1,4 +1,4 @@
-"""Byte-level BPE in plain Python: what the fast kernels must agree with.
+"""Byte-level BPE in plain Python: the reference that the fast kernels must agree with.
 
 Source: Sennrich, Haddow & Birch 2016, arXiv:1508.07909, over bytes as in Radford et al. 2019.
 """
@@ -11,7 +11,8 @@ from itertools import pairwise
 
 import regex
 
-from lmlib.tokenizer.patterns import find_pattern
+from lmlib.tokenizer.characters import for_regex
+from lmlib.tokenizer.patterns import PATTERNS, find_pattern
 from lmlib.tokenizer.splitting import Splitter
 
 Pair = tuple[bytes, bytes]
@@ -29,12 +30,14 @@ def pre_tokens(text: str, pattern: str) -> Iterator[str]:
     What a custom pattern does not match becomes a pre-token too, so that nothing is lost.
     """
     start = 0
-    for match in compile_pattern(pattern).finditer(text):
-        if start < match.start():
-            yield text[start : match.start()]
-        if match.start() < match.end():
-            yield match[0]
-        start = match.end()
+    searched = for_regex(text) if pattern in PATTERNS else text
+    for match in compile_pattern(pattern).finditer(searched):
+        first, end = match.span()
+        if start < first:
+            yield text[start:first]
+        if first < end:
+            yield text[first:end]
+        start = end
     if start < len(text):
         yield text[start:]
 
@@ -66,10 +69,10 @@ def learn_merges(
     num_merges: int,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Pair]:
-    """Return the merges in the order learnt; fewer than asked when no pair is left.
+    """Return the merges in the order learnt; fewer than `num_merges` when no pair is left.
 
-    Counts are updated, not recomputed: only words that hold the merged pair are touched. The heap
-    is lazy: an entry whose count has changed goes back with the new count when it comes up.
+    Counts are updated, not recomputed: only words with the merged pair are touched. The heap is
+    lazy: an entry whose count has changed is pushed again, with the new count, when it comes up.
     """
     words = [[bytes([byte]) for byte in word] for word in word_counts]
     word_count = list(word_counts.values())
@@ -129,7 +132,7 @@ MergeTable = Mapping[tuple[int, int], tuple[int, int]]  # (left id, right id) ->
 
 
 def apply_merges(ids: list[int], merges: MergeTable) -> list[int]:
-    """Return the ids after merging, again and again, the leftmost pair of lowest rank."""
+    """Return the ids after repeatedly merging the leftmost pair of lowest rank."""
     ids = list(ids)
     while True:
         ranked = [(merges[pair], at) for at, pair in enumerate(pairwise(ids)) if pair in merges]
@@ -140,7 +143,7 @@ def apply_merges(ids: list[int], merges: MergeTable) -> list[int]:
 
 
 def apply_merges_long(ids: list[int], merges: MergeTable) -> list[int]:
-    """Return the same as `apply_merges` in n log n steps: a heap of pairs over a linked list."""
+    """Return the same as `apply_merges` in O(n log n): a heap of pairs over a linked list."""
     ids = list(ids)
     before = list(range(-1, len(ids) - 1))
     after = [*range(1, len(ids)), -1]

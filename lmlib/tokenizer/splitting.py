@@ -1,13 +1,15 @@
-"""Cut text at special tokens, and cut streams and files where no pre-token can be harmed."""
+"""Cut text at special tokens, and streams and files where that changes no pre-token."""
 
+import heapq
 from collections.abc import Callable, Iterable, Iterator
 
 import regex
 
+from lmlib.tokenizer.characters import for_regex
 from lmlib.tokenizer.paths import CorpusFile, read_range
 from lmlib.tokenizer.patterns import find_pattern
 
-# Bytes of a file looked at first when a cut is sought, then more at a time until there is one.
+# Bytes of a file in which a cut is sought first; the window grows until there is one.
 CUT_WINDOW = 1 << 10
 
 
@@ -32,7 +34,7 @@ def check_special_tokens(special_tokens: Iterable[str] | None) -> list[str]:
 def encode_strictly(text: str, where: str) -> bytes:
     """Return the UTF-8 bytes.
 
-    Raises ValueError where a lone surrogate makes that impossible, TypeError for what is no text.
+    Raises ValueError for a lone surrogate, TypeError for what is not a str.
     """
     try:
         return text.encode("utf-8")
@@ -52,8 +54,8 @@ def encode_strictly(text: str, where: str) -> bytes:
 class Splitter:
     """Cuts for one pattern and one set of special tokens.
 
-    Text is `str`. Bytes that are no UTF-8 stand in it as lone surrogates (`surrogateescape`),
-    one each, which every pattern treats like punctuation: they survive encoding unchanged.
+    Text is `str`. Bytes of invalid UTF-8 are lone surrogates in it (`surrogateescape`), one each,
+    which every pattern treats like punctuation: they survive encoding unchanged.
     """
 
     def __init__(self, pattern: str, special_tokens: Iterable[str]) -> None:
@@ -65,16 +67,20 @@ class Splitter:
         self.reach_bytes = max(map(len, self.special_bytes), default=1) - 1
         escaped = [regex.escape(token) for token in self.special_tokens]
         self._special = regex.compile("|".join(escaped)) if escaped else None
-        cut = find_pattern(pattern).cut
-        self._candidates = regex.compile("|".join([*escaped, cut] if cut else escaped) or "(?!)")
+        self._cut = regex.compile(find_pattern(pattern).cut or "(?!)")  # (?!): nowhere
 
     def __reduce__(self) -> tuple:
         return (Splitter, (self.pattern, self.special_tokens))
 
+    def _find_special(
+        self, text: str, start: int | None = None, end: int | None = None
+    ) -> Iterable["regex.Match[str]"]:
+        return self._special.finditer(text, start, end) if self._special else ()
+
     def parts(self, text: str) -> Iterator[tuple[str, bool]]:
         """Yield (piece, is_special) from left to right; the pieces join to the text."""
         start = 0
-        for match in self._special.finditer(text) if self._special else ():
+        for match in self._find_special(text):
             if start < match.start():
                 yield text[start : match.start()], False
             yield match[0], True
@@ -83,31 +89,35 @@ class Splitter:
             yield text[start:], False
 
     def _is_inside_special(self, text: str, place: int) -> bool:
-        """Tell whether some occurrence of a special token begins before and ends after `place`."""
+        """Whether some occurrence of a special token begins before and ends after `place`."""
         return any(
             text.find(token, max(0, place - len(token) + 1), place + len(token) - 1) >= 0
             for token in self.special_tokens
         )
 
     def cuts(self, text: str, first: int, last: int) -> Iterator[int]:
-        """Yield cuts c with first <= c <= last, ascending.
+        """Yield cuts c with first <= c <= last, ascending; some may come twice.
 
-        The caller vouches that no special token reaches into the text from outside past `first`
-        or `last`. An occurrence of a special token is certainly cut out when no other one runs
-        over its start or its end; with overlapping special tokens others may not be.
+        The caller guarantees that no special token reaches into the text from outside past `first`
+        or `last`. The ends of a special token are certainly cuts when no other occurrence of one
+        runs over its start or its end; with overlapping special tokens they may not be.
         """
-        for match in self._candidates.finditer(text, max(0, first - self._reach - 1)):
-            if match.end() > last:
-                return
-            if match.end() < first or self._is_inside_special(text, match.end()):
-                continue
-            if match.start() < match.end() and self._is_inside_special(text, match.start()):
-                continue
-            yield match.end()
+        start = max(0, first - self._reach - 1)
+        # The two characters around a place decide, so this part of the text is enough.
+        part = for_regex(text[start : last + 1])
+        places = (start + match.start() for match in self._cut.finditer(part))
+        special_ends = (
+            match.end()
+            for match in self._find_special(text, start, last)
+            if not self._is_inside_special(text, match.start())
+        )
+        for place in heapq.merge(places, special_ends):
+            if place >= first and not self._is_inside_special(text, place):
+                yield place
 
     def last_cut(self, text: str) -> int:
-        """Return the last cut in a text that goes on after its end, or 0 when there is none."""
-        # Behind `end` an unseen character could still complete a special token or a pair.
+        """Return the last cut in a text that continues after its end, or 0 when there is none."""
+        # After `end` an unseen character could still complete a special token or a pair.
         end = len(text) - max(1, self._reach)
         width = 256
         while end > 0:
@@ -119,12 +129,12 @@ class Splitter:
         return 0
 
     def find_cut(self, data: bytes, first: int, last: int) -> int:
-        """Return a place from `first` to `last` to cut these bytes of a longer text, or -1.
+        """Return an offset from `first` to `last` at which to cut these bytes of a text, or -1.
 
-        The caller vouches for the same as in `cuts`, and that no character is broken at 0.
+        The caller guarantees the same as for `cuts`, and that no character is broken at 0.
         """
         text = data.decode("utf-8", "surrogateescape")
-        # Where a character is broken, `first` is taken a little later and `last` earlier.
+        # Inside a character, `first` moves a little to the right and `last` to the left.
         first = len(data[:first].decode("utf-8", "surrogateescape"))
         last = len(data[: max(last, 0)].decode("utf-8", "ignore"))
         for place in self.cuts(text, first, last):
@@ -140,8 +150,8 @@ def file_chunks(
 ) -> Iterator[tuple[int, int]]:
     """Yield (start, end) byte ranges of a file, cut safely about every `chunk_bytes`.
 
-    find_cut(data, first, last) returns a place to cut a part of the file, or -1; it is
-    `Splitter.find_cut` or its faster equal, `engine.find_cut`.
+    find_cut(data, first, last) returns an offset at which to cut a part of the file, or -1; it is
+    `Splitter.find_cut` or the faster `engine.find_cut`.
     """
     size = file.stat().st_size
     start = 0
@@ -162,11 +172,11 @@ def _file_cut(file: CorpusFile, target: int, size: int, reach_bytes: int, find_c
         skip = 0
         while start and skip < 3 and data[skip] & 0xC0 == 0x80:
             skip += 1
-        # The last bytes may be the beginning of something, and not what they seem.
+        # The last bytes may be the beginning of a character or of a special token.
         last = len(data) - reach_bytes - 4
         place = find_cut(data[skip:], target - start - skip, last - skip)
         if place >= 0:
             return start + skip + place
-        target = start + last  # nowhere up to here: go on from here, with more at a time
+        target = start + last  # no cut up to here: continue from here, with a larger window
         window *= 4
     return size

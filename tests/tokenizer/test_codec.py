@@ -24,16 +24,18 @@ from tests.tokenizer.conftest import make_corpus
 from tests.tokenizer.strategies import (
     BROKEN,
     END,
+    FORMS,
     LONG,
     MANY_SCRIPTS,
     PASSAGES,
     SPECIAL,
     TRICKY,
     PlainEncoder,
-    assigned_texts,
+    border_tokenizer,
     examples,
     file_ids,
     special_lists,
+    telling_characters,
     texts,
     with_pattern,
 )
@@ -78,7 +80,7 @@ def test_ids_equal_tiktoken(tokenizer: Tokenizer, corpus: str, way: str, pattern
     theirs = as_tiktoken(ours)
 
     @examples
-    @given(assigned_texts)
+    @given(texts)
     def check(text: str) -> None:
         assert ours.encode(text) == theirs.encode(text, allowed_special="all")
         plain = theirs.encode(text, disallowed_special=())
@@ -99,7 +101,7 @@ def test_ids_equal_hugging_face(
     assert set(theirs.get_vocab().values()) == set(ours.vocab)
 
     @examples
-    @given(assigned_texts)
+    @given(texts)
     def check(text: str) -> None:
         assert ours.encode(text) == theirs.encode(text).ids
 
@@ -115,6 +117,19 @@ def test_hugging_face_decodes_our_ids(tokenizer: Tokenizer, corpus: str, tmp_pat
     theirs = as_hugging_face(ours, tmp_path)
     for text in (corpus, *PASSAGES):
         assert theirs.decode(ours.encode(text), skip_special_tokens=False) == text
+
+
+@pytest.mark.parametrize("pattern", list(PATTERNS))
+@pytest.mark.parametrize("form", FORMS)
+def test_characters_of_all_classes_are_split_as_by_both(
+    way: str, pattern: str, form: str, tmp_path: Path
+) -> None:
+    """Ids that show the borders of pre-tokens; test_characters.py has every character's class."""
+    ours = border_tokenizer(pattern)
+    text = "".join(form.replace("{}", c) for c in telling_characters())
+    ids = ours.encode(text)
+    assert ids == as_tiktoken(ours).encode(text)
+    assert ids == as_hugging_face(ours, tmp_path).encode(text).ids
 
 
 @pytest.mark.parametrize("pattern", list(PATTERNS))

@@ -2,7 +2,6 @@
 
 import itertools
 import random
-import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -16,14 +15,17 @@ from lmlib.tokenizer.patterns import PATTERNS
 from lmlib.tokenizer.reference import learn_merges
 from tests.tokenizer.strategies import (
     END,
+    FORMS,
     LONG,
     PlainEncoder,
+    border_tokenizer,
     examples,
     file_ids,
     plain_counts,
     plain_tokens,
     raw_bytes,
     special_lists,
+    telling_characters,
     texts,
     with_pattern,
 )
@@ -66,28 +68,8 @@ def test_pre_tokens_equal_the_reference(tmp_path: Path, pattern: str) -> None:
     check()
 
 
-def border_tokenizer(pattern: str) -> Tokenizer:
-    """Return one that joins ASCII to what is not, within a pre-token: its ids tell the borders."""
-    ascii_bytes = [bytes([byte]) for byte in b"aA1! s'\n/"]
-    others = [bytes([byte]) for byte in range(0x80, 0x100)]
-    merges = [(b"A", b"a"), *itertools.product(others, ascii_bytes)]
-    merges += itertools.product(ascii_bytes, others)
-    tokens = [*(bytes([byte]) for byte in range(256)), *(left + right for left, right in merges)]
-    return Tokenizer(dict(enumerate(tokens)), merges, pattern=pattern)
-
-
-def telling_characters() -> str:
-    """Return the first characters, and those at which the general category changes."""
-    characters = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
-    categories = [unicodedata.category(c) for c in characters]
-    changes = (a != b for a, b in itertools.pairwise(["", *categories]))
-    return "".join(
-        c for c, is_new in zip(characters, changes, strict=True) if is_new or c < "\u0300"
-    )
-
-
 @pytest.mark.parametrize("pattern", list(PATTERNS))
-@pytest.mark.parametrize("form", ["1{}Aa", "a{}A!", "!!{}!", "  {} ", "a'{}s'{}", "!\n{}/1{}1"])
+@pytest.mark.parametrize("form", FORMS)
 def test_characters_of_all_classes_are_told_apart(tmp_path: Path, pattern: str, form: str) -> None:
     """Each between characters that bind to one class and not to another."""
     ours = border_tokenizer(pattern)

@@ -65,7 +65,7 @@ def test_counts_are_the_plain_ones(data: bytes, special_tokens: list[str], patte
 
 @pytest.mark.parametrize("pattern", [*PATTERNS, r"\w+|\s+"])
 def test_pre_tokens_join_to_the_text(pattern: str) -> None:
-    """Also where no alternative matches, and through long runs; none is empty."""
+    """Also where no alternative matches, and in long runs; no pre-token is empty."""
     for data in LONG.values():
         text = data.decode("utf-8", "surrogateescape")
         pieces = list(pre_tokens(text, pattern))
@@ -85,6 +85,6 @@ merge_tables = st.dictionaries(
 def test_the_heap_merges_as_plainly(
     ids: list[int], table: dict[tuple[int, int], tuple[int, int]]
 ) -> None:
-    """Also for tables that no training would give: ranks in any order, ranks that tie."""
+    """Also for tables that `learn_merges` never makes: ranks in any order, equal ranks."""
     ranked = {pair: (rank, merged) for rank, (pair, (_, merged)) in enumerate(table.items())}
     assert apply_merges_long(ids, ranked) == apply_merges(ids, ranked)
