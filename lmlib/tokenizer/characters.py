@@ -18,10 +18,10 @@ import numpy as np
 import regex
 from numpy.typing import NDArray
 
+from lmlib.tokenizer.kernels.records import OTHER
+
 UNICODE_VERSION = "16.0.0"
 NUM_CODE_POINTS = 0x110000
-
-OTHER, MARK, NUMBER, SPACE, UPPER, LOWER, CASELESS = range(7)  # as numbered in kernels.py
 
 # One character of each class: of the same class in every version of Unicode, beyond ASCII, and
 # neither named in a pattern nor part of a contraction when case is ignored.

@@ -7,7 +7,7 @@
 The corpus is UTF-8, documents separated by <|endoftext|>; pre-tokens are those of GPT-2. Runs are
 taken in turns: ours, a peer, ours, the next peer. Times are of whole calls, without starting
 Python, importing and loading (our kernels, too), but for the rows "in a fresh process": there the
-call loads what it needs, and "the whole process" starts Python as well. MB are 10**6 bytes of UTF-8.
+call loads what it needs, and "the whole process" starts Python as well. MB are 10**6 bytes.
 
 The first call in a process and the second on the same text are told apart: what a tokenizer sets
 up once, and what it learns about the text, is paid for in the first. All peers encode with our
@@ -115,7 +115,10 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, help="only these")
     parser.add_argument(
-        "--against", nargs="*", default=[*TRAINERS, *ENCODERS, *CL100K_ENCODERS], help="only these peers"
+        "--against",
+        nargs="*",
+        default=[*TRAINERS, *ENCODERS, *CL100K_ENCODERS],
+        help="only these peers",
     )
     parser.add_argument("--scratch", type=Path, help="folder for temporary files of up to 4 GB")
     parser.add_argument("--json", type=Path, help="write rows and machine to this file, too")

@@ -54,7 +54,7 @@ def test_cl100k_pattern_by_hand() -> None:
 
 
 def test_o200k_pattern_by_hand() -> None:
-    """Upper case after lower case begins a pre-token; marks and contractions stay with the letters."""
+    """Upper case after lower case begins a pre-token; marks and contractions stay with letters."""
     assert list(pre_tokens("I'LL HTTPServer e\u0301A don't'll 1234 //\n/\n \n b", "o200k")) == [
         *["I'LL", " HTTPServer", " e\u0301", "A", " don't", "'ll", " ", "123", "4"],
         *[" //\n/\n", " \n", " b"],

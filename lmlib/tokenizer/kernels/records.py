@@ -7,6 +7,7 @@ import numpy as np
 
 PADDING = 64  # bytes of any value after a text, since loads are 64 bytes wide
 GPT2, CL100K, O200K = range(3)  # how to split a text
+OTHER, MARK, NUMBER, SPACE, UPPER, LOWER, CASELESS = range(7)  # of characters; letters: >= UPPER
 
 # -- splitting
 

@@ -22,9 +22,19 @@ from lmlib.tokenizer.kernels.llvm import (
     lowest_bit,
     word_at,
 )
-from lmlib.tokenizer.kernels.records import CL100K, GPT2, SPECIAL
+from lmlib.tokenizer.kernels.records import (
+    CASELESS,
+    CL100K,
+    GPT2,
+    LOWER,
+    MARK,
+    NUMBER,
+    OTHER,
+    SPACE,
+    SPECIAL,
+    UPPER,
+)
 
-OTHER, MARK, NUMBER, SPACE, UPPER, LOWER, CASELESS = range(7)  # of characters; letters: >= UPPER
 LAST = np.uint64(63)  # the highest bit of a mask
 
 
