@@ -1,4 +1,4 @@
-"""What every stage does around its work: logging, progress, one clear sentence for bad input."""
+"""What every stage does around its work: logging, one clear sentence for bad input."""
 
 import contextlib
 import logging
@@ -12,11 +12,9 @@ from tqdm import tqdm
 
 from lmlib.files import write_atomically
 from lmlib.signals import terminate_with_parent
-from lmlib.tracking import root
+from stages.paths import root
 
 SETTLED_AFTER_S = 60.0
-
-OnProgress = Callable[[str, int, int], None]  # (what is done, how much of it, of how much)
 
 
 def run_stage(main: Callable[[], None]) -> None:
@@ -30,7 +28,7 @@ def run_stage(main: Callable[[], None]) -> None:
     for name in ("lmlib", "stages", "__main__"):  # the last is the stage itself
         logging.getLogger(name).setLevel(level)
     terminate_with_parent()
-    tqdm.monitor_interval = 0  # no thread that looks after bars: under a limit its start could hang
+    tqdm.monitor_interval = 0  # no monitor thread for the bars: under a limit its start could hang
     try:
         take_compiled_kernels(root())
         main()
@@ -41,10 +39,21 @@ def run_stage(main: Callable[[], None]) -> None:
         sys.exit(130)
 
 
+@contextlib.contextmanager
+def remedy(command: str) -> Iterator[None]:
+    """Add to an error about a file the command that makes the file again."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; run `{command}`") from error
+    except ValueError as error:
+        raise ValueError(f"{error}; run `{command}`") from error
+
+
 def take_compiled_kernels(project: Path) -> None:
     """Copy what Numba has compiled in `project` to here: a temporary copy of it (DVC's --temp).
 
-    Nothing happens in the project itself. To compile everything anew takes half a minute. Numba
+    Nothing happens in the project itself. To compile everything again takes half a minute. Numba
     takes what it finds where the source of the module is the same, by its hash in the index (.nbi).
     """
     if project == Path.cwd():
@@ -60,27 +69,3 @@ def take_compiled_kernels(project: Path) -> None:
         content = index.read_bytes()
         if index.stat().st_mtime == before:
             write_atomically(here, content)
-
-
-@contextlib.contextmanager
-def progress_bars(units: dict[str, str]) -> Iterator[OnProgress]:
-    """Give a function that draws a bar for each kind of work, one after the other.
-
-    `units` maps the kind to its unit; bytes ("B") show as MB and MB/s.
-    """
-    bar: tqdm | None = None
-
-    def on_progress(what: str, done: int, total: int) -> None:
-        nonlocal bar
-        if bar is None or bar.desc.removesuffix(": ") != what:
-            if bar is not None:
-                bar.close()
-            unit = units[what]
-            bar = tqdm(desc=what, total=total, unit=unit, unit_scale=unit == "B")
-        bar.update(done - bar.n)
-
-    try:
-        yield on_progress
-    finally:
-        if bar is not None:
-            bar.close()

@@ -56,7 +56,7 @@ def test_server_without_ranges_starts_anew(
             assert download(f"{site.url}/a.txt", tmp_path) == CONTENT
         assert len(site.starts()) == 2
         assert site.starts()[1] > 0  # it was asked
-    assert "cannot be resumed; it starts anew" in caplog.text
+    assert "cannot be resumed; it starts from scratch" in caplog.text
 
 
 def test_without_progress_it_gives_up_and_the_next_run_resumes(tmp_path: Path) -> None:
