@@ -57,7 +57,7 @@ STAGES = {  # with their arguments
     "encode": "lmlib.tokenizer:Tokenizer.encode_file",
     "report": "sys:stdout.write",
     "ui --port 5873": "subprocess:Popen.__init__",  # of the MLflow server
-    "sync_tracking": "lmlib.tracking:replay",
+    "sync_tracking": "lmlib.monitoring.tracking:replay",
     "study sweep-lr": "subprocess:Popen.__init__",  # of `dvc exp show`
     "vega": "vl_convert:javascript_bundle",
     "train": "lmlib.training:Training.take_step",
