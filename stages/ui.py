@@ -91,7 +91,7 @@ def _runs_table(address: str, server: subprocess.Popen[bytes]) -> str:
     page += "?workflowType=machine_learning"
     try:
         _add_view(address, experiment)
-    except OSError as error:  # a training may hold the database
+    except OSError as error:  # a run may hold the database
         logger.warning("the table has MLflow's own columns: %s", error)
         return page
     return f"{page}&viewStateShareKey={VIEW}"

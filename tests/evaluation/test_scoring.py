@@ -89,7 +89,7 @@ def test_every_token_is_scored_once_in_the_context_of_its_window(
     assert scores.loss == pytest.approx(nats / len(expected), rel=1e-5)
     assert scores.perplexity == pytest.approx(math.exp(scores.loss))
     assert scores.bits_per_byte == pytest.approx(nats / math.log(2) / 37, rel=1e-5)
-    assert scores.accuracy == np.mean([is_likeliest for _, is_likeliest in expected])
+    assert scores.accuracy == np.mean([is_top for _, is_top in expected])
 
 
 @settings(deadline=None, max_examples=60)
