@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from stages.cli import remedy
 from tests.pipeline.imports import ROOT
 
 SOURCE = """from numba import njit
@@ -82,3 +83,18 @@ def test_a_copy_leaves_what_is_just_being_compiled(folder: Path) -> None:
     printed = call(copy(folder / "early", SOURCE))
     assert "data saved to" in printed
     os.utime(index, (1, 1))
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError, ValueError])
+def test_a_remedy_is_added_to_what_the_library_says(error: type[Exception]) -> None:
+    """The library says what is wrong, the pipeline which command helps."""
+    with (
+        pytest.raises(error, match=r"^train\.npy: damaged; run `dvc repro -f encode`$"),
+        remedy("dvc repro -f encode"),
+    ):
+        raise error("train.npy: damaged")
+
+
+def test_a_remedy_is_for_bad_files_alone() -> None:
+    with pytest.raises(FloatingPointError, match=r"^diverged$"), remedy("dvc repro"):
+        raise FloatingPointError("diverged")
