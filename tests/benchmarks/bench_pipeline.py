@@ -64,9 +64,10 @@ STAGES = {  # with their arguments
     "evaluate": "lmlib.evaluation:evaluate",
     "export": "lmlib.export:save_pretrained",
     "sample --prompt Once": "lmlib.sampling:stream_text",
+    "score README.md": "lmlib.evaluation:evaluate",
     "import_hf models/hf": "lmlib.export:load_pretrained",
 }
-NEED_TORCH = ("train", "evaluate", "export", "sample", "import_hf")
+NEED_TORCH = ("train", "evaluate", "export", "sample", "score", "import_hf")
 PARTS = ("repro", "start", "logging", "busy")
 
 Numbers = dict[str, float]
