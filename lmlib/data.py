@@ -24,38 +24,37 @@ class TokenDataset:
         self.tokens = tokens
         self.info = info
         self.name = name  # what errors call it
-        self.device = torch.device("cpu")  # where batches lie
+        self.device = torch.device("cpu")  # of the batches
         self._on_device: Tensor | None = None  # all tokens, when they are kept there
 
     @classmethod
     def open(cls, path: str | Path) -> "TokenDataset":
-        """Open `path` (.npy) and its .json; raise ValueError when they do not fit each other."""
+        """Open `path` (.npy) and its .json.
+
+        Raises FileNotFoundError when one is missing, ValueError when it is damaged or they differ.
+        """
         path = Path(path)
         info = read_token_info(path)
         try:
             tokens = np.lib.format.open_memmap(path, mode="r")
         except FileNotFoundError:
-            raise FileNotFoundError(f"{path}: no such token file; run `dvc repro encode`") from None
+            raise FileNotFoundError(f"{path}: no such token file") from None
         except (ValueError, EOFError, OSError) as error:
-            raise ValueError(
-                f"{path}: truncated, or not a token file ({error}); run `dvc repro -f encode`"
-            ) from error
-        remake = "; make it again with `dvc repro -f encode`"
+            raise ValueError(f"{path}: truncated, or not a token file ({error})") from error
         if tokens.ndim != 1 or tokens.dtype not in (np.uint16, np.uint32):
             raise ValueError(
                 f"{path}: holds {tokens.dtype} of shape {tokens.shape}; a token file holds one "
-                f"row of uint16 or uint32{remake}"
+                "row of uint16 or uint32"
             )
         if len(tokens) != info.tokens:
             raise ValueError(
                 f"{path}: holds {len(tokens)} tokens, {path.with_suffix('.json').name} says "
-                f"{info.tokens}{remake}"
+                f"{info.tokens}"
             )
         largest = max((int(block.max()) for block in blocks(tokens)), default=0)
         if largest >= info.vocab_size:
             raise ValueError(
-                f"{path}: holds token id {largest}, the vocabulary ends at "
-                f"{info.vocab_size - 1}{remake}"
+                f"{path}: holds token id {largest}, the vocabulary ends at {info.vocab_size - 1}"
             )
         return cls(tokens, info, str(path))
 
@@ -71,16 +70,13 @@ class TokenDataset:
     def require_tokenizer(self, tokenizer_json: Path) -> None:
         """Raise ValueError when the file was made with another tokenizer than this one."""
         if sha256_file(tokenizer_json) != self.info.tokenizer_sha256:
-            raise ValueError(
-                f"{self.name}: was made with another tokenizer than {tokenizer_json}; run "
-                "`dvc repro encode`"
-            )
+            raise ValueError(f"{self.name}: was made with another tokenizer than {tokenizer_json}")
 
     def to(self, device: torch.device) -> None:
         """Give batches on `device` from now on.
 
         A CUDA device takes the whole file when that needs at most a quarter of its free memory:
-        batches are then put together there, and only their starts travel.
+        batches are then assembled there, and only their starts are copied.
         """
         self.device, self._on_device = device, None
         if device.type == "cuda":
@@ -116,15 +112,14 @@ class TokenDataset:
 def epoch_starts(
     positions: Int[np.ndarray, " rows"], num_tokens: int, context_length: int, *, seed: int
 ) -> Int[np.ndarray, " rows"]:
-    """Return where the windows at `positions` of the sequence of all epochs start.
+    """Return the first token of each window at `positions` in the sequence of all epochs.
 
     An epoch cuts the tokens, from an offset of its own, into windows side by side, and takes
     each once in an order of its own. All epochs have the same number of windows; one leaves out
     fewer than 2 * context_length tokens at the ends of the file, the next one others.
 
-    Offset and order come from (seed, epoch) alone, and the place of each window in the order is
-    computed by itself: no memory is needed however long the file is, and nothing is gone through
-    to reach a step.
+    Offset and order come from (seed, epoch) alone, and each window's place in the order is computed
+    without the others: that needs no memory however long the file is, and no earlier steps.
     """
     windows = max(1, (num_tokens - context_length) // context_length)
     offsets = min(context_length, num_tokens - windows * context_length)
@@ -145,7 +140,7 @@ def permute(
 
     A Feistel network: x is a place in a table of rows and columns, a little larger than n, and
     each round shifts the row by a hash of the column, then the column by a hash of the row, which
-    can be undone. A place beyond n goes round again until it falls below.
+    can be undone. A place of n or more is shuffled again until it is below n.
 
     Source:  Black & Rogaway 2002, "Ciphers with arbitrary finite domains" (generalised Feistel,
              cycle walking).

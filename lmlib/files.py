@@ -1,28 +1,96 @@
-"""Files that are written whole or not at all, and hashes of files."""
+"""Files that are replaced atomically, files read with errors that name them, and their hashes."""
 
+import csv
 import hashlib
+import io
 import json
 import os
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 
+@contextmanager
+def replacing(*paths: Path) -> Iterator[list[Path]]:
+    """Yield a new path next to each of `paths`, to be written; at the end they replace `paths`.
+
+    After an exception or a crash `paths` are as before: all new files are on the disk before the
+    first of them is renamed. Makes missing folders. The new names are unique, so that processes
+    that write the same file do not disturb each other: the last one to finish wins.
+    """
+    parts = [path.with_name(f".{path.name}.{secrets.token_hex(4)}.part") for path in paths]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield parts
+        for part in parts:
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+        for part, path in zip(parts, paths, strict=True):
+            part.replace(path)
+    finally:
+        for part in parts:
+            part.unlink(missing_ok=True)
+
+
 def write_atomically(path: str | Path, content: bytes | memoryview) -> None:
-    """Write a file so that after a crash it is whole or as before; make its folder."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)  # noqa: PTH105  # the atomic rename, under its usual name
+    """Replace the file `path` by one with this content; see `replacing`."""
+    with replacing(Path(path)) as (part,):
+        part.write_bytes(content)
 
 
-def write_json(path: str | Path, values: dict[str, Any]) -> None:
-    """Write `values` as indented JSON, whole or not at all; make the file's folder."""
+def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
+    """Write `values` as indented JSON, atomically."""
     text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
     write_atomically(path, text.encode("utf-8"))
+
+
+def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write at least one row, all with the same columns, below a line of their names; atomically.
+
+    A float is written with all its digits.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode("utf-8"))
+
+
+def read_json(path: str | Path, *, missing: str = "no such file") -> dict[str, Any]:
+    """Return the JSON object that the file `path` holds.
+
+    Raises FileNotFoundError, with the text `missing`, when the file does not exist, and ValueError
+    when it holds anything else. Both name the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: {missing}")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: holds a {type(value).__name__}; it should hold keys and values")
+    return value
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Return the mapping that the YAML 1.2 file `path` holds.
+
+    Raises ValueError, naming the file, when it is not valid or holds anything else.
+    """
+    from ruamel.yaml import YAML, YAMLError  # here: most users of this module need no parser
+
+    try:
+        value = YAML(typ="safe").load(Path(path).read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: holds a {type(value).__name__}; it should hold keys and values")
+    return value
 
 
 def sha256_file(path: str | Path) -> str:

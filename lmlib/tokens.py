@@ -1,19 +1,18 @@
 """Token files: what a file of token ids was made from, and how many documents it holds."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from lmlib.files import write_json
+from lmlib.files import read_json, write_json
 from lmlib.params import from_dict
 
 
 @dataclass(frozen=True)
 class TokenInfo:
-    """What a token file was made from; stands beside `NAME.npy` as `NAME.json`.
+    """What a token file was made from; kept next to `NAME.npy` as `NAME.json`.
 
     tokens:            number of token ids in the file
     vocab_size:        size of the tokenizer's vocabulary; every id is below it
@@ -30,28 +29,21 @@ class TokenInfo:
 
 
 def read_token_info(path: str | Path) -> TokenInfo:
-    """Return what stands beside the token file `path`."""
+    """Return what the token file `path` was made from; errors as in `read_json`, `from_dict`."""
     sidecar = Path(path).with_suffix(".json")
-    try:
-        values = json.loads(sidecar.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{sidecar}: missing; it says what the token file was made from. Run `dvc repro encode`"
-        ) from None
-    except ValueError as error:
-        raise ValueError(f"{sidecar}: not valid JSON: {error}") from error
+    values = read_json(sidecar, missing="missing; it says what the token file was made from")
     return from_dict(TokenInfo, values, where=str(sidecar))
 
 
 def write_token_info(path: str | Path, info: TokenInfo) -> None:
-    """Write what the token file `path` was made from beside it."""
+    """Write next to the token file `path` what it was made from."""
     write_json(Path(path).with_suffix(".json"), asdict(info))
 
 
 def count_documents(tokens: np.ndarray, separator_id: int | None, blank_ids: set[int]) -> int:
     """Return the number of documents: each ends with the separator, the last one need not.
 
-    What follows the last separator is no document when it is all `blank_ids`, tokens of white
+    Tokens after the last separator are not a document if all are `blank_ids`, tokens of white
     space, as after a newline at the end of the file. Without separators a text is one document.
     """
     if separator_id is None:

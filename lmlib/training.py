@@ -36,11 +36,11 @@ from lmlib.distributed import (
     whole,
 )
 from lmlib.model import ModelParams, NextTokenLoss, TransformerLM
+from lmlib.monitoring.profiling import profiled
+from lmlib.monitoring.throughput import Meter
 from lmlib.optim import OptimParams, build_optimizer, clip_scale
-from lmlib.profiling import profiled
 from lmlib.signals import DeferredSignals, Interrupted
 from lmlib.stopping import EarlyStopping, FiniteGuard
-from lmlib.throughput import Meter
 from lmlib.validation import sampled_loss
 
 logger = logging.getLogger(__name__)

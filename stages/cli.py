@@ -1,4 +1,4 @@
-"""What every stage does around its work: logging, progress, one clear sentence for bad input."""
+"""What every stage does around its work: logging, one clear sentence for bad input."""
 
 import contextlib
 import logging
@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from tqdm import tqdm
 
 from lmlib.signals import terminate_with_parent
-
-OnProgress = Callable[[str, int, int], None]  # (what is done, how much of it, of how much)
 
 
 def run_stage(main: Callable[[], None]) -> None:
@@ -24,7 +22,7 @@ def run_stage(main: Callable[[], None]) -> None:
     for name in ("lmlib", "stages", "__main__"):  # the last is the stage itself
         logging.getLogger(name).setLevel(level)
     terminate_with_parent()
-    tqdm.monitor_interval = 0  # no thread that looks after bars: under a limit its start could hang
+    tqdm.monitor_interval = 0  # no monitor thread for the bars: under a limit its start could hang
     try:
         main()
     except (ValueError, OSError, FloatingPointError) as error:
@@ -35,24 +33,11 @@ def run_stage(main: Callable[[], None]) -> None:
 
 
 @contextlib.contextmanager
-def progress_bars(units: dict[str, str]) -> Iterator[OnProgress]:
-    """Give a function that draws a bar for each kind of work, one after the other.
-
-    `units` maps the kind to its unit; bytes ("B") show as MB and MB/s.
-    """
-    bar: tqdm | None = None
-
-    def on_progress(what: str, done: int, total: int) -> None:
-        nonlocal bar
-        if bar is None or bar.desc.removesuffix(": ") != what:
-            if bar is not None:
-                bar.close()
-            unit = units[what]
-            bar = tqdm(desc=what, total=total, unit=unit, unit_scale=unit == "B")
-        bar.update(done - bar.n)
-
+def remedy(command: str) -> Iterator[None]:
+    """Add to an error about a file the command that makes the file again."""
     try:
-        yield on_progress
-    finally:
-        if bar is not None:
-            bar.close()
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; run `{command}`") from error
+    except ValueError as error:
+        raise ValueError(f"{error}; run `{command}`") from error

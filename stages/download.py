@@ -6,22 +6,15 @@ Run:    dvc repro download   (by hand, from the repository root: python -m stage
 
 from lmlib.corpus import CorpusParams, write_corpus
 from lmlib.params import load_params
-from lmlib.tracking import flatten, open_run, root
 from stages.cli import run_stage
-from stages.fingerprint import fingerprint
-from stages.paths import PARAMS, RAW_TRAIN, RAW_VALID, spool_folder
+from stages.paths import PARAMS, RAW_TRAIN, RAW_VALID, root
+from stages.stage_run import stage_run
 
 
 def main() -> None:
-    """Write both texts, whole or not at all."""
+    """Write both texts, atomically."""
     params = load_params(PARAMS, "corpus", CorpusParams)
-    with open_run(
-        "download",
-        fingerprint("download"),
-        spool=spool_folder(),
-        makes_model=False,
-        params=flatten({"corpus": params}),
-    ) as run:
+    with stage_run("download", {"corpus": params}, makes_model=False) as run:
         write_corpus(params, RAW_TRAIN, RAW_VALID, root())
         run.summary({"train/bytes": RAW_TRAIN.stat().st_size})
         run.summary({"valid/bytes": RAW_VALID.stat().st_size})

@@ -7,28 +7,21 @@ Run:    dvc repro encode   (by hand, from the repository root: python -m stages.
 import numpy as np
 
 from lmlib.files import sha256_file
-from lmlib.separator import SEPARATOR
+from lmlib.monitoring.progress import progress_bars
+from lmlib.separator import separator_id
 from lmlib.tokenizer import Tokenizer
 from lmlib.tokens import TokenInfo, count_documents, write_token_info
-from lmlib.tracking import open_run
-from stages.cli import progress_bars, run_stage
-from stages.fingerprint import fingerprint
-from stages.paths import (
-    RAW_TRAIN,
-    RAW_VALID,
-    TOKENIZER,
-    TRAIN_TOKENS,
-    VALID_TOKENS,
-    spool_folder,
-)
+from stages.cli import run_stage
+from stages.paths import RAW_TRAIN, RAW_VALID, TOKENIZER, TRAIN_TOKENS, VALID_TOKENS
+from stages.stage_run import stage_run
 
 
 def main() -> None:
-    """Encode the training and the validation text; note beside each what it was made from."""
+    """Encode the training and the validation text; write next to each what it was made from."""
     tokenizer = Tokenizer.load(TOKENIZER)
     tokenizer_sha256 = sha256_file(TOKENIZER / "tokenizer.json")
     TRAIN_TOKENS.parent.mkdir(parents=True, exist_ok=True)
-    with open_run("encode", fingerprint("encode"), spool=spool_folder(), makes_model=False) as run:
+    with stage_run("encode", makes_model=False) as run:
         for name, text, tokens in (
             ("train", RAW_TRAIN, TRAIN_TOKENS),
             ("valid", RAW_VALID, VALID_TOKENS),
@@ -42,7 +35,7 @@ def main() -> None:
                 source_bytes=text.stat().st_size,
                 documents=count_documents(
                     np.load(tokens, mmap_mode="r"),
-                    tokenizer.special_ids.get(SEPARATOR),
+                    separator_id(tokenizer.special_ids),
                     {token_id for token_id, token in tokenizer.vocab.items() if not token.strip()},
                 ),
             )

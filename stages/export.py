@@ -1,16 +1,15 @@
 """Stage `export`: the trained model in the formats of `transformers`, llama.cpp and `tiktoken`.
 
 A model that the Llama architecture cannot express (model.norm, model.position or model.ffn changed)
-does not fail the stage, or `dvc exp run -S model.norm=post` would end without its results: then
-models/hf/ holds a README.md alone, which names the parameter, and a warning says the same. Likewise
-model.gguf is missing where llama.cpp cannot take the tokenizer.
+does not fail the stage, or `dvc exp run -S model.norm=post` would end without its results. Then
+models/hf/ holds only a README.md that names the parameter, and a warning says the same. Likewise
+model.gguf is missing if llama.cpp cannot take the tokenizer.
 
 Params: corpus, tokenizer, optim, train, for the model card. Reads: models/lm/, models/tokenizer/,
         models/metrics/. Writes: models/hf/.
 Run:    dvc repro export   (by hand, from the repository root: python -m stages.export)
 """
 
-import json
 import logging
 import shutil
 from dataclasses import asdict
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ruamel.yaml import YAML
 
 from lmlib.export import (
     gguf_obstacle,
@@ -29,7 +27,7 @@ from lmlib.export import (
     tiktoken_bpe,
     write_gguf,
 )
-from lmlib.files import write_atomically
+from lmlib.files import read_json, read_yaml, write_atomically
 from stages.cli import run_stage
 from stages.paths import EVALUATE_METRICS, EXPORTED, PARAMS, TRAIN_METRICS
 from stages.trained import load_trained
@@ -40,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """Write the folder anew: what an earlier model left there does not belong to this one."""
+    """Write the folder from scratch: files of an earlier model do not belong to this one."""
     model, tokenizer = load_trained(torch.device("cpu"))
     shutil.rmtree(EXPORTED, ignore_errors=True)
     if obstacle := llama_obstacle(model.params):
@@ -66,16 +64,16 @@ def main() -> None:
             "optim": _section(PARAMS, "optim"),
             "train": _section(PARAMS, "train"),
         },
-        valid_metrics=json.loads(EVALUATE_METRICS.read_text(encoding="utf-8")),
-        train_metrics=json.loads(TRAIN_METRICS.read_text(encoding="utf-8")),
+        valid_metrics=read_json(EVALUATE_METRICS),
+        train_metrics=read_json(TRAIN_METRICS),
         gguf_obstacle=without_gguf,
     )
     write_atomically(EXPORTED / "README.md", card.encode("utf-8"))
 
 
 def _section(path: Path, name: str) -> dict[str, Any]:
-    """Return a section of params.yaml as it stands there: the stage that used it has checked it."""
-    return YAML(typ="safe").load(path.read_text(encoding="utf-8"))[name]
+    """Return a section of params.yaml as it is: the stage that used it has checked it."""
+    return read_yaml(path)[name]
 
 
 if __name__ == "__main__":

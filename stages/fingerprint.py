@@ -5,24 +5,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML, YAMLError
-
-from lmlib.files import sha256_file
+from lmlib.files import read_yaml, sha256_file
 from stages.paths import PARAMS, PIPELINE
 
 
 def fingerprint(stage: str) -> str:
     """Return 16 hexadecimal digits for the deps and params that dvc.yaml lists for `stage`.
 
-    Equal fingerprints, equal outs: what an interrupted run left behind is taken up only by a run
-    with the same code, data and hyperparameters, and MLflow knows a run by it.
+    Equal fingerprints, equal outs: a run takes up what an interrupted one left only if it has the
+    same code, data and hyperparameters, and MLflow knows a run by it.
     """
-    yaml = YAML(typ="safe")
-    entry = yaml.load(PIPELINE.read_text(encoding="utf-8"))["stages"][stage]
-    try:
-        params = yaml.load(PARAMS.read_text(encoding="utf-8"))
-    except YAMLError as error:
-        raise ValueError(f"{PARAMS}: not valid YAML: {error}") from error
+    entry = read_yaml(PIPELINE)["stages"][stage]
+    params = read_yaml(PARAMS)
     identity = {
         "stage": stage,
         "params": {key: _look_up(params, key) for key in entry.get("params", [])},
@@ -43,8 +37,14 @@ def _look_up(params: dict[str, Any], dotted: str) -> Any:
 
 
 def _files(dep: str) -> list[Path]:
+    """Return the files of a dep, without those that .dvcignore names."""
     path = Path(dep)
     if not path.exists():
         raise FileNotFoundError(f"{path}: missing; run `dvc repro`, which makes it")
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return [file for file in files if file.is_file() and "__pycache__" not in file.parts]
+    if path.is_file():
+        return [path]
+    return [
+        file
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and "__pycache__" not in file.parts and file.suffix != ".md"
+    ]

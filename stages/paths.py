@@ -1,12 +1,11 @@
 """Every path of the pipeline, relative to the working directory, written once.
 
-Under `dvc exp run --temp` and in the queue a stage works in a copy that is thrown away: what must
-outlive it (resume states, numbers on their way to MLflow) lies below `root()`, the real repository.
+Under `dvc exp run --temp` and in the queue a stage works in a copy that is thrown away. What must
+outlive it (resume states, numbers on their way to MLflow) is below `root()`, the real repository.
 """
 
+import os
 from pathlib import Path
-
-from lmlib.tracking import root
 
 PARAMS = Path("params.yaml")
 PIPELINE = Path("dvc.yaml")
@@ -33,8 +32,13 @@ POSITION_CURVE = Path("models/plots/position.csv")
 VEGA = Path("dvc_plots/vega.js")  # where .dvc/plots/page.html looks for it
 
 
+def root() -> Path:
+    """Return the repository: DVC_ROOT inside a DVC stage, even in a temporary copy of it."""
+    return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
+
+
 def resume_folder(fingerprint: str) -> Path:
-    """Return the folder of the unfinished training with this fingerprint."""
+    """Return the folder of the unfinished run with this fingerprint."""
     return root() / "models" / ".resume" / fingerprint
 
 

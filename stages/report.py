@@ -4,10 +4,10 @@ Reads:  models/metrics/evaluate.json, models/samples.md.
 Run:    python -m stages.report
 """
 
-import json
 import sys
 from itertools import pairwise
 
+from lmlib.files import read_json
 from stages.cli import run_stage
 from stages.paths import EVALUATE_METRICS, SAMPLES
 
@@ -16,7 +16,7 @@ def main() -> None:
     """Write the report to stdout."""
     if not EVALUATE_METRICS.is_file() or not SAMPLES.is_file():
         raise FileNotFoundError(f"{EVALUATE_METRICS}: no results yet; run `dvc repro`")
-    scores = json.loads(EVALUATE_METRICS.read_text(encoding="utf-8"))
+    scores = read_json(EVALUATE_METRICS)
     sys.stdout.write(
         "\n".join(
             [

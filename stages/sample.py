@@ -135,7 +135,7 @@ def say(text: str) -> None:
 
 
 def changed(params: SamplingParams, name: str, value: str) -> SamplingParams:
-    """Return params with one option read from text, as it would stand in params.yaml."""
+    """Return params with one option read from text, as it would be in params.yaml."""
     try:
         parsed = YAML(typ="safe").load(value)
     except YAMLError:
@@ -150,7 +150,8 @@ def changed(params: SamplingParams, name: str, value: str) -> SamplingParams:
 def revision(rev: str) -> Iterator[Path]:
     """Give a folder with the model and the tokenizer of a DVC revision or experiment.
 
-    Raises ValueError when there is no such revision, or it has none, or DVC has not kept them.
+    Raises ValueError when there is no such revision, when it has none of them, or when DVC has
+    not kept them.
     """
     from dvc.api import DVCFileSystem  # takes a second to import
     from dvc.exceptions import DvcException
@@ -189,13 +190,13 @@ def _parse_arguments(defaults: SamplingParams) -> argparse.Namespace:
     add, d = parser.add_argument, defaults
     add("--prompt", help="the text to continue; without it, each line of stdin is one")
     add("--max-tokens", type=int, default=d.max_tokens, help="at most")
-    add("--temperature", type=float, default=d.temperature, help="0: the likeliest token")
+    add("--temperature", type=float, default=d.temperature, help="0: the most likely token")
     add("--top-k", type=int, default=d.top_k, help="0: all tokens")
     add("--top-p", type=float, default=d.top_p, help="1: all tokens")
     add("--min-p", type=float, default=d.min_p, help="0: all tokens")
     add("--repetition-penalty", type=float, default=d.repetition_penalty, help="1: none")
     add("--stop", nargs="+", default=d.stop, help="texts that end a continuation")
-    add("--beyond-context", choices=("slide", "stop"), default=d.beyond_context, help="when full")
+    add("--beyond-context", choices=("slide", "stop"), default=d.beyond_context, help="if full")
     add("--num-samples", type=int, default=d.num_samples, help="continuations of each prompt")
     add("--seed", type=int, default=d.seed, help="of the first sample")
     add("--no-cache", action="store_true", help="compute each token from all before it (slow)")

@@ -1,7 +1,7 @@
-"""Run a ready-made study: experiments of DVC that differ in one thing, a table and a chart.
+"""Run a ready-made study: DVC experiments that differ in one thing, a table and a chart.
 
-Reads:  params.yaml, which every experiment starts from.
-Writes: models/studies/NAME.md and .svg, which git ignores: no way back loses them;
+Reads:  stages/studies.yaml; params.yaml, which every experiment starts from.
+Writes: models/studies/NAME.md and .svg, which git ignores, so that `git stash` keeps them;
         the experiments themselves stay in DVC and MLflow.
 Run:    make sweep-lr   (by hand: python -m stages.study sweep-lr --jobs 2 -S train.num_steps=200)
 """
@@ -13,12 +13,12 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import vl_convert
-from ruamel.yaml import YAML
 
-from lmlib.files import write_atomically
+from lmlib.files import read_yaml, write_atomically
 from stages.cli import run_stage
 from stages.cores import THREADS, threads_of_each
 from stages.paths import EVALUATE_METRICS, PARAMS, STUDIES, TRAIN_METRICS
@@ -30,21 +30,18 @@ Settings = dict[str, str]  # key of params.yaml: value, as for `dvc exp run -S`
 
 @dataclass(frozen=True)
 class Study:
-    """Experiments and what to ask of them: `settings` of all, `variants` by label.
-
-    Labels are numbers where `axis` is an axis of numbers, drawn as a logarithm.
-    """
+    """Experiments that differ in one thing, as studies.yaml describes them."""
 
     title: str
     axis: str
     variants: dict[str, Settings]
     settings: Settings
-    numeric: bool = True
+    numeric: bool
 
 
 @dataclass(frozen=True)
 class Result:
-    """What an experiment has reached: losses of the validation text, in the units of the table."""
+    """The result of an experiment: scores of the validation text, in the units of the table."""
 
     label: str
     parameters: int
@@ -53,92 +50,33 @@ class Result:
     bits_per_byte: float
 
 
-SHORT = {"train.num_steps": "600", "train.valid_every": "200"}
+def load_studies(path: Path) -> dict[str, Study]:
+    """Return the studies of a YAML file by name; keys, labels and values become texts."""
 
-STUDIES_BY_NAME = {
-    "sweep-lr": Study(
-        title="Learning rate",
-        axis="highest learning rate",
-        variants={
-            f"{lr:g}": {"optim.lr": f"{lr:g}", "optim.muon_lr": f"{2 * lr:g}"}
-            for lr in (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
-        },
-        settings=SHORT,
-    ),
-    # the rate grows with the root of the batch: Malladi et al. 2022, arXiv:2205.10287
-    "sweep-batch": Study(
-        title="Batch size, after equally many tokens",
-        axis="batch size (sequences)",
-        variants={
-            str(batch): {
-                "train.batch_size": str(batch),
-                "train.num_steps": str(2400 // batch),
-                "train.valid_every": str(600 // batch),
-                "optim.warmup_steps": str(240 // batch),
-                "optim.lr": f"{4e-3 * (batch / 4) ** 0.5:.3g}",
-                "optim.muon_lr": f"{8e-3 * (batch / 4) ** 0.5:.3g}",
-            }
-            for batch in (1, 2, 4, 8, 16)
-        },
-        settings={},
-    ),
-    "ablations": Study(
-        title="Ablations",
-        axis="change",
-        variants={
-            "none": {},
-            "none, another seed": {"train.seed": "2"},  # how much is chance
-            "no norm": {"model.norm": "none"},
-            "no norm, a quarter of the learning rate": {
-                "model.norm": "none",
-                "optim.lr": "1e-3",
-                "optim.muon_lr": "2e-3",
-            },
-            "norm after each block": {"model.norm": "post"},
-            "no position embedding": {"model.position": "none"},
-            "SiLU in place of SwiGLU": {"model.ffn": "silu"},
-        },
-        settings=SHORT,
-        numeric=False,
-    ),
-    # steps so that steps * operations per token are equal (see lmlib.throughput); the rate of Muon
-    # is for matrices of any size
-    "scaling": Study(
-        title="Size of the model, after equal compute",
-        axis="width of the model (d_model)",
-        variants={
-            "64": {
-                "model.d_model": "64",
-                "model.d_ff": "176",
-                "model.num_layers": "2",
-                "model.num_heads": "1",
-                "train.num_steps": "2213",
-                "optim.warmup_steps": "370",
-                "optim.lr": "8e-3",
-            },
-            "128": {"train.num_steps": "600"},
-            "192": {
-                "model.d_model": "192",
-                "model.d_ff": "512",
-                "model.num_layers": "6",
-                "model.num_heads": "3",
-                "train.num_steps": "234",
-                "optim.warmup_steps": "39",
-                "optim.lr": "2.7e-3",
-            },
-        },
-        settings={"train.valid_every": "200"},
-    ),
-}
+    def texts(values: dict[Any, Any]) -> Settings:
+        return {str(key): str(value) for key, value in values.items()}
+
+    return {
+        name: Study(
+            title=entry["title"],
+            axis=entry["axis"],
+            numeric=entry["numeric"],
+            settings=texts(entry["settings"]),
+            variants={str(label): texts(own) for label, own in entry["variants"].items()},
+        )
+        for name, entry in read_yaml(path).items()
+    }
+
+
+STUDIES_BY_NAME = load_studies(Path(__file__).with_name("studies.yaml"))
 
 
 def main() -> None:
-    """Queue the experiments of the study, run them, and write what came of them."""
+    """Queue the experiments of the study, run them, and write their results."""
     args = _parse_arguments()
     study = STUDIES_BY_NAME[args.study]
     names = {f"{args.study}-{number}": label for number, label in enumerate(study.variants, 1)}
-    params = YAML(typ="safe").load(PARAMS.read_text(encoding="utf-8"))
-    own = own_settings(args.set_param, study, params)
+    own = own_settings(args.set_param, study, read_yaml(PARAMS))
     if waiting := sorted(experiments("queued", "running").keys() & names.keys()):
         raise ValueError(
             f"{args.study}: {', '.join(waiting)} of an earlier call still waits or runs: let it "

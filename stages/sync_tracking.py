@@ -6,17 +6,17 @@ Run:    python -m stages.sync_tracking   (from the root; MLFLOW_TRACKING_URI say
 
 import sys
 
-from lmlib.tracking import replay, tracking_uri
+from lmlib.monitoring.tracking import replay, tracking_uri
 from stages.cli import run_stage
-from stages.paths import spool_folder
+from stages.paths import root, spool_folder
 
 
 def main() -> None:
     """Print how many events were sent; raise OSError if some are left."""
     spool = spool_folder()
-    sent = replay(spool)
+    sent = replay(spool, root())
     left = len(list(spool.glob("*.jsonl")))
-    sys.stdout.write(f"{sent} events sent to {tracking_uri()}\n")
+    sys.stdout.write(f"{sent} events sent to {tracking_uri(root())}\n")
     if left:
         raise OSError(
             f"{spool}: {left} runs are still there, because the tracker does not take them (see "

@@ -22,11 +22,11 @@ from lmlib.device import resolve_device
 from lmlib.distributed import World, count_processes, join, launch, under_torchrun
 from lmlib.files import sha256_file, write_atomically, write_json
 from lmlib.model import ModelParams, TransformerLM
+from lmlib.monitoring.tracking import Dataset, flatten, open_run
 from lmlib.optim import OptimParams
 from lmlib.params import load_params
-from lmlib.tracking import Dataset, flatten, open_run, root
 from lmlib.training import TrainParams, require_trainable, train
-from stages.cli import run_stage
+from stages.cli import remedy, run_stage
 from stages.cores import describe
 from stages.fingerprint import fingerprint
 from stages.paths import (
@@ -39,6 +39,7 @@ from stages.paths import (
     VALID_CURVE,
     VALID_TOKENS,
     resume_folder,
+    root,
     spool_folder,
 )
 
@@ -55,8 +56,9 @@ def main() -> None:
     model_params = load_params(PARAMS, "model", ModelParams)
     optim_params = load_params(PARAMS, "optim", OptimParams)
     train_params = load_params(PARAMS, "train", TrainParams)
-    train_data = TokenDataset.open(TRAIN_TOKENS)
-    valid_data = TokenDataset.open(VALID_TOKENS)
+    with remedy("dvc repro -f encode"):
+        train_data = TokenDataset.open(TRAIN_TOKENS)
+        valid_data = TokenDataset.open(VALID_TOKENS)
     device = resolve_device(train_params.device)
     processes = count_processes(train_params.num_processes, device)
     require_trainable(model_params, train_data, valid_data, train_params, optim_params, processes)
@@ -95,6 +97,7 @@ def _fit(
             open_run(
                 "train",
                 identity,
+                root=root(),
                 spool=spool_folder(),
                 params=_recorded_params() | {"model.parameters": model.num_parameters()},
                 tags=_data_tags(),

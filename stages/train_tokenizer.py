@@ -7,20 +7,13 @@ Run:    dvc repro train_tokenizer   (by hand, from the root: python -m stages.tr
 
 from collections import Counter
 
-from lmlib.files import write_atomically, write_json
+from lmlib.files import write_csv, write_json
+from lmlib.monitoring.progress import progress_bars
 from lmlib.params import load_params
 from lmlib.tokenizer import Tokenizer, TokenizerParams, train_bpe
-from lmlib.tracking import flatten, open_run
-from stages.cli import progress_bars, run_stage
-from stages.fingerprint import fingerprint
-from stages.paths import (
-    PARAMS,
-    RAW_TRAIN,
-    TOKEN_LENGTHS,
-    TOKENIZER,
-    TOKENIZER_METRICS,
-    spool_folder,
-)
+from stages.cli import run_stage
+from stages.paths import PARAMS, RAW_TRAIN, TOKEN_LENGTHS, TOKENIZER, TOKENIZER_METRICS
+from stages.stage_run import stage_run
 
 SAMPLE_BYTES = 1_000_000
 
@@ -29,13 +22,7 @@ def main() -> None:
     """Learn from the training text alone: the validation text stays unseen."""
     params = load_params(PARAMS, "tokenizer", TokenizerParams)
     special_tokens = list(params.special_tokens)
-    with open_run(
-        "train_tokenizer",
-        fingerprint("train_tokenizer"),
-        spool=spool_folder(),
-        makes_model=False,
-        params=flatten({"tokenizer": params}),
-    ) as run:
+    with stage_run("train_tokenizer", {"tokenizer": params}, makes_model=False) as run:
         with progress_bars({"count": "B", "merge": "merge"}) as on_progress:
             vocab, merges = train_bpe(
                 RAW_TRAIN,
@@ -49,8 +36,8 @@ def main() -> None:
         metrics = _statistics(tokenizer)
         write_json(TOKENIZER_METRICS, metrics)
         lengths = sorted(Counter(map(len, _learnt(tokenizer))).items())
-        rows = ["bytes,tokens", *(f"{length},{count}" for length, count in lengths), ""]
-        write_atomically(TOKEN_LENGTHS, "\n".join(rows).encode())
+        rows = [{"bytes": length, "tokens": count} for length, count in lengths]
+        write_csv(TOKEN_LENGTHS, rows)
         run.summary({f"tokenizer/{key}": value for key, value in metrics.items()})
         run.artifact(TOKENIZER / "tokenizer.json")
         run.artifact(TOKEN_LENGTHS, "curves")
@@ -63,7 +50,7 @@ def _learnt(tokenizer: Tokenizer) -> list[bytes]:
 
 
 def _statistics(tokenizer: Tokenizer) -> dict[str, float]:
-    """Return what the vocabulary is like; bytes per token come from the start of the text."""
+    """Return statistics of the vocabulary; bytes per token are of the start of the text."""
     with RAW_TRAIN.open("rb") as file:
         sample = file.read(SAMPLE_BYTES).decode("utf-8", errors="ignore")
     return {

@@ -19,8 +19,9 @@ import urllib.request
 import webbrowser
 from typing import Any
 
-from lmlib.tracking import experiment_name, tracking_uri
+from lmlib.monitoring.tracking import experiment_name, tracking_uri
 from stages.cli import run_stage
+from stages.paths import root
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.ui", description="Serve the MLflow UI.")
     parser.add_argument("--port", default="5000")
     port = parser.parse_args().port
-    uri = tracking_uri()
+    uri = tracking_uri(root())
     if uri.startswith(("http://", "https://")):
         sys.stdout.write(f"the runs are on a tracking server: open {uri}\n")
         return
@@ -90,7 +91,7 @@ def _runs_table(address: str, server: subprocess.Popen[bytes]) -> str:
     page += "?workflowType=machine_learning"
     try:
         _add_view(address, experiment)
-    except OSError as error:  # a training may hold the database
+    except OSError as error:  # a run may hold the database
         logger.warning("the table has MLflow's own columns: %s", error)
         return page
     return f"{page}&viewStateShareKey={VIEW}"

@@ -1,4 +1,4 @@
-"""Write the library that draws DVC's plots beside its pages, so that they need no network.
+"""Write the library that draws DVC's plots next to its pages, so that they need no network.
 
 Writes: dvc_plots/vega.js: Vega, Vega-Lite and Vega-Embed, as vl-convert has them.
 Run:    make plots   (by hand, from the repository root: python -m stages.vega)

@@ -209,14 +209,14 @@ def test_largest_id_of_the_vocabulary_is_accepted(tmp_path: Path) -> None:
 def test_id_beyond_the_vocabulary(tmp_path: Path) -> None:
     tokens = np.arange(50, dtype=np.uint16)
     tokens[20] = 100
-    with pytest.raises(ValueError, match=r"holds token id 100, the vocabulary ends at 99; make it"):
+    with pytest.raises(ValueError, match=r"holds token id 100, the vocabulary ends at 99$"):
         TokenDataset.open(write(tmp_path, tokens))
 
 
 def test_missing_token_file(tmp_path: Path) -> None:
     path = write(tmp_path)
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"train\.npy: no such token file; run `dvc repro"):
+    with pytest.raises(FileNotFoundError, match=r"train\.npy: no such token file$"):
         TokenDataset.open(path)
 
 
@@ -251,7 +251,7 @@ def archive(path: Path) -> None:
 def test_truncated_or_foreign_file(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     path = write(tmp_path)
     damage(path)
-    message = r"train\.npy: truncated, or not a token file \(.*\); run `dvc repro -f encode`"
+    message = r"train\.npy: truncated, or not a token file \(.*\)$"
     with pytest.raises(ValueError, match=message):
         TokenDataset.open(path)
 
@@ -266,14 +266,14 @@ def test_truncated_or_foreign_file(tmp_path: Path, damage: Callable[[Path], None
     ],
 )
 def test_array_of_another_kind(tmp_path: Path, tokens: np.ndarray, held: str) -> None:
-    message = rf"train\.npy: holds {held}; a token file holds one row of uint16 or uint32; make"
+    message = rf"train\.npy: holds {held}; a token file holds one row of uint16 or uint32$"
     with pytest.raises(ValueError, match=message):
         TokenDataset.open(write(tmp_path, tokens))
 
 
 def test_file_of_another_run_than_its_sidecar(tmp_path: Path) -> None:
     path = write(tmp_path, info=replace(INFO, tokens=51))
-    with pytest.raises(ValueError, match=r"holds 50 tokens, train\.json says 51; make it again"):
+    with pytest.raises(ValueError, match=r"holds 50 tokens, train\.json says 51$"):
         TokenDataset.open(path)
 
 
@@ -286,7 +286,7 @@ def test_sidecar_round_trip(tmp_path: Path) -> None:
 def test_missing_sidecar(tmp_path: Path) -> None:
     path = write(tmp_path)
     path.with_suffix(".json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"train\.json: missing; .* Run `dvc repro encode`"):
+    with pytest.raises(FileNotFoundError, match=r"train\.json: missing; it says what the token"):
         TokenDataset.open(path)
 
 
@@ -294,7 +294,7 @@ def test_missing_sidecar(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("{", r"train\.json: not valid JSON: "),
-        ("[]", r"train\.json: holds \[\]; it should hold keys and values"),
+        ("[]", r"train\.json: holds a list; it should hold keys and values"),
         ("{}", r"train\.json\.tokens is missing; add it \(a whole number\)"),
     ],
 )
@@ -324,7 +324,7 @@ def test_require_tokenizer(tmp_path: Path) -> None:
     dataset = TokenDataset.open(write(tmp_path, info=info))
     dataset.require_tokenizer(tokenizer)
     tokenizer.write_text("{ }", encoding="utf-8")
-    message = r"train\.npy: was made with another tokenizer than .*tokenizer\.json; run `dvc repro"
+    message = r"train\.npy: was made with another tokenizer than .*tokenizer\.json$"
     with pytest.raises(ValueError, match=message):
         dataset.require_tokenizer(tokenizer)
 

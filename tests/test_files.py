@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""lmlib/files.py: files replaced atomically, and read with errors that name them."""
 
 import hashlib
 import json
@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from lmlib.files import sha256_file, write_atomically, write_json
+from lmlib.files import (
+    read_json,
+    read_yaml,
+    replacing,
+    sha256_file,
+    write_atomically,
+    write_csv,
+    write_json,
+)
 
 
 def test_sha256_file(tmp_path: Path) -> None:
@@ -26,6 +34,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(OSError, match="no space left"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_write_replaces_the_file_and_not_its_content(tmp_path: Path) -> None:
@@ -52,3 +61,70 @@ def test_write_json_keeps_the_old_file_when_it_fails(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="not JSON serializable"):
         write_json(path, {"loss": object()})
     assert json.loads(path.read_text(encoding="utf-8")) == {"loss": 1.5}
+
+
+def test_two_that_write_one_file(tmp_path: Path) -> None:
+    """Each writes a file of its own, and the last to finish wins."""
+    path = tmp_path / "cache"
+    with replacing(path) as (first,), replacing(path) as (second,):
+        first.write_bytes(b"first")
+        second.write_bytes(b"2")
+        first.write_bytes(b"first again")
+    assert path.read_bytes() == b"first again"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_several_files_are_replaced_together_or_not_at_all(tmp_path: Path) -> None:
+    train, valid = tmp_path / "train.txt", tmp_path / "valid.txt"
+    write_atomically(train, b"old")
+    with pytest.raises(FileNotFoundError), replacing(train, valid) as (part, _):
+        part.write_bytes(b"new")  # and nothing for the other
+    assert train.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [train]
+
+
+def test_a_new_file_has_the_usual_permissions(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    write_atomically(tmp_path / "ours", b"")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_write_csv(tmp_path: Path) -> None:
+    """Numbers with all their digits, texts as they are."""
+    path = tmp_path / "curve.csv"
+    write_csv(path, [{"context": "1.5", "loss": 0.1}, {"context": "2", "loss": 1 / 3}])
+    assert path.read_bytes() == b"context,loss\n1.5,0.1\n2,0.3333333333333333\n"
+
+
+def test_read_json(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    with pytest.raises(FileNotFoundError, match=r"config\.json: missing; it says which$"):
+        read_json(path, missing="missing; it says which")
+    write_json(path, {"text": "Größe"})
+    assert read_json(path) == {"text": "Größe"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"{", "not valid JSON: "), (b"1", "holds a int")]
+)
+def test_read_json_names_the_file(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"config\.json: {message}"):
+        read_json(tmp_path / "config.json")
+
+
+def test_read_yaml(tmp_path: Path) -> None:
+    """YAML 1.2: 1e-05 is a number."""
+    path = tmp_path / "params.yaml"
+    path.write_text("optim: {lr: 1e-05}\n", encoding="utf-8")
+    assert read_yaml(path) == {"optim": {"lr": 1e-05}}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"a: [", "not valid YAML: "), (b"\xff", "not valid YAML: "), (b"- 1", "holds a list")],
+)
+def test_read_yaml_names_the_file(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "params.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"params\.yaml: {message}"):
+        read_yaml(tmp_path / "params.yaml")

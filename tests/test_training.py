@@ -25,9 +25,9 @@ from torch.amp import GradScaler
 from lmlib.checkpoint import ResumeStore
 from lmlib.data import Batch, TokenDataset
 from lmlib.model import ModelParams, NextTokenLoss, TransformerLM
+from lmlib.monitoring.throughput import flops_per_token
 from lmlib.optim import AdamW, OptimParams
 from lmlib.signals import Interrupted
-from lmlib.throughput import flops_per_token
 from lmlib.tokens import TokenInfo
 from lmlib.training import TrainParams, TrainResult, require_trainable, train
 from lmlib.validation import sampled_loss
@@ -660,7 +660,7 @@ def test_logs_what_a_step_did(tmp_path: Path) -> None:
 
 
 def test_logs_mfu_on_a_known_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lmlib.throughput.peak_flops", lambda *_: 1e9)
+    monkeypatch.setattr("lmlib.monitoring.throughput.peak_flops", lambda *_: 1e9)
     metrics: dict[int, dict[str, float]] = {}
     model, _ = run(tmp_path, on_step=metrics.__setitem__)
     rate = metrics[20]["train/tokens_per_s"]

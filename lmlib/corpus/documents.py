@@ -55,8 +55,7 @@ def file_format(name: str) -> str:
         if name.lower().endswith(suffix):
             return suffix
     raise ValueError(
-        f"corpus: {name} is of a kind that is not known here; "
-        f"a corpus file ends with one of {', '.join(SUFFIXES)}"
+        f"corpus: {name} is of an unknown kind; corpus files end with one of {', '.join(SUFFIXES)}"
     )
 
 
@@ -76,7 +75,7 @@ def read_pieces(path: Path, text_field: str, chunk_bytes: int = 1 << 20) -> Iter
 
 def split_at_separators(chunks: Iterable[bytes]) -> Iterator[Piece]:
     """Yield the pieces of the text that `chunks` make when joined."""
-    held = len(SEPARATOR) - 1  # so much of a separator may stand at the end of a chunk
+    held = len(SEPARATOR) - 1  # the most of a separator that a chunk may end with
     rest = b""
     for chunk in chunks:
         *ended, rest = (rest + chunk).split(SEPARATOR)

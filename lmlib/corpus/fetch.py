@@ -12,8 +12,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lmlib.corpus.documents import file_format
-from lmlib.corpus.progress import byte_bar
 from lmlib.files import sha256_file
+from lmlib.monitoring.progress import byte_bar
 
 HUB_FILES = {
     "tinystories": (
@@ -26,7 +26,7 @@ CHUNK_BYTES = 1 << 20
 ATTEMPTS = 6  # in a row without a new byte
 FIRST_WAIT_S = 0.5  # doubled after each such attempt
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class _BrokenOff(Exception):
@@ -65,7 +65,7 @@ def fetch_from_hub(source: str) -> tuple[Path, Path]:
     repository, filenames = HUB_FILES[source]
     paths = []
     for filename in filenames:
-        log.info("corpus: %s/%s, from %s or its cache", repository, filename, constants.ENDPOINT)
+        logger.info("corpus: %s/%s, from %s or its cache", repository, filename, constants.ENDPOINT)
         try:
             path = hf_hub_download(repository, filename, repo_type="dataset")
         except errors as error:
@@ -91,15 +91,15 @@ def downloaded(
 ) -> Iterator[list[Path]]:
     """Yield the files behind `addresses`, downloaded to `folder` and removed when all went well.
 
-    A download that breaks off goes on from its last byte, in this run or, since `folder` keeps
-    it, in the next one; a file that has changed at its address meanwhile is begun anew. Raises
+    A download that breaks off resumes at its last byte, in this run or, since `folder` keeps it, in
+    the next one; a file that has changed at its address meanwhile is fetched from scratch. Raises
     ConnectionError when an address cannot be reached, FileNotFoundError when it holds nothing,
-    ValueError for one that cannot be opened and for a wrong sha256.
+    ValueError when it cannot be opened and for a wrong sha256.
     """
     from filelock import FileLock
 
     for address in addresses:
-        file_format(_name(address))  # a name of no use is known before the download
+        file_format(_name(address))  # reject unusable names before downloading
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):  # two runs must not append to one file
         files = [_download(address, folder) for address in addresses]
@@ -128,7 +128,7 @@ def _download(address: str, folder: Path) -> Path:
                 raise ConnectionError(
                     _out_of_reach("url", _shown(address), _host(address), error)
                 ) from error
-            log.info(
+            logger.info(
                 "corpus: %s broke off after %d bytes (%s); trying again",
                 _shown(address),
                 error.reached,
@@ -151,7 +151,7 @@ def _attempt(address: str, filesystem: Any, path: str, folder: Path) -> Path:
     for old in set(folder.glob(f"{prefix}-*")) - {whole, part}:
         old.unlink()
     if not whole.exists():  # else the last run downloaded it and failed later
-        # without a size nobody can tell whether something is missing: begin anew
+        # without a size we cannot tell whether something is missing: start from scratch
         part.open("wb" if size is None else "ab").close()
         if size is None or part.stat().st_size != size:
             _append(address, filesystem, path, part, size)
@@ -165,7 +165,7 @@ def _append(address: str, filesystem: Any, path: str, part: Path, size: int | No
         with _transfer(address, reached):
             remote, start = _open_at(filesystem, path, reached)
         if start != reached:
-            log.info("corpus: %s cannot be resumed; it starts anew", _shown(address))
+            logger.info("corpus: %s cannot be resumed; it starts from scratch", _shown(address))
             file.truncate(start)
             reached = start
         with closing(remote), byte_bar(_name(address), size, initial=reached) as on_bytes:
@@ -186,7 +186,7 @@ def _append(address: str, filesystem: Any, path: str, part: Path, size: int | No
 
 
 def _open_at(filesystem: Any, path: str, offset: int) -> tuple[Any, int]:
-    """Open a remote file at `offset`, or at 0 when its server cannot; return it and where."""
+    """Open a remote file at `offset`, or at 0 when its server cannot; return it and its offset."""
     if "http" not in filesystem.protocol:
         file = filesystem.open(path, "rb")
         file.seek(offset)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lmlib.corpus.documents import SEPARATOR, read_pieces
-from lmlib.corpus.progress import OnBytes
+from lmlib.monitoring.progress import OnBytes
 
 CHUNK_BYTES = 1 << 20
-BOUNDARY_REACH_BYTES = 1 << 16  # so far back a cut looks for a space
+BOUNDARY_REACH_BYTES = 1 << 16  # how far back a cut looks for a space
 WHITESPACE = b" \t\n\r\v\f"
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def copy_files(paths: Iterable[Path], text_field: str, output: Path, on_bytes: OnBytes) -> None:
@@ -113,7 +113,7 @@ def _check_found(found: bool, separated: bool, paths: list[Path]) -> None:
     if not found:
         raise ValueError(f"corpus: there is no text in {names}; name files that hold some")
     if not separated:
-        log.info(
+        logger.info(
             "corpus: no %s in %s: each file is taken as one document", SEPARATOR.decode(), names
         )
 
@@ -159,7 +159,7 @@ def _cut_from_end(
             "file in corpus.valid"
         )
     _move(train, cut, valid)
-    log.info(
+    logger.info(
         "corpus: the hash does not split %d document(s): the last %d bytes are the validation text",
         num_documents,
         size - cut,
@@ -167,7 +167,7 @@ def _cut_from_end(
 
 
 def _end_of_text(file: BinaryIO, size: int) -> int:
-    """Return where the last document of `file` ends, without separators and white space."""
+    """Return the offset of the end of the last document, without separators and white space."""
     start = max(0, size - CHUNK_BYTES)
     file.seek(start)
     tail = file.read().rstrip()

@@ -1,15 +1,13 @@
-"""Write the two texts of a corpus, whole or not at all."""
+"""Write the two texts of a corpus, atomically."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from lmlib.corpus.documents import file_format, find_files
 from lmlib.corpus.fetch import check_digest, downloaded, fetch_from_hub
 from lmlib.corpus.params import CorpusParams
-from lmlib.corpus.progress import byte_bar
 from lmlib.corpus.split import copy_files, split_files
+from lmlib.files import replacing
+from lmlib.monitoring.progress import byte_bar
 
 
 def write_corpus(params: CorpusParams, train_path: Path, valid_path: Path, root: Path) -> None:
@@ -18,26 +16,26 @@ def write_corpus(params: CorpusParams, train_path: Path, valid_path: Path, root:
     Both are the bytes the source gave, documents separated by <|endoftext|>, and neither is
     empty. Paths in `params` are relative to `root`; a download that broke off waits in
     `root`/data/.partial for the next run. Raises ValueError, FileNotFoundError or another
-    OSError with one sentence that says what to do; files that stood there then stay as they were.
+    OSError with one sentence that says what to do; the files there then stay as they were.
     """
     if params.source == "toystories":
-        with _whole_files(train_path, valid_path) as parts:
+        with replacing(train_path, valid_path) as parts:
             _write_toystories(params, *parts)
     elif params.source == "local":
         train, valid = find_files(params.train, root), find_files(params.valid, root)
         _check_local(params, train, valid)
-        with _whole_files(train_path, valid_path) as parts:
+        with replacing(train_path, valid_path) as parts:
             _write_files(params, train, valid, *parts)
     elif params.source == "url":
         addresses, folder = params.train + params.valid, root / "data" / ".partial"
         with (
             downloaded(addresses, params.sha256, folder) as files,
-            _whole_files(train_path, valid_path) as parts,
+            replacing(train_path, valid_path) as parts,
         ):
             _write_files(params, files[: len(params.train)], files[len(params.train) :], *parts)
     else:
         train_file, valid_file = fetch_from_hub(params.source)
-        with _whole_files(train_path, valid_path) as parts:
+        with replacing(train_path, valid_path) as parts:
             _write_files(params, [train_file], [valid_file], *parts)
 
 
@@ -90,21 +88,3 @@ def _write_files(
             split_files(
                 train, params.text_field, params.valid_fraction, train_path, valid_path, on_bytes
             )
-
-
-@contextmanager
-def _whole_files(*paths: Path) -> Iterator[list[Path]]:
-    """Yield a temporary path beside each of `paths`; at the end all take their names, or none."""
-    parts = [path.with_name(f".{path.name}.part") for path in paths]
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield parts
-        for part in parts:
-            with part.open("rb+") as file:
-                os.fsync(file.fileno())
-        for part, path in zip(parts, paths, strict=True):
-            part.replace(path)
-    finally:
-        for part in parts:
-            part.unlink(missing_ok=True)

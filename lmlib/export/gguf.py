@@ -1,12 +1,12 @@
 """GGUF, the one file of llama.cpp and what is built on it (ollama, LM Studio)."""
 
-import os
 from pathlib import Path
 
 from gguf import MODEL_ARCH, GGUFWriter, LlamaFileType, TokenType, get_tensor_name_map
 
 from lmlib.checkpoint import plain_state_dict
 from lmlib.export.llama import llama_names, llama_obstacle
+from lmlib.files import replacing
 from lmlib.model import TransformerLM
 from lmlib.separator import SEPARATOR
 from lmlib.tokenizer import Tokenizer
@@ -23,7 +23,7 @@ def gguf_obstacle(model: TransformerLM, tokenizer: Tokenizer) -> str | None:
         return obstacle
     if tokenizer.pattern not in PRE_TOKENIZERS:
         return (
-            "tokenizer.pattern is an expression of its own, and llama.cpp knows patterns only by "
+            "tokenizer.pattern is a custom expression, and llama.cpp knows patterns only by "
             f"name; choose one of {', '.join(PRE_TOKENIZERS)}"
         )
     if SEPARATOR not in tokenizer.special_ids:
@@ -44,14 +44,17 @@ def gguf_obstacle(model: TransformerLM, tokenizer: Tokenizer) -> str | None:
 def write_gguf(path: Path, model: TransformerLM, tokenizer: Tokenizer, name: str) -> None:
     """Write weights, in float32, and tokenizer as architecture `llama`.
 
-    RoPE rotates neighbours there as here, so that no rows move. Raises ValueError for what a GGUF
+    RoPE rotates neighbouring rows there as here, so no rows move. Raises ValueError for what a GGUF
     cannot hold.
     """
     if obstacle := gguf_obstacle(model, tokenizer):
         raise ValueError(obstacle)
+    with replacing(path) as (part,):
+        _write(GGUFWriter(part, "llama"), model, tokenizer, name)
+
+
+def _write(writer: GGUFWriter, model: TransformerLM, tokenizer: Tokenizer, name: str) -> None:
     params = model.params
-    temporary = path.with_name(path.name + ".tmp")
-    writer = GGUFWriter(temporary, "llama")
     writer.add_type("model")
     writer.add_name(name)
     writer.add_file_type(LlamaFileType.ALL_F32)
@@ -76,7 +79,6 @@ def write_gguf(path: Path, model: TransformerLM, tokenizer: Tokenizer, name: str
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    os.replace(temporary, path)  # noqa: PTH105  # the atomic rename, under its usual name
 
 
 def _add_tokenizer(writer: GGUFWriter, tokenizer: Tokenizer) -> None:

@@ -1,8 +1,8 @@
 """Our model as Llama's architecture in the `transformers` package, and back.
 
 The two differ in names and in one thing more: RoPE here rotates the neighbours (2k, 2k+1) of a
-head, there k with k + d_head / 2. Which rows of W_q and W_k stand where decides what is a pair, so
-that permuting the rows of each head turns one into the other, exactly.
+head, there k with k + d_head / 2. The order of the rows of W_q and W_k decides what
+is a pair, so that permuting the rows of each head turns one into the other, exactly.
 """
 
 import json
@@ -67,7 +67,7 @@ def llama_names(params: ModelParams) -> dict[str, str]:
 def llama_config(params: ModelParams, vocab_size: int, end_id: int | None = None) -> dict[str, Any]:
     """Return config.json, as versions 4 and 5 of `transformers` read it.
 
-    `end_id` is the token that separates texts: it ends one, and what stands before the first.
+    `end_id` is the token that separates texts: it ends each, and precedes the first.
     Raises ValueError, naming the parameter, for a model that Llama cannot express.
     """
     _refuse_unless_llama(params)
@@ -115,7 +115,7 @@ def llama_state_dict(model: TransformerLM) -> dict[str, Tensor]:
 def llama_params(config: Mapping[str, Any], where: str) -> tuple[ModelParams, int]:
     """Return the params of a config.json, and the size of its vocabulary.
 
-    How attention is computed is no part of a checkpoint: it comes back as `auto`. Raises
+    The attention kernel is not part of a checkpoint: it comes back as `auto`. Raises
     ValueError, naming the setting, for a model this project cannot express; `where` begins the
     error's text.
     """

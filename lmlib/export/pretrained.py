@@ -1,6 +1,5 @@
 """The folder that `AutoModelForCausalLM` and `AutoTokenizer` load: written, and read back."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,9 @@ from torch import Tensor
 
 from lmlib.export.llama import from_llama, llama_config, llama_params, llama_state_dict
 from lmlib.export.tokenizer_json import parse_tokenizer_json
-from lmlib.files import write_atomically, write_json
+from lmlib.files import read_json, write_atomically, write_json
 from lmlib.model import TransformerLM
-from lmlib.separator import SEPARATOR
+from lmlib.separator import SEPARATOR, separator_id
 from lmlib.tokenizer import Tokenizer
 from lmlib.tokenizer.files import huggingface_json, write_text
 
@@ -30,7 +29,7 @@ def save_pretrained(folder: Path, model: TransformerLM, tokenizer: Tokenizer) ->
             f"the model knows {model.vocab_size} tokens, the tokenizer {tokenizer.vocab_size}; "
             "export the two that were trained together"
         )
-    end_id = tokenizer.special_ids.get(SEPARATOR)
+    end_id = separator_id(tokenizer.special_ids)
     config = llama_config(model.params, model.vocab_size, end_id)
     # transformers 4 reads no file that does not name its framework
     weights = save(llama_state_dict(model), metadata={"format": "pt"})
@@ -75,8 +74,10 @@ def load_pretrained(folder: Path) -> tuple[TransformerLM, Tokenizer]:
     missing file, and ValueError, naming the setting, for what this project cannot express.
     """
     config_path, tokenizer_path = folder / "config.json", folder / "tokenizer.json"
-    params, vocab_size = llama_params(_read_json(config_path), str(config_path))
-    tokenizer = parse_tokenizer_json(_read_json(tokenizer_path), str(tokenizer_path))
+    params, vocab_size = llama_params(read_json(config_path, missing=_ADVICE), str(config_path))
+    tokenizer = parse_tokenizer_json(
+        read_json(tokenizer_path, missing=_ADVICE), str(tokenizer_path)
+    )
     if tokenizer.vocab_size != vocab_size:
         raise ValueError(
             f"{config_path}: vocab_size is {vocab_size}, but {tokenizer_path.name} has "
@@ -97,22 +98,10 @@ def _load_weights(folder: Path) -> dict[str, Tensor]:
     index = folder / "model.safetensors.index.json"
     files = ["model.safetensors"]
     if index.is_file():
-        files = sorted(set(_read_json(index)["weight_map"].values()))
+        files = sorted(set(read_json(index, missing=_ADVICE)["weight_map"].values()))
     weights: dict[str, Tensor] = {}
     for name in files:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name}: {_ADVICE}")
         weights |= load_file(folder / name)
     return weights
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: {_ADVICE}")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: holds a {type(value).__name__}; it should hold keys and values")
-    return value

@@ -9,17 +9,20 @@ from lmlib.tokenizer.reference import apply_merges
 def tiktoken_bpe(tokenizer: Tokenizer) -> bytes:
     """Return the file that `tiktoken.load.load_tiktoken_bpe` reads, lowest rank first.
 
-    A rank is two things at once: the id of a token and its place among the merges. So the ranks
-    here are the ids, and the ids of merged tokens must rise in the order of the merges, as they do
-    after `train_bpe`. The single bytes may have any ids: no merge makes them. Special tokens are
-    not in the file, `tiktoken.Encoding` is given them beside it; their ids are gaps between ranks.
+    tiktoken stores no pairs. It joins any two neighbours whose bytes form a token, and first those
+    whose token has the lowest rank; the rank is also the id. It gives the same ids as `tokenizer`
+    if two conditions hold, as they do after `train_bpe`:
 
-    Pairs are not in the file either: what spells a token is joined, whichever two parts it has.
-    That comes to the same where the bytes of each token, alone, are merged into it by its own pair
-    after those learnt before: within the borders of a token in a text the merges are those of the
-    token alone. Learning by merging makes only such tokens; others can be put together by hand.
+    1. The ids of merged tokens rise in the order of the merges: both join in the same order.
+    2. The bytes of each token, on their own, become that token by its own merge, when they are
+       merged with the merges up to that one: both join the same two parts. It is enough to check
+       tokens on their own, because in a longer text the bytes of a token are merged as they are
+       alone. A vocabulary put together by hand can break this condition.
 
-    Raises ValueError, naming the token, where one of the two conditions fails.
+    Single bytes may have any ids, since no merge makes them. Special tokens are not in the file:
+    pass them to `tiktoken.Encoding`; their ids are gaps between the ranks.
+
+    Raises ValueError, naming the token, if a condition fails.
     """
     ids = {token: token_id for token_id, token in sorted(tokenizer.vocab.items(), reverse=True)}
     numbers = {bytes([byte]): byte for byte in range(256)}  # of bytes and tokens, in merge order
@@ -33,13 +36,13 @@ def tiktoken_bpe(tokenizer: Tokenizer) -> bytes:
             raise ValueError(
                 f"tiktoken: merge {rank} joins {left!r} and {right!r}, but the merges before it do "
                 f"not make these two of {token!r}; tiktoken, which keeps no pairs, would give "
-                "other ids. Learn the vocabulary with train_bpe."
+                "other ids. Learn the vocabulary with train_bpe"
             )
         if ids[token] < greatest:
             raise ValueError(
                 f"tiktoken: {token!r} of merge {rank} has the id {ids[token]}, lower than that of "
                 "a token merged before it; tiktoken merges in the order of ids. Number the tokens "
-                "in the order of the merges."
+                "in the order of the merges"
             )
         greatest = ids[token]
     ranks = sorted((ids[token], token) for token in numbers if token in ids)

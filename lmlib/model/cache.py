@@ -1,44 +1,43 @@
 """The keys and values of tokens that a model has seen, so that they are computed once."""
 
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
+@runtime_checkable
+class Cache(Protocol):
+    """What a model needs of a cache."""
+
+    def extend(self, seq: int) -> list["LayerCache"]:
+        """Return, for each layer, the place of the keys and values of the next `seq` tokens."""
+        ...
+
+
 class KVCache:
     """Keys and values of every layer, for a batch of rows that grow from position 0.
 
-        model(token_ids, cache=cache)        (batch, seq) tokens more: those after `lengths`
+        model(token_ids, cache=cache)        (batch, seq) more tokens: those after `lengths`
 
-    Place p of a row is for the token at position p, so rows of different lengths share a batch:
-    a query sees the places up to its own. To take back the last tokens of a row, or the padding
+    Index p of a row is for the token at position p, so rows of different lengths share a batch: a
+    query sees the positions up to its own. To take back the last tokens of a row, or the padding
     on its right, lower its number in `lengths`; what lies beyond is overwritten.
 
-    Memory:  all of it at once, 2 * num_layers * batch * context_length * d_model numbers.
+    keys_values:  (num_layers, 2, batch, num_heads, context_length, d_head), all allocated at once
+    lengths:      the number of tokens that each row holds
+
     No gradient flows through it.
     """
 
-    def __init__(
-        self,
-        *,
-        num_layers: int,
-        batch: int,
-        num_heads: int,
-        context_length: int,
-        d_head: int,
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        # zeros: what a mask hides is multiplied by 0, which does not hide a NaN
-        self.keys_values = torch.zeros(
-            (num_layers, 2, batch, num_heads, context_length, d_head), device=device, dtype=dtype
-        )
-        self.lengths = [0] * batch
+    def __init__(self, keys_values: Tensor, lengths: Sequence[int]) -> None:
+        self.keys_values = keys_values
+        self.lengths = list(lengths)
 
     def extend(self, seq: int) -> list["LayerCache"]:
-        """Make each row `seq` tokens longer; return where each layer puts their keys and values.
+        """Make each row `seq` tokens longer; return the place of their keys and values by layer.
 
         Raises ValueError, and changes nothing, when a row has no room for them.
         """
@@ -47,7 +46,7 @@ class KVCache:
         if longest > context_length:
             raise ValueError(
                 f"KVCache: {seq} tokens after {max(self.lengths)} do not fit context_length="
-                f"{context_length}; begin with an empty cache and the tokens to go on from"
+                f"{context_length}; begin with an empty cache and the tokens to continue from"
             )
         device = self.keys_values.device
         if min(self.lengths) == max(self.lengths):
@@ -57,19 +56,15 @@ class KVCache:
                 mask = mask.tril(longest - seq)
         else:
             starts = torch.tensor(self.lengths, device=device)
-            positions = starts.unsqueeze(1) + torch.arange(seq, device=device)  # (batch, seq)
-            mask = torch.arange(longest, device=device) <= positions.unsqueeze(-1)
-            mask = mask.unsqueeze(1)  # (batch, 1, seq, longest): the same for every head
+            positions, mask = _positions_and_mask(starts, seq, longest)
         self.lengths = [length + seq for length in self.lengths]
         return [LayerCache(layer, positions, mask, longest) for layer in self.keys_values]
 
     def select(self, rows: Sequence[int]) -> "KVCache":
         """Return a cache of these rows of this one, in this order; a row may come repeatedly."""
-        selected = KVCache.__new__(KVCache)
         index = torch.tensor(rows, device=self.keys_values.device)
-        selected.keys_values = self.keys_values.index_select(2, index)
-        selected.lengths = [self.lengths[row] for row in rows]
-        return selected
+        selected = self.keys_values.index_select(2, index)
+        return KVCache(selected, [self.lengths[row] for row in rows])
 
     def replace(self, rows: Sequence[int], others: "KVCache") -> None:
         """Overwrite these rows with those of another cache, one by one."""
@@ -78,13 +73,14 @@ class KVCache:
             self.lengths[row] = length
 
 
-class StaticKVCache(KVCache):
+class StaticKVCache:
     """Another cache's memory, with lengths on the device, which the host does not know.
 
     So a step has the same shapes and the same operations at every length, and can be recorded as
-    a CUDA graph: each query is given all places of the context, and a mask of those it may see.
+    a CUDA graph: each query is given all positions of the context, and a mask of those it may see.
+    It can only be extended: rows are selected and replaced in the cache whose memory it shares.
 
-    positions:  (batch,), where the next token of each row goes; to be set before each step
+    positions:  (batch,) that of the next token of each row; to be set before each step
     """
 
     def __init__(self, cache: KVCache) -> None:
@@ -92,14 +88,19 @@ class StaticKVCache(KVCache):
         self.positions = torch.tensor(cache.lengths, device=self.keys_values.device)
 
     def extend(self, seq: int) -> list["LayerCache"]:
-        """Return where each layer puts the keys and values of `seq` tokens from `positions` on."""
-        context_length, device = self.keys_values.shape[-2], self.keys_values.device
-        positions = self.positions.unsqueeze(1) + torch.arange(seq, device=device)  # (batch, seq)
-        mask = torch.arange(context_length, device=device) <= positions.unsqueeze(-1)
-        return [
-            LayerCache(layer, positions, mask.unsqueeze(1), context_length)
-            for layer in self.keys_values
-        ]
+        """Return, by layer, the place of keys and values of `seq` tokens from `positions` on."""
+        context_length = self.keys_values.shape[-2]
+        positions, mask = _positions_and_mask(self.positions, seq, context_length)
+        return [LayerCache(layer, positions, mask, context_length) for layer in self.keys_values]
+
+
+def _positions_and_mask(
+    starts: Int[Tensor, " batch"], seq: int, num_keys: int
+) -> tuple[Int[Tensor, "batch seq"], Bool[Tensor, "batch 1 seq num_keys"]]:
+    """Return the positions of `seq` tokens from `starts` on, and the keys that each may see."""
+    positions = starts.unsqueeze(1) + torch.arange(seq, device=starts.device)
+    mask = torch.arange(num_keys, device=starts.device) <= positions.unsqueeze(-1)
+    return positions, mask.unsqueeze(1)  # the same for every head
 
 
 class LayerCache:

@@ -21,12 +21,10 @@ class Linear(nn.Module):
         d_in: int,
         d_out: int,
         *,
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(d_out, d_in, device=device, dtype=dtype))
+        self.weight = nn.Parameter(torch.empty(d_out, d_in))
         std = math.sqrt(2.0 / (d_in + d_out))
         nn.init.trunc_normal_(self.weight, 0.0, std, -3 * std, 3 * std, generator=generator)
 
@@ -35,7 +33,7 @@ class Linear(nn.Module):
         if x.shape[-1] != self.weight.shape[1]:
             raise ValueError(
                 f"Linear: x has shape {tuple(x.shape)}, its last axis should be "
-                f"d_in={self.weight.shape[1]}. Move the feature axis last before the call."
+                f"d_in={self.weight.shape[1]}; move the feature axis last before the call"
             )
         return x @ self.weight.T
 
@@ -49,12 +47,10 @@ class Embedding(nn.Module):
         d_model: int,
         *,
         std: float = 1.0,
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(vocab_size, d_model, device=device, dtype=dtype))
+        self.weight = nn.Parameter(torch.empty(vocab_size, d_model))
         nn.init.trunc_normal_(self.weight, 0.0, std, -3 * std, 3 * std, generator=generator)
 
     def forward(self, token_ids: Int[Tensor, "..."]) -> Float[Tensor, "... d_model"]:
@@ -72,24 +68,17 @@ class RMSNorm(nn.Module):
     Source:  Zhang & Sennrich 2019, arXiv:1910.07467; the paper has no eps, Llama adds it.
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        eps: float = 1e-5,
-        *,
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, d_model: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.eps = eps
-        self.weight = nn.Parameter(torch.ones(d_model, device=device, dtype=dtype))
+        self.weight = nn.Parameter(torch.ones(d_model))
 
     def forward(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
         """Return x normalised; raise ValueError when its last axis is not d_model."""
         if x.shape[-1] != self.weight.shape[0]:
             raise ValueError(
                 f"RMSNorm: x has shape {tuple(x.shape)}, its last axis should be "
-                f"d_model={self.weight.shape[0]}. Move the feature axis last before the call."
+                f"d_model={self.weight.shape[0]}; move the feature axis last before the call"
             )
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         mean_square = wide.square().mean(dim=-1, keepdim=True)  # (..., 1)

@@ -20,16 +20,14 @@ class RotaryEmbedding(nn.Module):
     cos: Tensor
     sin: Tensor
 
-    def __init__(
-        self, d_head: int, max_positions: int, theta: float, *, device: torch.device | None = None
-    ) -> None:
+    def __init__(self, d_head: int, max_positions: int, theta: float) -> None:
         super().__init__()
         if d_head % 2:
             raise ValueError(f"RotaryEmbedding: d_head is {d_head}; pairs need an even head size")
         inv_freq = 1.0 / theta ** (torch.arange(0, d_head, 2, dtype=torch.float32) / d_head)
         angles = torch.outer(torch.arange(max_positions, dtype=torch.float32), inv_freq)
-        self.register_buffer("cos", angles.cos().to(device), persistent=False)
-        self.register_buffer("sin", angles.sin().to(device), persistent=False)
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
 
     def forward(
         self,

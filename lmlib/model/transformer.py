@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lmlib.model.attention import AttentionKernel, MultiHeadSelfAttention
-from lmlib.model.cache import KVCache, LayerCache
+from lmlib.model.cache import Cache, KVCache, LayerCache
 from lmlib.model.layers import Embedding, Linear, RMSNorm, SiLUFeedForward, SwiGLU
 from lmlib.model.rope import RotaryEmbedding
 
@@ -138,7 +138,7 @@ class TransformerLM(nn.Module):
         token_ids: Int[Tensor, "... seq"],
         token_positions: Int[Tensor, "... seq"] | None = None,
         *,
-        cache: KVCache | None = None,
+        cache: Cache | None = None,
     ) -> Float[Tensor, "... seq vocab"]:
         """Return logits for the token after each position; raise ValueError if seq is too long.
 
@@ -151,7 +151,7 @@ class TransformerLM(nn.Module):
         token_ids: Int[Tensor, "... seq"],
         token_positions: Int[Tensor, "... seq"] | None = None,
         *,
-        cache: KVCache | None = None,
+        cache: Cache | None = None,
     ) -> Float[Tensor, "... seq d_model"]:
         """Return what `lm_head` makes the logits from; raise ValueError if seq is too long."""
         if token_ids.shape[-1] > self.params.context_length:
@@ -167,16 +167,11 @@ class TransformerLM(nn.Module):
 
     def empty_cache(self, batch: int) -> KVCache:
         """Return a cache for `batch` rows of up to context_length tokens, on the model's device."""
-        weight = self.token_embeddings.weight
-        return KVCache(
-            num_layers=self.params.num_layers,
-            batch=batch,
-            num_heads=self.params.num_heads,
-            context_length=self.params.context_length,
-            d_head=self.params.d_model // self.params.num_heads,
-            device=weight.device,
-            dtype=weight.dtype,
-        )
+        params, weight = self.params, self.token_embeddings.weight
+        d_head = params.d_model // params.num_heads
+        shape = (params.num_layers, 2, batch, params.num_heads, params.context_length, d_head)
+        # zeros: what a mask hides is multiplied by 0, which does not hide a NaN
+        return KVCache(weight.new_zeros(shape), [0] * batch)
 
     def num_parameters(self) -> int:
         """Return the number of trained weights, tied ones once."""

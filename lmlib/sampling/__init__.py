@@ -1,6 +1,6 @@
 """Sampling text: distributions, generation for batches of prompts, and their text."""
 
-from lmlib.sampling.generation import Generation, generate, generate_tokens
+from lmlib.sampling.generation import Generation, generate
 from lmlib.sampling.params import SamplingParams
 from lmlib.sampling.text import Sample, TextStream, generate_samples, generate_text, stream_text
 from lmlib.sampling.warpers import (
@@ -21,7 +21,6 @@ __all__ = [
     "generate",
     "generate_samples",
     "generate_text",
-    "generate_tokens",
     "keep_min_p",
     "keep_top_k",
     "keep_top_p",

@@ -1,4 +1,4 @@
-"""What extends a cache of keys and values by tokens: in PyTorch, or faster where that can be."""
+"""Decoding steps with a cache of keys and values: in PyTorch, or faster where possible."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -13,14 +13,14 @@ from lmlib.sampling import cpu_decoder
 
 @runtime_checkable
 class Decoder(Protocol):
-    """A model that goes on from what a cache holds."""
+    """A model that continues from the tokens of a cache."""
 
     def fill(self, windows: Sequence[Sequence[int]]) -> KVCache:
         """Return a cache of these tokens; a row may have none."""
         ...
 
     def logits(self, cache: KVCache, tokens: Sequence[int]) -> Float[Tensor, "rows vocab"]:
-        """Return the logits after one token more for each row of the cache."""
+        """Append one token to each row of the cache; return the logits after it."""
         ...
 
 
@@ -40,7 +40,7 @@ class PlainDecoder:
         return cache
 
     def logits(self, cache: KVCache, tokens: Sequence[int]) -> Float[Tensor, "rows vocab"]:
-        """Return the logits after one token more for each row of the cache."""
+        """Append one token to each row of the cache; return the logits after it."""
         last_tokens = torch.tensor(tokens, device=self.device).unsqueeze(1)
         return self.model(last_tokens, cache=cache)[:, -1]
 
@@ -49,7 +49,7 @@ class GraphDecoder(PlainDecoder):
     """The model on CUDA, each step recorded once and started as one (CUDA graph).
 
     A step of a small model takes a GPU less time than it takes the CPU to start its kernels. It is
-    recorded anew for another cache: when a row has ended.
+    recorded again for another cache: when a row has ended.
     """
 
     def __init__(self, model: TransformerLM) -> None:
@@ -57,7 +57,7 @@ class GraphDecoder(PlainDecoder):
         self.cache: KVCache | None = None
 
     def logits(self, cache: KVCache, tokens: Sequence[int]) -> Float[Tensor, "rows vocab"]:
-        """Return the logits after one token more for each row of the cache, until the next call."""
+        """Append one token to each row; return the logits after it, valid until the next call."""
         if cache is not self.cache:
             self._record(cache)
         self.tokens.copy_(torch.tensor(tokens).unsqueeze(1))
@@ -67,21 +67,21 @@ class GraphDecoder(PlainDecoder):
         return self.recorded[:, -1]
 
     def _record(self, cache: KVCache) -> None:
-        """Record a step; those it takes to do so leave their keys and values where the next go."""
+        """Record a step; the steps run for that write where the next ones overwrite."""
         self.cache, self.static = cache, StaticKVCache(cache)
         self.tokens = torch.zeros(len(cache.lengths), 1, dtype=torch.int64, device=self.device)
-        beside = torch.cuda.Stream(self.device)  # libraries get ready outside of the recording
-        beside.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(beside):
+        warmup = torch.cuda.Stream(self.device)  # libraries initialise outside of the recording
+        warmup.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(warmup):
             self.model(self.tokens, cache=self.static)
-        torch.cuda.current_stream(self.device).wait_stream(beside)
+        torch.cuda.current_stream(self.device).wait_stream(warmup)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, stream=beside):  # the default one is of device 0
+        with torch.cuda.graph(self.graph, stream=warmup):  # the default one is of device 0
             self.recorded = self.model(self.tokens, cache=self.static)
 
 
 def decoder_for(model: TransformerLM) -> Decoder:
-    """Return the fastest decoder that there is for a model where it is."""
+    """Return the fastest decoder for a model on its device."""
     if cpu_decoder.fits(model):
         return cpu_decoder.CpuDecoder(model)
     if model.token_embeddings.weight.device.type == "cuda":
@@ -90,7 +90,7 @@ def decoder_for(model: TransformerLM) -> Decoder:
 
 
 def padded(windows: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, "rows longest"]:
-    """Return windows filled up on the right, where causal attention cannot look."""
+    """Return windows padded on the right, where causal attention cannot look."""
     longest = max(map(len, windows))
     rows = [[*window, *[0] * (longest - len(window))] for window in windows]
     return torch.tensor(rows, device=device)

@@ -1,6 +1,7 @@
 """Generation of tokens for batches of prompts, with a cache of keys and values or without."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -13,13 +14,35 @@ from lmlib.sampling.warpers import next_token_probabilities, penalise_repetition
 
 
 def window_start(num_tokens: int, context_length: int) -> int:
-    """Return the first token of those that the model sees, of so many.
+    """Return the index at which the model's window begins: 0 while all `num_tokens` fit.
 
-    All while they fit. Then the window keeps its newest half and fills up again, so that a cache
-    is made anew once in half a context, not at every token.
+    A full window keeps its newest half and fills up again, so that a cache is rebuilt once in half
+    a context, not at every token.
     """
     step = context_length - context_length // 2
     return max(0, -(-(num_tokens - context_length) // step)) * step
+
+
+@dataclass(eq=False)
+class Row:
+    """One continuation of a prompt.
+
+    tokens:         those of the prompt, then those drawn
+    prompt_length:  number of tokens of the prompt
+    numbers:        the t-th token is drawn with the t-th of these, from [0, 1)
+    finish_reason:  stop, length or context; None until the row has ended
+    """
+
+    index: int
+    tokens: list[int]
+    prompt_length: int
+    numbers: list[float]
+    finish_reason: str | None = None
+
+    @property
+    def drawn(self) -> list[int]:
+        """The tokens after the prompt."""
+        return self.tokens[self.prompt_length :]
 
 
 class Generation:
@@ -31,11 +54,10 @@ class Generation:
     its own on the CPU, seeded with seed + j. So, up to rounding, a text depends neither on its
     neighbours, nor on the cache, nor on the device. Rounding: the sums of a matrix product are
     ordered by its shape, which moves logits in their last digits; it changes a token only where
-    two are as close as that. (The kernels for float32 on a CPU order sums in one way only: with
-    them and a cache a text has the same bits beside any neighbours; see `CpuDecoder`.)
+    two are as close as that. (The kernels for float32 on a CPU are batch-invariant: with them and a
+    cache a text has the same bits whatever its neighbours; see `CpuDecoder`.)
 
-    rows:            the tokens of each row, prompt included
-    finish_reasons:  stop, length or context, of the rows that have ended; None of the others
+    rows:  one `Row` for each continuation; a caller may end one by setting its finish_reason
     """
 
     def __init__(
@@ -56,110 +78,115 @@ class Generation:
         self.stop_ids = stop_ids
         self.device = model.token_embeddings.weight.device
         self.context_length = model.params.context_length
-        self.rows = [list(prompt) for prompt in prompts for _ in range(params.num_samples)]
-        self.prompt_lengths = [len(row) for row in self.rows]
-        self.finish_reasons: list[str | None] = [None] * len(self.rows)
-        self.active = list(range(len(self.rows)))
-        self.step_number = 0
         numbers = [
             torch.rand(
                 params.max_tokens,
                 dtype=torch.float64,
                 generator=torch.Generator().manual_seed(params.seed + j),
-            )
+            ).tolist()
             for j in range(params.num_samples)
         ]
-        self.numbers = torch.stack(numbers).repeat(len(prompts), 1)
+        self.rows = [
+            Row(i * params.num_samples + j, list(prompt), len(prompt), numbers[j])
+            for i, prompt in enumerate(prompts)
+            for j in range(params.num_samples)
+        ]
+        self.step_number = 0
         if params.repetition_penalty != 1:
             self.seen = torch.zeros(
                 len(self.rows), model.vocab_size, dtype=torch.bool, device=self.device
             )
-            for seen, row in zip(self.seen, self.rows, strict=True):
-                seen[row] = True
+            for row in self.rows:
+                self.seen[row.index, row.tokens] = True
         self.cache: KVCache | None = None
-        self.cached = list(self.active)  # the rows that the cache has
+        self.cached = self.rows  # the rows that the cache holds
         if use_cache:
             self.decoder = decoder_for(model)
             with torch.inference_mode():
-                self.cache = self._filled([list(prompt) for prompt in prompts])
-                if params.num_samples > 1:  # to copy a cache takes as long as some steps
-                    rows = [i for i in range(len(prompts)) for _ in range(params.num_samples)]
-                    self.cache = self.cache.select(rows)
+                self.cache = self._filled(self.rows[:: params.num_samples])
+                if params.num_samples > 1:  # copying a cache takes as long as a few steps
+                    copies = [i for i in range(len(prompts)) for _ in range(params.num_samples)]
+                    self.cache = self.cache.select(copies)
+
+    @property
+    def active(self) -> list[Row]:
+        """The rows that have not ended."""
+        return [row for row in self.rows if row.finish_reason is None]
 
     @torch.inference_mode()
     def step(self) -> list[int | None]:
-        """Return the next token of each row; None of those that have ended."""
-        drawn: list[int | None] = [None] * len(self.rows)
+        """Return the next token of each row; None for those that have ended."""
         if self.params.beyond_context == "stop":
-            for row in list(self.active):
-                if len(self.rows[row]) > self.context_length:
-                    self.end(row, "context")
-        if not self.active:
+            for row in self.active:
+                if len(row.tokens) > self.context_length:
+                    row.finish_reason = "context"
+        drawn: list[int | None] = [None] * len(self.rows)
+        active = self.active
+        if not active:
             return drawn
-        tokens = self._draw(self._logits()).tolist()
+        tokens = self._draw(active, self._logits(active)).tolist()
         self.step_number += 1
-        for row, token in zip(list(self.active), tokens, strict=True):
+        for row, token in zip(active, tokens, strict=True):
             if token in self.stop_ids:
-                self.end(row, "stop")
+                row.finish_reason = "stop"
                 continue
-            self.rows[row].append(token)
-            drawn[row] = token
+            row.tokens.append(token)
+            drawn[row.index] = token
             if self.step_number == self.params.max_tokens:
-                self.end(row, "length")
+                row.finish_reason = "length"
         return drawn
 
-    def end(self, row: int, reason: str) -> None:
-        """End a row; the others go on without it."""
-        if self.finish_reasons[row] is None:
-            self.active.remove(row)
-        self.finish_reasons[row] = reason
+    def _window(self, row: Row) -> list[int]:
+        return row.tokens[window_start(len(row.tokens), self.context_length) :]
 
-    def _window(self, row: Sequence[int]) -> Sequence[int]:
-        return row[window_start(len(row), self.context_length) :]
-
-    def _filled(self, rows: Sequence[Sequence[int]]) -> KVCache:
+    def _filled(self, rows: Sequence[Row]) -> KVCache:
         """Return a cache with all but the last token of each row's window."""
         return self.decoder.fill([self._window(row)[:-1] for row in rows])
 
-    def _logits(self) -> Float[Tensor, "active vocab"]:
+    def _logits(self, active: list[Row]) -> Float[Tensor, "active vocab"]:
         """Return the logits of each active row's next token."""
-        rows = [self.rows[i] for i in self.active]
         if self.cache is None:
-            windows = [self._window(row) for row in rows]
+            windows = [self._window(row) for row in active]
             last = torch.tensor([len(window) - 1 for window in windows], device=self.device)
             logits = self.model(padded(windows, self.device))
-            return logits[torch.arange(len(rows), device=self.device), last]
-        if self.cached != self.active:  # once for all that ended: a copy takes as long as a step
-            self.cache = self.cache.select([self.cached.index(row) for row in self.active])
-            self.cached = list(self.active)
+            return logits[torch.arange(len(active), device=self.device), last]
+        if self.cached != active:  # once for all that ended: a copy takes as long as a step
+            self.cache = self.cache.select([self.cached.index(row) for row in active])
+            self.cached = active
         slid = [
-            at
-            for at, row in enumerate(rows)
-            if self.cache.lengths[at] != len(self._window(row)) - 1
+            place
+            for place, row in enumerate(active)
+            if self.cache.lengths[place] != len(self._window(row)) - 1
         ]
         if slid:
-            self.cache.replace(slid, self._filled([rows[at] for at in slid]))
-        return self.decoder.logits(self.cache, [row[-1] for row in rows])
+            self.cache.replace(slid, self._filled([active[place] for place in slid]))
+        return self.decoder.logits(self.cache, [row.tokens[-1] for row in active])
 
-    def _draw(self, logits: Float[Tensor, "active vocab"]) -> Int[Tensor, " active"]:
+    def _draw(
+        self, active: list[Row], logits: Float[Tensor, "active vocab"]
+    ) -> Int[Tensor, " active"]:
         """Return a token for each active row."""
+        indices = [row.index for row in active]
         if self.params.repetition_penalty != 1:
-            seen = self.seen[self.active]
+            seen = self.seen[indices]
             logits = penalise_repetition(logits, seen, self.params.repetition_penalty)
         if self.params.temperature == 0:
             tokens = logits.argmax(dim=-1)
         else:
-            numbers = self.numbers[self.active, self.step_number]
-            tokens = draw(next_token_probabilities(logits, self.params), numbers)
+            numbers = [row.numbers[self.step_number] for row in active]
+            tokens = draw(
+                next_token_probabilities(logits, self.params),
+                torch.tensor(numbers, dtype=torch.float64),
+            )
         if self.params.repetition_penalty != 1:
-            self.seen[self.active, tokens] = True
+            self.seen[indices, tokens] = True
         return tokens
 
 
 def draw(
     probabilities: Float[Tensor, "rows vocab"], numbers: Float[Tensor, " rows"]
 ) -> Int[Tensor, " rows"]:
-    """Return the tokens at which the sums of probabilities pass numbers from [0, 1).
+    """Return, for each row, the token at which the sum of probabilities passes a number in [0, 1).
 
     Raises FloatingPointError for probabilities that are not finite.
     """
@@ -171,22 +198,6 @@ def draw(
         raise FloatingPointError("the model's logits are not finite: its training diverged")
     targets = numbers.to(sums.device).unsqueeze(1) * sums[:, -1:]
     return torch.searchsorted(sums, targets, right=True).squeeze(1).to(device)
-
-
-def generate_tokens(
-    model: TransformerLM,
-    prompts: Sequence[Sequence[int]],
-    params: SamplingParams,
-    stop_ids: Collection[int] = (),
-    *,
-    use_cache: bool = True,
-) -> Iterator[list[int | None]]:
-    """Yield, for each step, the next token of each row of a `Generation`; None of ended ones."""
-    generation = Generation(model, prompts, params, stop_ids, use_cache=use_cache)
-    while generation.active:
-        drawn = generation.step()
-        if any(token is not None for token in drawn):
-            yield drawn
 
 
 def generate(
@@ -201,7 +212,5 @@ def generate(
     generation = Generation(model, prompts, params, stop_ids, use_cache=use_cache)
     while generation.active:
         generation.step()
-    new = [
-        row[length:] for row, length in zip(generation.rows, generation.prompt_lengths, strict=True)
-    ]
+    new = [row.drawn for row in generation.rows]
     return [new[i : i + params.num_samples] for i in range(0, len(new), params.num_samples)]

@@ -8,14 +8,14 @@ from typing import Literal
 class SamplingParams:
     """How to continue prompts: the section `sampling` of params.yaml.
 
-    temperature:         divides the logits; 0 takes the likeliest token
-    top_k:               keep the k likeliest tokens; 0 keeps all
-    top_p:               keep the likeliest tokens that together reach probability p; 1 keeps all
-    min_p:               keep tokens at least so likely, by the likeliest's; 0 keeps all
-    repetition_penalty:  against tokens of the prompt and of the text; 1 is none
+    temperature:         divides the logits; 0 takes the most likely token
+    top_k:               keep the k most likely tokens; 0 keeps all
+    top_p:               keep the most likely tokens that together reach probability p; 1 keeps all
+    min_p:               keep tokens with at least this share of the top probability; 0 keeps all
+    repetition_penalty:  for tokens of the prompt and of the text; 1: no penalty
     num_samples:         continuations of each prompt; the j-th is drawn with seed + j
     stop:                texts that end a continuation and are not part of it
-    beyond_context:      slide on with the newest half of the context, or stop where it is full
+    beyond_context:      slide: keep the newest half of a full context; stop: end there
     """
 
     prompts: tuple[str, ...]
@@ -39,7 +39,7 @@ class SamplingParams:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not self.temperature >= 0:
             raise ValueError(
-                f"temperature is {self.temperature}; it must be at least 0 (0: the likeliest token)"
+                f"temperature is {self.temperature}; it must be at least 0 (0: the top token)"
             )
         if self.top_k < 0:
             raise ValueError(f"top_k is {self.top_k}; it must be at least 0 (0: all tokens)")

@@ -1,4 +1,4 @@
-"""Text from a model: prompts encoded, tokens decoded, ends found, nothing half shown."""
+"""Text from a model: prompts are encoded, tokens decoded, and ends found."""
 
 import codecs
 from collections.abc import Iterator, Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from lmlib.model import TransformerLM
 from lmlib.sampling.generation import Generation
 from lmlib.sampling.params import SamplingParams
-from lmlib.separator import SEPARATOR
+from lmlib.separator import separator_id
 from lmlib.tokenizer import Tokenizer
 
 
@@ -16,9 +16,9 @@ class Sample:
     """A continuation.
 
     text:           without the prompt and without the stop text
-    tokens:         all that were drawn but for the stop token; a stop text is among them
+    tokens:         all that were drawn except the stop token; a stop text is among them
     finish_reason:  stop, length (max_tokens) or context (full, with beyond_context: stop)
-    seed:           with which it is the first sample of its prompt
+    seed:           the one with which it is the first sample of its prompt
     """
 
     prompt: str
@@ -29,10 +29,10 @@ class Sample:
 
 
 class TextStream:
-    """Bytes of tokens to text, as far as no byte to come can change it.
+    """Turns bytes of tokens into text, as far as no later byte can change it.
 
-    Held back are the first bytes of a character, and what may become a stop text. Where stop
-    texts overlap, the one that is whole first counts, so that the bounds of tokens do not matter.
+    It holds back the first bytes of a character, and what may become a stop text. Where stop texts
+    overlap, the one that is complete first counts, so that token boundaries do not matter.
     """
 
     def __init__(self, stop: Sequence[str] = ()) -> None:
@@ -42,7 +42,7 @@ class TextStream:
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, data: bytes) -> str:
-        """Return the text that is certain with these bytes; sets `stopped` at a stop text."""
+        """Return the text that these bytes make certain; set `stopped` at a stop text."""
         self.held += data
         found = [(at + len(stop), at) for stop in self.stop if (at := self.held.find(stop)) >= 0]
         if found:
@@ -59,7 +59,7 @@ class TextStream:
         return self.decoder.decode(rest, final=True)
 
     def _maybe_stop(self) -> int:
-        """Return how many of the last bytes held may be the beginning of a stop text."""
+        """Return the number of bytes at the end that may be the beginning of a stop text."""
         longest = min(len(self.held), max(map(len, self.stop), default=1) - 1)
         for size in range(longest, 0, -1):
             if any(stop.startswith(self.held[-size:]) for stop in self.stop):
@@ -86,20 +86,21 @@ def generate_samples(
     streams = [TextStream(params.stop) for _ in generation.rows]
     texts = [""] * len(streams)
     while generation.active:
-        for row, token in enumerate(generation.step()):
+        for row, token in zip(generation.rows, generation.step(), strict=True):
             if token is not None:
-                texts[row] += streams[row].push(tokenizer.decode_bytes([token]))
-                if streams[row].stopped:
-                    generation.end(row, "stop")
+                stream = streams[row.index]
+                texts[row.index] += stream.push(tokenizer.decode_bytes([token]))
+                if stream.stopped:
+                    row.finish_reason = "stop"
     samples = [
         Sample(
-            prompt=prompts[row // params.num_samples],
-            text=texts[row] + streams[row].close(),
-            tokens=generation.rows[row][generation.prompt_lengths[row] :],
-            finish_reason=generation.finish_reasons[row] or "",
-            seed=params.seed + row % params.num_samples,
+            prompt=prompts[row.index // params.num_samples],
+            text=texts[row.index] + streams[row.index].close(),
+            tokens=row.drawn,
+            finish_reason=row.finish_reason or "",
+            seed=params.seed + row.index % params.num_samples,
         )
-        for row in range(len(streams))
+        for row in generation.rows
     ]
     return [samples[i : i + params.num_samples] for i in range(0, len(samples), params.num_samples)]
 
@@ -144,7 +145,7 @@ def _begin(
     params: SamplingParams,
     use_cache: bool,
 ) -> Generation:
-    separator_id = tokenizer.special_ids.get(SEPARATOR)
-    before = [] if separator_id is None else [separator_id]
+    separator = separator_id(tokenizer.special_ids)
+    before = [] if separator is None else [separator]
     ids = [before + tokenizer.encode(prompt) for prompt in prompts]
     return Generation(model, ids, params, before, use_cache=use_cache)

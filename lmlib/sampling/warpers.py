@@ -15,9 +15,9 @@ CANDIDATES = 64  # tokens that keep_top_p sorts first: more only where these do 
 def penalise_repetition(
     logits: Float[Tensor, "... vocab"], seen: Bool[Tensor, "... vocab"], penalty: float
 ) -> Float[Tensor, "... vocab"]:
-    """Return logits where those of seen tokens are divided by the penalty, if negative times it.
+    """Return logits with those of seen tokens divided by the penalty (multiplied if negative).
 
-    Source:  Keskar et al. 2019, arXiv:1909.05858 (CTRL), with the sign cared for as in
+    Source:  Keskar et al. 2019, arXiv:1909.05858 (CTRL), with the sign handled as in
              `transformers`.
     """
     if penalty == 1:
@@ -44,9 +44,9 @@ def keep_top_k(logits: Float[Tensor, "... vocab"], k: int) -> Float[Tensor, "...
 
 
 def keep_top_p(logits: Float[Tensor, "... vocab"], p: float) -> Float[Tensor, "... vocab"]:
-    """Return logits of the smallest set of likeliest tokens whose probability reaches p.
+    """Return logits of the smallest set of top tokens whose probability reaches p.
 
-    The others become -inf; the likeliest token is always kept, and so are ties with the last.
+    The others become -inf; the most likely token is always kept, and so are ties with the last.
     Source:  Holtzman et al. 2020, arXiv:1904.09751 (nucleus sampling).
     """
     if p >= 1:
@@ -60,13 +60,13 @@ def keep_top_p(logits: Float[Tensor, "... vocab"], p: float) -> Float[Tensor, ".
         if count == logits.shape[-1] or bool((reached[..., -1] >= p).all()):
             break
         count = min(8 * count, logits.shape[-1])
-    dropped = reached - probabilities >= p  # what likelier tokens already hold
+    dropped = reached - probabilities >= p  # more likely tokens already reach p
     smallest_kept = largest.masked_fill(dropped, torch.inf).amin(dim=-1, keepdim=True)
     return logits.masked_fill(logits < smallest_kept, -torch.inf)
 
 
 def keep_min_p(logits: Float[Tensor, "... vocab"], p: float) -> Float[Tensor, "... vocab"]:
-    """Return logits of the tokens whose probability is at least p times the likeliest's.
+    """Return logits of the tokens whose probability is at least p times the highest one.
 
     Source:  Nguyen et al. 2024, arXiv:2407.01082.
     """
@@ -81,8 +81,8 @@ def next_token_probabilities(
 ) -> Float[Tensor, "... vocab"]:
     """Return the distribution to draw from, in float32; temperature above 0.
 
-    The order is that of `transformers`: the temperature comes first, for top-p and min-p speak
-    of the probabilities that it makes; top-p then shares out what top-k left.
+    The order is that of `transformers`: the temperature comes first, since top-p and min-p apply
+    to the probabilities that it makes; top-p then applies to the tokens that top-k kept.
     """
     logits = apply_temperature(logits.float(), params.temperature)
     logits = keep_top_p(keep_top_k(logits, params.top_k), params.top_p)

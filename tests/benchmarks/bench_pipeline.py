@@ -57,16 +57,17 @@ STAGES = {  # with their arguments
     "encode": "lmlib.tokenizer:Tokenizer.encode_file",
     "report": "sys:stdout.write",
     "ui --port 5873": "subprocess:Popen.__init__",  # of the MLflow server
-    "sync_tracking": "lmlib.tracking:replay",
+    "sync_tracking": "lmlib.monitoring.tracking:replay",
     "study sweep-lr": "subprocess:Popen.__init__",  # of `dvc exp show`
     "vega": "vl_convert:javascript_bundle",
     "train": "lmlib.training:Training.take_step",
     "evaluate": "lmlib.evaluation:evaluate",
     "export": "lmlib.export:save_pretrained",
     "sample --prompt Once": "lmlib.sampling:stream_text",
+    "score README.md": "lmlib.evaluation:evaluate",
     "import_hf models/hf": "lmlib.export:load_pretrained",
 }
-NEED_TORCH = ("train", "evaluate", "export", "sample", "import_hf")
+NEED_TORCH = ("train", "evaluate", "export", "sample", "score", "import_hf")
 PARTS = ("repro", "start", "logging", "busy")
 
 Numbers = dict[str, float]

@@ -254,7 +254,9 @@ def row_of(args: argparse.Namespace, measured: Measured, flops_per_token: int) -
         row |= {"result": Spread.of(tokens / s for s in measured.values), "unit": "tokens/s"}
         row["ms/step"] = Spread.of(measured.values).median * 1e3
         if flops_per_token and job.device != "cpu":
-            from lmlib.throughput import peak_flops  # there if ours ran; we run without, too
+            from lmlib.monitoring.throughput import (
+                peak_flops,  # there if ours ran; we run without, too
+            )
 
             dtype = torch.bfloat16 if job.bf16 else torch.float32
             if peak := peak_flops(about["device"], dtype):

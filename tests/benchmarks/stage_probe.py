@@ -57,7 +57,8 @@ def start(target: str, stage: str) -> None:
 def train(*, tracked: bool) -> Seconds:
     """Run stage `train`, without a tracker if not `tracked`; return what it took."""
     import stages  # noqa: F401  # first, as in every stage: it sets what OpenMP reads
-    from lmlib import tracking, training
+    from lmlib import training
+    from lmlib.monitoring import tracking
 
     seconds: Seconds = {}
     open_run, fit, read = tracking.open_run, training.train, training.Training.log

@@ -12,8 +12,8 @@ from lmlib.checkpoint import ResumeStore
 from lmlib.data import TokenDataset
 from lmlib.device import deterministic
 from lmlib.model import ModelParams, NextTokenLoss, TransformerLM
+from lmlib.monitoring.throughput import flops_per_token
 from lmlib.optim import OptimParams
-from lmlib.throughput import flops_per_token
 from lmlib.tokens import TokenInfo
 from lmlib.training import Training as OurTraining
 from lmlib.training import TrainParams

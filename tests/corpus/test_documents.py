@@ -126,7 +126,9 @@ def test_bad_gzip(tmp_path: Path, damage: str) -> None:
 
 def test_unknown_kind() -> None:
     assert file_format("x.JSONL.GZ") == ".jsonl.gz"
-    with pytest.raises(ValueError, match=r"notes\.doc is of a kind .*\.txt, \.txt\.gz, \.jsonl"):
+    with pytest.raises(
+        ValueError, match=r"notes\.doc is of an unknown kind.*\.txt, \.txt\.gz, \.jsonl"
+    ):
         file_format("notes.doc")
 
 

@@ -56,7 +56,7 @@ def test_server_without_ranges_starts_anew(
             assert download(f"{site.url}/a.txt", tmp_path) == CONTENT
         assert len(site.starts()) == 2
         assert site.starts()[1] > 0  # it was asked
-    assert "cannot be resumed; it starts anew" in caplog.text
+    assert "cannot be resumed; it starts from scratch" in caplog.text
 
 
 def test_without_progress_it_gives_up_and_the_next_run_resumes(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_no_server(tmp_path: Path) -> None:
 def test_addresses_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nosuch://x/a.txt cannot be opened .*nosuch"):
         download("nosuch://x/a.txt", tmp_path)
-    with pytest.raises(ValueError, match=r"a\.pdf is of a kind that is not known"):
+    with pytest.raises(ValueError, match=r"a\.pdf is of an unknown kind"):
         download("https://127.0.0.1:1/a.pdf", tmp_path)
 
 

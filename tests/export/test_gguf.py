@@ -90,7 +90,7 @@ def test_writing_twice_writes_the_same_bytes(pair: Pair, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("tokenizer", "message"),
     [
-        (make_tokenizer(r"\w+|\W"), "tokenizer.pattern is an expression of its own"),
+        (make_tokenizer(r"\w+|\W"), "tokenizer.pattern is a custom expression"),
         (make_tokenizer(special=()), "tokenizer.special_tokens lacks '<|endoftext|>'"),
         (make_tokenizer(special=(SEPARATOR, "!")), "tokenizer.special_tokens holds '!'"),
     ],

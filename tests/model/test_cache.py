@@ -149,3 +149,10 @@ def test_static_steps_as_others(changes: dict[str, Any]) -> None:
         expected = model(token, cache=cache)
         torch.testing.assert_close(model(token, cache=static), expected, rtol=1e-4, atol=1e-5)
     assert cache.lengths == [12, 7, 9]
+
+
+def test_a_static_cache_can_only_be_extended() -> None:
+    """Its lengths are on the device: what needs them on the host is not there to be called."""
+    static = StaticKVCache(MODEL.empty_cache(2))
+    assert not isinstance(static, KVCache)
+    assert not [name for name in ("select", "replace", "lengths") if hasattr(static, name)]

@@ -28,8 +28,7 @@ def test_linear_by_hand() -> None:
 
 @pytest.mark.parametrize("leading", LEADING)
 def test_linear_equals_torch(leading: tuple[int, ...]) -> None:
-    layer, reference = Linear(5, 7, dtype=torch.float64), nn.Linear(5, 7, bias=False)
-    reference = reference.double()
+    layer, reference = Linear(5, 7).double(), nn.Linear(5, 7, bias=False).double()
     reference.load_state_dict(layer.state_dict())
     x = torch.randn(*leading, 5, generator=seeded(), dtype=torch.float64)
     torch.testing.assert_close(layer(x), reference(x), rtol=1e-12, atol=1e-14)
@@ -64,7 +63,7 @@ def test_layers_of_one_seed_are_equal_and_leave_the_global_generator_alone() -> 
 
 
 def test_linear_of_a_wrong_last_axis() -> None:
-    match = r"Linear: x has shape \(5, 2\), its last axis should be d_in=5\. Move"
+    match = r"Linear: x has shape \(5, 2\), its last axis should be d_in=5; move"
     with pytest.raises(ValueError, match=match):
         Linear(5, 2)(torch.zeros(5, 2))
 

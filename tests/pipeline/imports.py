@@ -5,18 +5,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# They move values and report them, but no value in an out comes from them: an edit to one must
+# They pass values on and report them, but no value in an out comes from them: an edit to one must
 # not retrain. dvc.yaml leaves them out of `deps`.
 PLUMBING = (
     "lmlib/__init__.py",
     "lmlib/signals.py",
     "lmlib/threads.py",
-    "lmlib/tracking/",
+    "lmlib/monitoring/",
     "stages/__init__.py",
     "stages/cli.py",
     "stages/cores.py",
     "stages/fingerprint.py",
     "stages/paths.py",
+    "stages/stage_run.py",
 )
 
 
@@ -57,13 +58,6 @@ def modules_in(package: str) -> list[str]:
     return [f"{package}.{path.stem}" for path in sorted(folder.glob("*.py"))]
 
 
-def modules_of(dep: str) -> set[str]:
-    """Return the modules that a dep of dvc.yaml stands for: itself, or all those of a package."""
-    if (ROOT / dep / "__init__.py").is_file():
-        return {file.relative_to(ROOT).as_posix() for file in (ROOT / dep).rglob("*.py")}
-    return {dep} if dep.endswith(".py") else set()
-
-
 def _files_of(name: str) -> list[Path]:
     """Return the project's files that `import name` runs: packages on the way, and the module."""
     parts = name.split(".")
@@ -72,3 +66,11 @@ def _files_of(name: str) -> list[Path]:
     files = [Path(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)]
     files.append(Path(*parts).with_suffix(".py"))
     return [file for file in files if (ROOT / file).is_file()]
+
+
+def modules_of(dep: str) -> set[str]:
+    """Return the modules that a dep of dvc.yaml stands for: itself, or all of a package."""
+    path = ROOT / dep
+    if path.is_dir():
+        return {file.relative_to(ROOT).as_posix() for file in path.rglob("*.py")}
+    return {dep} if path.suffix == ".py" else set()

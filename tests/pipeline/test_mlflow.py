@@ -14,7 +14,7 @@ from mlflow.entities import Run
 from ruamel.yaml import YAML
 
 from lmlib.files import sha256_file
-from lmlib.tracking import flatten
+from lmlib.monitoring.tracking import flatten
 from stages import ui
 from tests.browser import Browser, open_browser
 from tests.pipeline.conftest import Project

@@ -10,8 +10,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from lmlib.model import ModelParams, TransformerLM
+from lmlib.monitoring.throughput import flops_per_token
 from lmlib.params import from_dict
-from lmlib.throughput import flops_per_token
 from stages.study import STUDIES_BY_NAME, Result, Study, chart, own_settings, report
 from tests.pipeline.conftest import Project
 from tests.pipeline.imports import ROOT
@@ -23,6 +23,7 @@ SIZES = Study(
     axis="d_model",
     variants={"64": {"model.d_model": "64"}, "128": {}, "256": {"model.d_model": "256"}},
     settings={"train.num_steps": "10"},
+    numeric=True,
 )
 RESULTS = [Result("64", 1000, 2560, 2.5, 1.25), Result("128", 4000, 2560, 2.25, 1.125)]
 

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmlib.model import KVCache, ModelParams, TransformerLM
+from lmlib.model import ModelParams, TransformerLM
+from lmlib.model.cache import Cache
 from lmlib.sampling import SamplingParams, generate
 from lmlib.tokenizer import Tokenizer
 
@@ -35,7 +36,7 @@ class Script(TransformerLM):
         token_ids: Tensor,
         token_positions: Tensor | None = None,
         *,
-        cache: KVCache | None = None,
+        cache: Cache | None = None,
     ) -> Tensor:
         if cache is not None:
             cache.extend(token_ids.shape[-1])
@@ -47,7 +48,7 @@ class Script(TransformerLM):
         token_ids: Tensor,
         token_positions: Tensor | None = None,
         *,
-        cache: KVCache | None = None,
+        cache: Cache | None = None,
     ) -> Tensor:
         return self.hidden(token_ids, cache=cache)
 

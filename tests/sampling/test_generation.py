@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lmlib.model import TransformerLM
-from lmlib.sampling import generate, generate_tokens
+from lmlib.sampling import Generation, generate
 from lmlib.sampling.generation import window_start
 from tests.sampling.scripted import (
     GREEDY,
@@ -71,7 +71,7 @@ def test_the_window_keeps_its_newest_half_and_fills_up_again() -> None:
     assert script.widths == [6, 7, 8, 5, 6]
     script.widths.clear()
     generate(script, [[0] * 6], replace(GREEDY, max_tokens=5))
-    assert script.widths == [5, 1, 1, 1, 4, 1, 1]  # the prompt but one token; half a context anew
+    assert script.widths == [5, 1, 1, 1, 4, 1, 1]  # the prompt but one token; half a context again
 
 
 def test_generation_stops_where_the_context_is_full() -> None:
@@ -93,8 +93,12 @@ def test_the_stop_token_ends_a_prompt_and_is_not_returned() -> None:
 
 
 def test_steps_of_a_batch_in_which_prompts_end() -> None:
-    steps = list(generate_tokens(counting(10), [[4], [6], [5]], GREEDY, stop_ids={7}))
-    assert steps == [[5, None, 6], [6, None, None]]
+    generation = Generation(counting(10), [[4], [6], [5]], GREEDY, stop_ids={7})
+    steps = [generation.step() for _ in range(4)]
+    assert steps == [[5, None, 6], [6, None, None], [None] * 3, [None] * 3]
+    assert generation.active == []
+    assert [row.tokens for row in generation.rows] == [[4, 5, 6], [6], [5, 6]]
+    assert [row.finish_reason for row in generation.rows] == ["stop"] * 3
 
 
 def test_a_prompt_that_ended_does_not_change_the_others() -> None:
@@ -141,8 +145,7 @@ def test_drawn_frequencies_match_the_probabilities() -> None:
 
 def test_generation_leaves_the_mode_of_its_caller_between_steps() -> None:
     """The mode of each step ends with it: the caller's gradients stay enabled."""
-    steps = generate_tokens(MODEL, [[1]], SAMPLING)
-    next(steps)
+    Generation(MODEL, [[1]], SAMPLING).step()
     assert torch.is_grad_enabled()
     assert not torch.is_inference_mode_enabled()
 

@@ -13,7 +13,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 class TextGenerator(PythonModel):
     """`predict(["Once upon a time"])` returns one continuation for each prompt.
 
-    How to sample stands in the `model_config` stored with the model: the section `sampling` of
+    How to sample is in the `model_config` stored with the model: the section `sampling` of
     params.yaml. Change it on loading: `load_model(uri, model_config={"temperature": 0.0})`.
     """
 

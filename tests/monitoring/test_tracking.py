@@ -25,12 +25,12 @@ from mlflow.entities.model_registry import ModelVersion
 
 from lmlib.checkpoint import load_model, save_model
 from lmlib.model import ModelParams, TransformerLM
+from lmlib.monitoring.tracking import Dataset, flatten, open_run, replay
+from lmlib.monitoring.tracking.journal import _status_after
 from lmlib.sampling import SamplingParams, generate_text
 from lmlib.tokenizer import Tokenizer
-from lmlib.tracking import Dataset, flatten, open_run, replay
-from lmlib.tracking.journal import _status_after
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @dataclass
@@ -94,11 +94,8 @@ def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture
-def store(
-    shared_store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> Iterator[Store]:
+def store(shared_store: Store, caplog: pytest.LogCaptureFixture) -> Iterator[Store]:
     """One store for the tests of this file, since making a database takes seconds."""
-    monkeypatch.setenv("DVC_ROOT", str(shared_store.root))
     yield shared_store
     wait_until_sent(shared_store.spool)
 
@@ -124,10 +121,10 @@ def write_damaged_journals(spool: Path) -> None:
     (spool / f"2-{'a8' * 8}-1.jsonl").write_text("")
 
 
-def run_script(body: str) -> subprocess.Popen[str]:
-    """Start a process that tracks; `body` may use open_run and SPOOL."""
-    script = "import os, sys, time\nfrom lmlib.tracking import open_run\n"
-    script += "SPOOL = os.environ['DVC_ROOT'] + '/spool'\n" + body
+def run_script(store: Store, body: str) -> subprocess.Popen[str]:
+    """Start a process that tracks; `body` may use open_run, ROOT and SPOOL."""
+    script = "import os, sys, time\nfrom lmlib.monitoring.tracking import open_run\n"
+    script += f"ROOT, SPOOL = {str(store.root)!r}, {str(store.spool)!r}\n" + body
     return subprocess.Popen(
         [sys.executable, "-c", script],
         cwd=REPOSITORY,
@@ -160,6 +157,7 @@ def test_one_run_with_params_tags_metrics_dataset_and_artifact(
     with open_run(
         "train",
         "a1" * 16,
+        root=store.root,
         spool=store.spool,
         params={"optim.lr": 1e-3, **{f"model.p{i}": i for i in range(150)}},
         tags={"corpus": "toystories"},
@@ -169,7 +167,6 @@ def test_one_run_with_params_tags_metrics_dataset_and_artifact(
             run.log(step, {f"train/m{i}": step + i for i in range(8)})
         run.artifact(sample, "samples")
         sample.unlink()
-        run.tag({"device": "cpu"})
     assert not caplog.records
     assert not list(store.spool.iterdir())
 
@@ -181,7 +178,6 @@ def test_one_run_with_params_tags_metrics_dataset_and_artifact(
     expected = {
         "stage": "train",
         "corpus": "toystories",
-        "device": "cpu",
         "DVC_EXP_NAME": "bumpy-cafe",
         "DVC_EXP_BASELINE_REV": "5" * 40,
         "dataset_sha256": "d" * 64,
@@ -201,12 +197,19 @@ def test_child_mirrors_its_summary_on_the_parent_and_a_repeat_changes_nothing(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Evaluation belongs to the training; the table shows its figures in the training's row."""
-    with open_run("train", "b1" * 16, spool=store.spool, params={"lr": 1}, wait_s=0) as run:
+    with open_run(
+        "train", "b1" * 16, root=store.root, spool=store.spool, params={"lr": 1}, wait_s=0
+    ) as run:
         run.log(7, {"train/loss": 2.0})
     caplog.clear()  # that wait was too short, as intended
     for params in ({"top_k": 1}, {"top_k": 2}):  # MLflow itself raises on a changed param
         with open_run(
-            "evaluate", "b2" * 16, spool=store.spool, parent="b1" * 16, params=params
+            "evaluate",
+            "b2" * 16,
+            root=store.root,
+            spool=store.spool,
+            parent="b1" * 16,
+            params=params,
         ) as run:
             run.summary({"evaluate/loss": 1.5}, on_parent=True)
             run.summary({"evaluate/own": 3.0})
@@ -228,17 +231,18 @@ def test_killed_and_resumed_run_is_one_run_with_each_step_once(
     """A kill -9 leaves a run KILLED; the resumed process starts before the last shipped step."""
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.5")
     trainer = run_script(
-        "with open_run('train', 'c1' * 16, spool=SPOOL, system_metrics=True) as run:\n"
+        store,
+        "with open_run('train', 'c1' * 16, root=ROOT, spool=SPOOL, system_metrics=True) as run:\n"
         "    for step in range(100): run.log(step, {'train/loss': 1 / (step + 1)})\n"
         "    print('logged', flush=True)\n"
-        "    time.sleep(300)\n"
+        "    time.sleep(300)\n",
     )
     assert trainer.stdout is not None
     assert trainer.stdout.readline() == "logged\n"
     wait_until_stored(store, "c1" * 16, {"train/loss", "system/cpu_utilization_percentage"})
     trainer.send_signal(signal.SIGKILL)
     trainer.communicate()
-    with open_run("train", "c1" * 16, spool=store.spool) as run:
+    with open_run("train", "c1" * 16, root=store.root, spool=store.spool) as run:
         for step in range(60, 150):
             run.log(step, {"train/loss": 1 / (step + 1)})
     assert store.run("c1" * 16).info.status == "FINISHED"
@@ -254,16 +258,18 @@ def test_statuses_non_finite_and_odd_values(store: Store, caplog: pytest.LogCapt
     def end_with(fingerprint: str, error: BaseException) -> None:
         with (
             pytest.raises(type(error)),
-            open_run("train", fingerprint, spool=store.spool, wait_s=0),
+            open_run("train", fingerprint, root=store.root, spool=store.spool, wait_s=0),
         ):
             raise error
 
     end_with("d1" * 16, ZeroDivisionError())
     end_with("d2" * 16, KeyboardInterrupt())
-    vanished = run_script("with open_run('train', 'd3' * 16, spool=SPOOL): os._exit(1)")
+    vanished = run_script(
+        store, "with open_run('train', 'd3' * 16, root=ROOT, spool=SPOOL): os._exit(1)"
+    )
     vanished.communicate()
     caplog.clear()
-    with open_run("train", "d4" * 16, spool=store.spool, parent="d9" * 16) as run:
+    with open_run("train", "d4" * 16, root=store.root, spool=store.spool, parent="d9" * 16) as run:
         run.log(12, {"train/loss": float("nan"), "good": 1.0})
         run.log(13, {"train/loss": float("nan"), "norm": float("-inf")})
         run.log(14, {"good": 2.0, "text": "many", "odd, name!": 3})
@@ -296,16 +302,18 @@ def test_tracker_that_is_down_gets_its_events_later(
     sample.write_text("Once upon a time")
     with monkeypatch.context() as down:
         down.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
-        with open_run("train", "e1" * 16, spool=spool) as run:
+        with open_run("train", "e1" * 16, root=store.root, spool=spool) as run:
             for step in range(50):
                 run.log(step, {"train/loss": float(step)})
             run.artifact(sample)
         sample.unlink()
-        assert replay(spool) == 0
+        assert replay(spool, store.root) == 0
     assert len([r for r in caplog.records if "takes no events now" in r.message]) == 2
     write_damaged_journals(spool)
-    assert replay(spool) == 1 + 50 + 1 + 1 + 4  # open, steps, artifact, end; the damaged lines
-    assert replay(spool) == 0
+    assert (
+        replay(spool, store.root) == 1 + 50 + 1 + 1 + 4
+    )  # open, steps, artifact, end; the damaged lines
+    assert replay(spool, store.root) == 0
     assert store.steps("e1" * 16, "train/loss") == list(range(50))
     stored = store.run("e1" * 16)
     assert stored.info.status == "FINISHED"
@@ -338,14 +346,14 @@ def test_tracker_that_hangs_or_refuses_gets_its_events_at_the_next_run(
         hanging_port, refusing_port = hanging.getsockname()[1], server.server_port
         for port in (hanging_port, refusing_port):
             broken.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
-            with open_run("train", f"{port:032x}", spool=store.spool) as run:
+            with open_run("train", f"{port:032x}", root=store.root, spool=store.spool) as run:
                 run.log(1, {"train/loss": 1.0})
             assert len(caplog.records) == 1
             assert "takes no events now" in caplog.records[0].message
             caplog.clear()
     server.shutdown()
     server.server_close()
-    with open_run("train", "f1" * 16, spool=store.spool):
+    with open_run("train", "f1" * 16, root=store.root, spool=store.spool):
         pass
     assert not caplog.records
     assert store.steps(f"{hanging_port:032x}", "train/loss") == [1]
@@ -371,7 +379,7 @@ def test_spool_that_cannot_be_written_costs_one_warning(
 ) -> None:
     """The training goes on untracked."""
     (tmp_path / "spool").write_text("a file, not a folder")
-    with open_run("train", "b5" * 16, spool=tmp_path / "spool") as run:
+    with open_run("train", "b5" * 16, root=tmp_path, spool=tmp_path / "spool") as run:
         run.log(1, {"train/loss": 1.0})
         run.artifact(tmp_path / "spool")
     (warning,) = [record.message for record in caplog.records]
@@ -398,7 +406,9 @@ def test_server_that_dies_in_the_middle_of_a_run(
         with monkeypatch.context() as remote:
             remote.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
             remote.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.5")
-            with open_run("train", "a5" * 16, spool=store.spool, system_metrics=True) as run:
+            with open_run(
+                "train", "a5" * 16, root=store.root, spool=store.spool, system_metrics=True
+            ) as run:
                 for step in range(50):
                     run.log(step, {"train/loss": float(step)})
                 wait_until_stored(
@@ -414,26 +424,24 @@ def test_server_that_dies_in_the_middle_of_a_run(
             os.killpg(server.pid, signal.SIGKILL)
             server.wait()
     assert "takes no events now" in caplog.records[-1].message
-    assert replay(store.spool) == 1 + 100 + 1
+    assert replay(store.spool, store.root) == 1 + 100 + 1
     assert store.steps("a5" * 16, "train/loss") == list(range(100))
     assert store.run("a5" * 16).info.status == "FINISHED"
 
 
-def test_four_processes_create_the_database_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_four_processes_create_the_database_at_once(tmp_path: Path) -> None:
     """As `dvc queue start -j 4` does in a fresh clone; and the trainers never import mlflow."""
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    store = Store(tmp_path)
     trainers = [
         run_script(
-            f"with open_run('train', '{i}' * 32, spool=SPOOL, wait_s=60) as run:\n"
+            store,
+            f"with open_run('train', '{i}' * 32, root=ROOT, spool=SPOOL, wait_s=60) as run:\n"
             f"    run.log(1, {{'train/loss': {i}}})\n"
-            "assert 'mlflow' not in sys.modules and 'torch' not in sys.modules\n"
+            "assert 'mlflow' not in sys.modules and 'torch' not in sys.modules\n",
         )
         for i in range(4)
     ]
     assert [trainer.communicate() for trainer in trainers] == [("", "")] * 4
-    store = Store(tmp_path)
     for i in range(4):
         assert store.run(str(i) * 32).data.metrics == {"train/loss": i}
 
@@ -452,7 +460,9 @@ def test_model_is_registered_and_writes_text_and_the_best_one_has_the_alias(
     sampling = asdict(greedy)
 
     def log(fingerprint: str, *scores: float) -> None:
-        with open_run("train", fingerprint * 16, spool=store.spool, wait_s=0) as run:
+        with open_run(
+            "train", fingerprint * 16, root=store.root, spool=store.spool, wait_s=0
+        ) as run:
             for score in scores:
                 run.model(tmp_path / "lm", tmp_path / "tokenizer", sampling, bits_per_byte=score)
 

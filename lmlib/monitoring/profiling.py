@@ -15,10 +15,10 @@ WARMUP_STEPS = 3  # allocators and caches settle; the profiler itself starts in 
 
 @contextlib.contextmanager
 def profiled(trace: Path | None, steps: int) -> Iterator[Callable[[], None]]:
-    """Give a function to call after each step; write `steps` of them to `trace`, after a warm-up.
+    """Yield a function to call after each step; write `steps` of them to `trace`, after a warm-up.
 
-    The trace is a Chrome trace (JSON): open it at https://ui.perfetto.dev. Steps that the
-    training does not reach are left out. Without a path nothing is recorded.
+    The trace is a Chrome trace (JSON): open it at https://ui.perfetto.dev. If the run ends earlier,
+    the trace has fewer steps. Without a path nothing is recorded.
     """
     if trace is None:
         yield lambda: None

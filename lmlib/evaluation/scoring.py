@@ -15,17 +15,17 @@ from lmlib.device import compiled, deterministic, keep_freed_memory, should_comp
 from lmlib.model import TransformerLM
 from lmlib.model.loss import CPU_LOGITS, GPU_LOGITS, LEAST_ROWS
 
-CPU_TOKENS, GPU_TOKENS = 1 << 12, 1 << 16  # in a pass: a matter of memory and speed
-COMPILE_PASSES = 1000  # from so many on, half a minute of compiling comes back on a GPU
+CPU_TOKENS, GPU_TOKENS = 1 << 12, 1 << 16  # per pass: a matter of memory and speed
+COMPILE_PASSES = 1000  # from here on, half a minute of compiling pays off on a GPU
 
 
 @dataclass(frozen=True)
 class EvaluationParams:
     """How the validation text is scored: the section `evaluation` of params.yaml.
 
-    stride:         tokens that each window after the first scores; at context_length, or above,
-                    windows stand side by side
-    copied_tokens:  a sample counts as copied when so many of its tokens in a row stand in the
+    stride:         tokens that each window after the first scores; from context_length on, windows
+                    do not overlap
+    copied_tokens:  a sample counts as copied when this many consecutive tokens of it are in the
                     training text; Carlini et al. 2023, arXiv:2202.07646, and others take 50
     device:         auto (cuda, mps, cpu), cpu, cuda, cuda:N or mps
     """
@@ -48,11 +48,11 @@ class Evaluation:
     perplexity:        exp(loss)
     bits_per_byte:     total negative log-likelihood in bits / bytes of the source text: comparable
                        between tokenizers, which loss and perplexity are not
-    accuracy:          share of scored tokens that the model holds for the likeliest
+    accuracy:          share of scored tokens to which the model gives the highest probability
     tokens:            number of tokens scored, each once
-    loss_by_position:  mean loss of what each place of a window predicts, in nats; at index i the
-                       model has seen i + 1 tokens. Taken from all predictions, also those whose
-                       token another window scores.
+    loss_by_position:  mean loss of the prediction at each position of a window, in nats; at index
+                       i the model has seen i + 1 tokens. Taken from all predictions, also those
+                       whose token another window scores.
     """
 
     loss: float
@@ -68,7 +68,7 @@ class Evaluation:
 
 
 class TokenScores(nn.Module):
-    """The loss of each target in nats, and whether it is the likeliest token."""
+    """The loss of each target in nats, and whether it is the most likely token."""
 
     def __init__(self, model: TransformerLM) -> None:
         super().__init__()
@@ -81,13 +81,13 @@ class TokenScores(nn.Module):
         hidden = self.model.hidden(inputs).flatten(0, -2)
         logits_at_a_time = CPU_LOGITS if hidden.device.type == "cpu" else GPU_LOGITS
         rows = max(LEAST_ROWS, logits_at_a_time // self.model.vocab_size)
-        nats, is_likeliest = [], []
+        nats, is_top = [], []
         for part, target in zip(hidden.split(rows), targets.flatten().split(rows), strict=True):
             logits = self.model.lm_head(part)
             log_p = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
             nats.append(-log_p.gather(-1, target.unsqueeze(-1)).squeeze(-1))
-            is_likeliest.append(logits.argmax(dim=-1) == target)
-        return torch.cat(nats).view_as(targets), torch.cat(is_likeliest).view_as(targets)
+            is_top.append(logits.argmax(dim=-1) == target)
+        return torch.cat(nats).view_as(targets), torch.cat(is_top).view_as(targets)
 
 
 @torch.no_grad()
@@ -108,10 +108,10 @@ def evaluate(
     window ends with the text, and scores what is left.
 
     With `start_id`, the id of the separator of documents, the first token is scored as the first
-    of a document; without it the first token is context only, for nothing stands before it (its
+    of a document; without it the first token is only context, since nothing precedes it (its
     bytes still count in bits_per_byte).
 
-    `batch_size` windows pass through the model together, by default as many as suit the device.
+    `batch_size` windows pass through the model together, by default a number that suits the device.
     Sums are in float64; on one machine equal arguments give equal bits.
     Raises ValueError when no token is left to score.
     """
@@ -122,10 +122,10 @@ def evaluate(
     ends = np.append(np.arange(length, num_scored, min(stride or length, length)), num_scored)
     num_new = np.diff(ends, prepend=0)  # of each window, its last ones are scored
     nats, right, nats_by_position = 0.0, 0, np.zeros(length)
-    for batch, losses, is_likeliest in _scores(model, tokens, ends, length, batch_size, start_id):
+    for batch, losses, is_top in _scores(model, tokens, ends, length, batch_size, start_id):
         is_new = np.arange(length) >= length - num_new[batch, None]
         nats += float(losses[is_new].sum())
-        right += int(is_likeliest[is_new].sum())
+        right += int(is_top[is_new].sum())
         nats_by_position += losses.sum(axis=0)
     mean = nats / num_scored
     return Evaluation(
@@ -160,9 +160,9 @@ def _scores(
     batch_size: int | None,
     start_id: int | None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield, for each batch of windows, which they are and the scores of all their tokens.
+    """Yield, for each batch of windows, their indices and the scores of all their tokens.
 
-    losses (windows, length) in nats, float64;  is_likeliest (windows, length)
+    losses (windows, length) in nats, float64;  is_top (windows, length)
     """
     device = next(model.parameters()).device
     at_a_time = CPU_TOKENS if device.type == "cpu" else GPU_TOKENS
@@ -179,11 +179,11 @@ def _scores(
             filled = ends[np.resize(batch, rows)]  # one shape for all: a compiler makes one program
             ids = np.stack([_window(tokens, end, length, start_id) for end in filled.tolist()])
             windows = to_device(_to_tensor(ids), device)
-            losses, is_likeliest = scores(windows[:, :-1], windows[:, 1:])
+            losses, is_top = scores(windows[:, :-1], windows[:, 1:])
             yield (
                 batch,
                 losses[: len(batch)].cpu().numpy().astype(np.float64),
-                is_likeliest[: len(batch)].cpu().numpy(),
+                is_top[: len(batch)].cpu().numpy(),
             )
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lmlib.model import ModelParams, TransformerLM
-from lmlib.throughput import Meter, flops_per_token, peak_flops
+from lmlib.monitoring.throughput import Meter, flops_per_token, peak_flops
 
 SIZES: dict[str, Any] = {
     "context_length": 8,

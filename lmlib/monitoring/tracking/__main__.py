@@ -1,15 +1,15 @@
-"""Start the shipper: python -m lmlib.tracking SPOOL [--journal NAME --trainer PID]."""
+"""Start the shipper: python -m lmlib.monitoring.tracking SPOOL [--journal NAME --trainer PID]."""
 
 import gc
 import os
 
 
 def main() -> None:
-    """Load MLflow and send what `lmlib.tracking.shipper` says."""
+    """Load MLflow and send what `lmlib.monitoring.tracking.shipper` says."""
     # MLflow makes a million objects that stay: looking for garbage among them as often as Python
     # does by default would take a quarter of the time until the first event is sent
     gc.set_threshold(100_000)
-    from lmlib.tracking import shipper
+    from lmlib.monitoring.tracking import shipper
 
     shipper.main()
     os._exit(0)  # Python would take a second to clear them away, and a stage waits for this end

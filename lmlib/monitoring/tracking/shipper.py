@@ -1,8 +1,8 @@
-"""The tracker's side: send journals to MLflow, in a process of its own (see lmlib.tracking).
+"""The tracker's side: send journals to MLflow, in a process of its own.
 
-Run: python -m lmlib.tracking SPOOL [--journal NAME --trainer PID], from the root of the
-repository, with MLFLOW_TRACKING_URI set. With a journal it follows that one until its trainer has
-ended; without, it sends all that nobody holds.
+Run: python -m lmlib.monitoring.tracking SPOOL [--journal NAME --trainer PID], from the root of
+the repository, with MLFLOW_TRACKING_URI set. With a journal it follows that one until its trainer
+has ended; without, it sends every journal that no process holds.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Iterator
 from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import mlflow.pyfunc
 from filelock import FileLock
@@ -39,15 +39,15 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-logger = logging.getLogger("lmlib.tracking")
+logger = logging.getLogger("lmlib.monitoring.tracking")
 
 MAX_METRICS = 1000  # MLflow's limits for one log_batch
 MAX_PARAMS = 100
 FLUSH_EVERY_S = 2.0
 POLL_EVERY_S = 0.1
 MAX_PAUSE_S = 60.0  # between two tries at a tracker that does not answer
-PATIENCE_S = 15.0  # with other processes, which send this run or lock the database, at the end
-# What MLflow says of an event that it will refuse at every try; anything else may pass with time.
+PATIENCE_S = 15.0  # with other processes that send this run or lock the database, at its end
+# MLflow's errors for an event that it will refuse at every try; any other error may pass with time.
 REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
 # What lmlib imports to load a model and sample; MLflow's own inference of it takes seconds.
 SERVING_NEEDS = ("torch", "numpy", "numba", "regex", "safetensors", "jaxtyping", "ruamel.yaml")
@@ -144,6 +144,12 @@ class Journal:
                 self.opening = event
             else:
                 self.pending.append(event)
+
+    def is_over(self, trainer: int) -> bool:
+        """Read what was appended; return whether the run has ended or its trainer is gone."""
+        is_gone = os.getppid() != trainer  # asked before reading: after it nothing is written
+        self.read()
+        return self.ended or is_gone
 
     def send(self, tracker: Tracker) -> None:
         """Send all pending events; after an exception those not confirmed are still pending."""
@@ -256,9 +262,6 @@ class Journal:
             case "summary":
                 for run_id in {self.run_id, target}:
                     self._log_summary(tracker, run_id, event)
-            case "tags":
-                tags = [RunTag(_name(key), value) for key, value in event["tags"].items()]
-                client.log_batch(self.run_id, tags=tags)
             case "non_finite":
                 self._tag_non_finite(client, event)
             case "artifact":
@@ -330,7 +333,7 @@ def _register(tracker: Tracker, run_id: str, event: dict[str, Any]) -> None:
             registered_model_name=REGISTERED_NAME,
             python_model=str(here.with_name("serving.py")),
             artifacts={"model": event["model"], "tokenizer": event["tokenizer"]},
-            code_paths=[str(here.parents[1])],
+            code_paths=[str(here.parents[2])],
             model_config=event["sampling"],
             pip_requirements=[f"{name}=={version_of(name)}" for name in SERVING_NEEDS],
         )
@@ -372,42 +375,70 @@ def ship_left_over(path: Path, tracker: Tracker) -> bool:
     return True
 
 
+class Sender:
+    """Sends one journal, once its turn has come, in as many tries as that takes.
+
+    next_try:  the time.monotonic() before which another try is too early
+    """
+
+    def __init__(self, spool: Path, journal: Journal) -> None:
+        self.spool = spool
+        self.journal = journal
+        self.tracker: Tracker | None = None
+        self.failures = 0  # in a row
+        self.next_try = 0.0
+
+    def send(self, *, close: bool = False) -> Literal["sent", "busy", "failed"]:
+        """Try once to send what is pending and, if `close`, to close the journal.
+
+        "busy" means that another process still sends an earlier journal of this run or its parent.
+        """
+        try:
+            self.tracker = self.tracker or Tracker()
+            is_ready = ready(self.spool, self.journal, self.tracker)
+            if is_ready:
+                self.journal.send(self.tracker)
+                if close:
+                    self.journal.close(self.tracker)
+        except Exception as error:  # noqa: BLE001  # whatever the tracker's client raises
+            if not self.failures:
+                report(error, self.spool)
+            self.failures += 1
+            self.next_try = time.monotonic() + min(2.0**self.failures, MAX_PAUSE_S)
+            return "failed"
+        self.next_try = time.monotonic() + FLUSH_EVERY_S
+        if not is_ready:
+            return "busy"
+        self.failures = 0
+        return "sent"
+
+
 def follow(spool: Path, name: str, trainer: int) -> None:
-    """Send the journal `name` while its trainer writes it, after all that came before it."""
+    """Send the journal `name` while the process `trainer` writes it, and what is left at its end.
+
+    The trainer waits for that end. So a server that fails then gets no second chance, since it may
+    hang; other processes, which send this run or lock a local database, get PATIENCE_S. A journal
+    that was not sent stays in the spool, for the next shipper.
+    """
     journal = Journal(spool / name)
-    tracker: Tracker | None = None
-    failures = 0
-    next_try = 0.0
-    over_since = 0.0
+    sender = Sender(spool, journal)
+    while not journal.is_over(trainer):
+        if time.monotonic() >= sender.next_try:
+            outcome = sender.send()
+            if outcome == "failed" and is_remote() and journal.is_over(trainer):
+                return  # that try was slow, and the run ended meanwhile
+        time.sleep(POLL_EVERY_S)
+
+    deadline = time.monotonic() + PATIENCE_S
     while True:
-        over = os.getppid() != trainer  # looked at first: nothing is written after it
-        journal.read()
-        over = over or journal.ended
-        now = time.monotonic()
-        over_since = over_since or (now if over else 0.0)
-        if over or now >= next_try:
-            try:
-                tracker = tracker or Tracker()
-                if ready(spool, journal, tracker):
-                    journal.send(tracker)
-                    if over:
-                        journal.close(tracker)
-                        return
-                    failures = 0
-                elif over and now > over_since + PATIENCE_S:
-                    logger.warning("another process still sends this run: %s waits", journal.path)
-                    return
-                next_try = time.monotonic() + FLUSH_EVERY_S
-            except Exception as error:  # noqa: BLE001  # whatever the tracker's client raises
-                if not failures:
-                    report(error, spool)
-                failures += 1
-                next_try = time.monotonic() + min(2.0**failures, MAX_PAUSE_S)
-                journal.read()
-                over = journal.ended or os.getppid() != trainer
-                # a server may have hung; a local database may be locked by another process
-                if over and (is_remote() or now > (over_since or now) + PATIENCE_S):
-                    return
+        is_last_try = time.monotonic() > deadline
+        outcome = sender.send(close=True)
+        if outcome == "sent" or (outcome == "failed" and is_remote()):
+            return
+        if is_last_try:
+            if outcome == "busy":
+                logger.warning("another process still sends this run: %s waits", journal.path)
+            return
         time.sleep(POLL_EVERY_S)
 
 
@@ -434,7 +465,7 @@ def ship_all(spool: Path) -> None:
 
 
 def report(error: Exception, spool: Path) -> None:
-    """Write one line about a tracker that does not take events."""
+    """Write one line about a tracker that takes no events."""
     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
     logger.warning(
         "MLflow at %s takes no events now; nothing is lost or slowed, they wait in %s to be sent "

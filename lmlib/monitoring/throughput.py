@@ -1,4 +1,4 @@
-"""How fast a training runs: tokens per second, and the share of the device's peak (MFU)."""
+"""The speed of a run: tokens per second, and the share of the device's peak (MFU)."""
 
 import contextlib
 import re
@@ -15,15 +15,15 @@ def flops_per_token(model: TransformerLM) -> int:
 
         6 * matrix weights + 12 * num_layers * d_model * context_length / 2
 
-    A multiplication and an addition for each weight, once forwards and twice backwards: 6. The
-    embedding table only looks up and does not count, `lm_head` does (tied, they are one matrix
-    that is multiplied once). Attention multiplies each query with the keys and its weights with
-    the values: 2 * 2 * d_model a pair of positions and layer, three times in a step; the causal
-    mask leaves half of the context_length positions to an average query. What a step computes
-    again, to save memory, does not count.
+    One multiplication and one addition for each weight, once in the forward pass and twice in the
+    backward pass: 6. The embedding table is only indexed and does not count; `lm_head` does (tied,
+    they are one matrix that is multiplied once). Attention multiplies each query with the keys, and
+    its weights with the values: 2 * 2 * d_model for each pair of positions and layer, three times
+    in a step. The causal mask leaves an average query half of the context_length positions.
+    Recomputation, which saves memory, does not count.
 
-    Source:  Chowdhery et al. 2022 (PaLM), arXiv:2204.02311, appendix B, which counts the masked
-             half of attention, too.
+    Source:  Chowdhery et al. 2022 (PaLM), arXiv:2204.02311, appendix B, which counts the
+             masked half of attention, too.
     """
     params = model.params
     matrices = sum(p.numel() for p in model.parameters() if p.ndim == 2)
@@ -74,13 +74,13 @@ def peak_flops(device_name: str, dtype: torch.dtype) -> float | None:
                 rounds = torch.get_float32_matmul_precision() != "highest"
                 return 1e12 * (tf32 if rounds and tf32 else full)
             if dtype == torch.bfloat16 and tf32 is None:
-                return None  # it came with TF32: an older device has to emulate it
+                return None  # a device without TF32 is older than bfloat16, and emulates it
             return 1e12 * half
     return None
 
 
 class Meter:
-    """Speed of the training steps alone, on so many devices of a kind: pauses do not count."""
+    """Speed of the training steps alone, on `devices` equal devices; pauses do not count."""
 
     def __init__(
         self, model: TransformerLM, device: torch.device, dtype: torch.dtype, devices: int = 1
@@ -93,11 +93,11 @@ class Meter:
         self.tokens = 0
 
     def count(self, tokens: int) -> None:
-        """Note that a step took so many tokens."""
+        """Add the tokens of a step."""
         self.tokens += tokens
 
     def read(self) -> dict[str, float]:
-        """Return train/tokens_per_s, and train/mfu on a known device, since the last reading."""
+        """Return train/tokens_per_s, and on a known device train/mfu, since the last reading."""
         now = time.perf_counter()
         rate = self.tokens / (now - self.start)
         self.start, self.tokens = now, 0
@@ -108,7 +108,7 @@ class Meter:
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """Leave the time within `with` out."""
+        """Exclude the time inside the `with` block."""
         begin = time.perf_counter()
         yield
         self.start += time.perf_counter() - begin

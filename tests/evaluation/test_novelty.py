@@ -1,4 +1,4 @@
-"""lmlib/novelty.py: distinct n-grams by hand, and the longest copied spans against brute force."""
+"""lmlib/evaluation/novelty.py: distinct n-grams by hand, copied spans against brute force."""
 
 from pathlib import Path
 
@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmlib import novelty, tokens
-from lmlib.novelty import CopiedSpan, copied_spans, distinct_n
+from lmlib import tokens
+from lmlib.evaluation import CopiedSpan, copied_spans, distinct_n, novelty
 
 SEPARATOR_ID = 3
 TOKENS = st.lists(st.integers(0, SEPARATOR_ID), max_size=40)  # few ids: long common spans

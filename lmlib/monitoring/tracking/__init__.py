@@ -6,18 +6,17 @@
 
 The trainer appends to a file and never imports mlflow (3 s), so a tracking server that is down,
 slow, hanging or refusing cannot stop, slow or fail it. What a shipper could not send stays in the
-spool; the next `open_run`, or `replay`, sends it. Sending twice does no harm: a run is found by
+spool; the next `open_run`, or `replay`, sends it. Sending twice is harmless: a run is found by
 the tag of its fingerprint, and steps it already holds are skipped.
 """
 
-from lmlib.tracking.journal import (
+from lmlib.monitoring.tracking.journal import (
     Dataset,
     Run,
     experiment_name,
     flatten,
     open_run,
     replay,
-    root,
     tracking_uri,
 )
 
@@ -28,6 +27,5 @@ __all__ = [
     "flatten",
     "open_run",
     "replay",
-    "root",
     "tracking_uri",
 ]

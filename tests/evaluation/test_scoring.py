@@ -1,4 +1,4 @@
-"""lmlib/evaluation.py: every token scored once, in which context, and the units of the scores."""
+"""lmlib/evaluation/scoring.py: every token scored once, in which context, in which units."""
 
 import math
 from collections.abc import Callable
@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lmlib import evaluation
-from lmlib.evaluation import Evaluation, EvaluationParams, evaluate, position_curve
+from lmlib.evaluation import Evaluation, EvaluationParams, evaluate, position_curve, scoring
 from lmlib.export import llama_config, llama_state_dict
 from lmlib.model import ModelParams, TransformerLM
 from tests.tiny_models import bigram, shapes_seen_by, successor
@@ -90,7 +89,7 @@ def test_every_token_is_scored_once_in_the_context_of_its_window(
     assert scores.loss == pytest.approx(nats / len(expected), rel=1e-5)
     assert scores.perplexity == pytest.approx(math.exp(scores.loss))
     assert scores.bits_per_byte == pytest.approx(nats / math.log(2) / 37, rel=1e-5)
-    assert scores.accuracy == np.mean([is_likeliest for _, is_likeliest in expected])
+    assert scores.accuracy == np.mean([is_top for _, is_top in expected])
 
 
 @settings(deadline=None, max_examples=60)
@@ -249,9 +248,9 @@ def test_all_batches_have_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
         trials.append(module)
         return module
 
-    monkeypatch.setattr(evaluation, "COMPILE_PASSES", 4)
-    monkeypatch.setattr(evaluation, "should_compile", lambda name, device, where: True)
-    monkeypatch.setattr(evaluation, "compiled", compiled)
+    monkeypatch.setattr(scoring, "COMPILE_PASSES", 4)
+    monkeypatch.setattr(scoring, "should_compile", lambda name, device, where: True)
+    monkeypatch.setattr(scoring, "compiled", compiled)
     shapes = shapes_seen_by(model.token_embeddings)
     scores = evaluate(
         model, np.zeros(23, np.uint16), 23, context_length=4, batch_size=2, start_id=0
@@ -270,8 +269,8 @@ def test_the_logits_of_a_few_tokens_at_a_time(
     """The same scores, in parts of 3 tokens at least."""
     model, tokens = successor(10, logit=2.0), np.random.default_rng(0).integers(10, size=50)
     whole = evaluate(model, tokens, 50, context_length=8, start_id=0)
-    monkeypatch.setattr(evaluation, "CPU_LOGITS", logits_at_a_time)
-    monkeypatch.setattr(evaluation, "LEAST_ROWS", 3)
+    monkeypatch.setattr(scoring, "CPU_LOGITS", logits_at_a_time)
+    monkeypatch.setattr(scoring, "LEAST_ROWS", 3)
     shapes = shapes_seen_by(model.lm_head)
     assert evaluate(model, tokens, 50, context_length=8, start_id=0) == whole
     assert max(rows for rows, _ in shapes) == {1: 3, 40: 4, 1000: 56}[logits_at_a_time]

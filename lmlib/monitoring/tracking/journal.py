@@ -1,8 +1,8 @@
 """The trainer's side of tracking: append events to a journal, and start the process that ships it.
 
-A journal is a file of JSON lines named TIME-FINGERPRINT-PID.jsonl, first an `open` event and, if
-all went well, an `end` event last. It is locked (flock) as long as its trainer or the shipper of
-that trainer lives, so that nobody else ships it meanwhile.
+A journal is a file of JSON lines named TIME-FINGERPRINT-PID.jsonl. Its first event is `open`; its
+last is `end` if all went well. It is locked (flock) while its trainer or that trainer's shipper
+lives, so that no other process ships it meanwhile.
 """
 
 import fcntl
@@ -38,7 +38,7 @@ SHIPPER_DEFAULTS = {
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a run learns from: its name, the hex md5 or sha256 of its bytes, and where it lies."""
+    """What a run learns from: its name, the hex md5 or sha256 of its bytes, and its path."""
 
     name: str
     digest: str
@@ -49,13 +49,13 @@ class Dataset:
 def never_raises(
     method: "Callable[Concatenate[Run, P], None]",
 ) -> "Callable[Concatenate[Run, P], None]":
-    """Wrap a method of Run so that an error in it is logged, once a run, and training goes on."""
+    """Wrap a method of Run so that its errors are logged, once per run, and training continues."""
 
     @functools.wraps(method)
     def wrapper(self: "Run", *args: P.args, **kwargs: P.kwargs) -> None:
         try:
             method(self, *args, **kwargs)
-        except Exception as error:  # noqa: BLE001  # no tracker call may fail a training
+        except Exception as error:  # noqa: BLE001  # no tracker call may fail a run
             self._warn(f"{method.__name__}: {type(error).__name__}: {error}")
 
     return wrapper
@@ -66,7 +66,7 @@ class Run:
 
     def __init__(self, journal: Path) -> None:
         self._journal = journal
-        self._fd: int | None = None  # None: there is no journal, and nothing is recorded
+        self._fd: int | None = None  # None: no journal is open, so nothing is recorded
         self._files = 0
         self._non_finite: set[str] = set()
         self._warned = False
@@ -74,11 +74,11 @@ class Run:
 
     @never_raises
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Record `metrics` at `step`; steps of one metric must not go down.
+        """Record `metrics` at `step`; the steps of a metric must not decrease.
 
         A step that the run already holds (after a resume) is stored once. Values that are not
-        finite are not stored, as MLflow would write infinity as 1.8e308: the tag `non_finite`
-        says where each metric first was.
+        finite are not stored, because MLflow would write infinity as 1.8e308; the tag
+        `non_finite` names each such metric and the step at which it first was.
         """
         finite = {}
         for name, value in metrics.items():
@@ -99,8 +99,8 @@ class Run:
     def summary(self, metrics: Mapping[str, float], *, on_parent: bool = False) -> None:
         """Record final `metrics`, on the parent run too if `on_parent`.
 
-        The value replaces an earlier one in the runs table. Give them names of their own, such as
-        `evaluate/loss`: under the name of a curve they would add a point at its end.
+        A value replaces an earlier one in the runs table. Use names that no curve has, such as
+        `evaluate/loss`: under the name of a curve a value would add a point to it.
         """
         numbers = {name: float(value) for name, value in metrics.items()}
         for name in [name for name, value in numbers.items() if not math.isfinite(value)]:
@@ -109,15 +109,10 @@ class Run:
         self._append("summary", metrics=numbers, on_parent=on_parent)
 
     @never_raises
-    def tag(self, tags: Mapping[str, str]) -> None:
-        """Set `tags` on the run."""
-        self._append("tags", tags={name: str(value) for name, value in tags.items()})
-
-    @never_raises
     def artifact(self, path: str | Path, folder: str = "", *, on_parent: bool = False) -> None:
         """Store a copy of the file `path` as an artifact, in `folder` of the run.
 
-        If `on_parent`, of the parent run too, where it replaces an earlier one of that name.
+        With `on_parent`, store it in the parent run too, replacing an artifact of that name.
         """
         self._append("artifact", path=self._keep(path), folder=folder, on_parent=on_parent)
 
@@ -133,9 +128,9 @@ class Run:
     ) -> None:
         """Register a copy of the model as a new version of `lm`, an MLflow pyfunc.
 
-        `sampling` holds the fields of SamplingParams with which it is to write. The alias `best`
-        moves to it when `bits_per_byte`, of the validation text, is the lowest of all versions.
-        A run has one version: a second call changes only its `bits_per_byte`.
+        `sampling` holds the fields of SamplingParams that it generates text with. The alias
+        `best` moves to it when its `bits_per_byte` of the validation text is the lowest of all
+        versions. A run has one version: a second call changes only its `bits_per_byte`.
         """
         self._append(
             "model",
@@ -147,7 +142,7 @@ class Run:
         )
 
     def _keep(self, path: str | Path) -> str:
-        """Copy `path` beside the journal, since it may change or vanish; return the copy."""
+        """Copy `path` next to the journal, since it may change or vanish; return the copy."""
         if self._fd is None:
             return ""
         path = Path(path).resolve()
@@ -163,7 +158,7 @@ class Run:
     def _append(self, kind: str, **fields: Any) -> None:
         if self._fd is not None:
             event = {"kind": kind, "time_ms": time.time_ns() // 1_000_000, **fields}
-            os.write(self._fd, json.dumps(event).encode() + b"\n")  # one write: lines stay whole
+            os.write(self._fd, json.dumps(event).encode() + b"\n")  # in one write: no torn lines
 
     def _warn(self, text: str) -> None:
         if not self._warned:
@@ -171,14 +166,15 @@ class Run:
         self._warned = True
 
     @never_raises
-    def _open(self, opening: dict[str, Any]) -> None:
+    def _open(self, opening: dict[str, Any], root: Path) -> None:
         """Create the journal, lock it, write its first event and start its shipper."""
         self._journal.parent.mkdir(parents=True, exist_ok=True)
         self._fd = os.open(self._journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL)
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         self._append("open", **opening)
         command = [str(self._journal.parent), "--journal", self._journal.name]
-        shipper = _start_shipper([*command, "--trainer", str(os.getpid())], keep_open=self._fd)
+        command += ["--trainer", str(os.getpid())]
+        shipper = _start_shipper(command, root, keep_open=self._fd)
         self._relay = start_thread(functools.partial(_relay_warnings, shipper))
 
     @never_raises
@@ -190,7 +186,7 @@ class Run:
             self._fd = None
         if self._relay is not None and not self._relay.acquire(timeout=wait_s):
             logger.warning(
-                "tracking: MLflow is slow; the rest is sent meanwhile, from %s", self._journal
+                "tracking: MLflow is slow; the rest of %s is sent in the background", self._journal
             )
 
 
@@ -199,6 +195,7 @@ def open_run(
     stage: str,
     fingerprint: str,
     *,
+    root: str | Path,
     spool: str | Path,
     params: Mapping[str, Any] | None = None,
     parent: str | None = None,
@@ -208,15 +205,18 @@ def open_run(
     system_metrics: bool = False,
     wait_s: float = 20.0,
 ) -> Iterator[Run]:
-    """Open the run of `fingerprint`, a new one or the one of an interrupted process.
+    """Open the run of `fingerprint`: a new one, or that of an interrupted process.
 
-    `parent` is the fingerprint of the run it belongs to; `params` is flat (see `flatten`); `spool`
-    is a folder of this machine that outlives the process and lies outside the outs of DVC. Runs
-    stand in the experiment that MLFLOW_EXPERIMENT_NAME names, else `lm`; those of stages that only
-    prepare data (`makes_model=False`) in `lm-data`, so that `lm` has one row per model. The
-    run ends as FINISHED, as FAILED after an exception, as KILLED after Ctrl-C or an exit status
-    above 128, the sign of a signal; one whose process just vanished is KILLED too. Leaving waits
-    at most `wait_s` for what is still to be sent.
+    root      folder of the local store, see `tracking_uri`
+    spool     folder of the journals, on this machine; it outlives the process and is not an out
+    params    flat, see `flatten`
+    parent    fingerprint of the run that this one belongs to
+    wait_s    how long leaving waits, at most, until all events are sent
+
+    The run is in the experiment that MLFLOW_EXPERIMENT_NAME names, else `lm`. A stage that only
+    prepares data passes `makes_model=False`: its run is in `lm-data`, so that `lm` has one row per
+    model. The run ends as FINISHED; as FAILED after an exception; as KILLED after Ctrl-C, an exit
+    status above 128 (a signal), or if its process vanished.
     """
     exp_name = os.environ.get("DVC_EXP_NAME")
     label = f"{stage}-{exp_name or fingerprint[:8]}"
@@ -233,7 +233,7 @@ def open_run(
     }
     name = f"{time.time_ns()}-{fingerprint[:16]}-{os.getpid()}.jsonl"  # sorts by time
     run = Run(Path(spool).resolve() / name)
-    run._open(opening)
+    run._open(opening, Path(root))
     try:
         yield run
     except BaseException as error:
@@ -242,18 +242,18 @@ def open_run(
     run._close("FINISHED", wait_s)
 
 
-def replay(spool: str | Path) -> int:
-    """Send what earlier runs left in `spool`; return how many events were sent.
+def replay(spool: str | Path, root: str | Path) -> int:
+    """Send what earlier runs left in `spool`; return the number of events sent.
 
-    Journals of runs that are still open are left to them. A tracker that does not answer is
-    reported as a warning, and the events stay.
+    Journals of open runs are left alone. If the tracker does not answer, that is a warning and
+    the events stay. `root` is the folder of the local store, see `tracking_uri`.
     """
     waiting = {
         journal: len(journal.read_bytes().splitlines())
         for journal in Path(spool).resolve().glob("*.jsonl")
     }
     if waiting:
-        _relay_warnings(_start_shipper([str(Path(spool).resolve())]))
+        _relay_warnings(_start_shipper([str(Path(spool).resolve())], Path(root)))
     return sum(events for journal, events in waiting.items() if not journal.exists())
 
 
@@ -269,14 +269,9 @@ def flatten(sections: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def root() -> Path:
-    """Return the repository: DVC_ROOT inside a DVC stage, even in a temporary copy of it."""
-    return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
-
-
-def tracking_uri() -> str:
-    """Return MLFLOW_TRACKING_URI if it is set, else the sqlite store of this repository."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root() / 'mlflow.db'}"
+def tracking_uri(root: str | Path) -> str:
+    """Return MLFLOW_TRACKING_URI if it is set, else the local store: `mlflow.db` in `root`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(root).resolve()}/mlflow.db"
 
 
 def experiment_name(makes_model: bool) -> str:
@@ -305,21 +300,23 @@ def _status_after(error: BaseException) -> str:
     return "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
 
 
-def _start_shipper(arguments: list[str], keep_open: int | None = None) -> subprocess.Popen[str]:
-    """Start the shipper in a session of its own, so that Ctrl-C is not for it.
+def _start_shipper(
+    arguments: list[str], root: Path, keep_open: int | None = None
+) -> subprocess.Popen[str]:
+    """Start the shipper in a session of its own, so that Ctrl-C does not reach it.
 
     `keep_open` is the journal's file: sharing it, trainer and shipper share its lock.
     """
     here = str(Path(lmlib.__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     environment = {**SHIPPER_DEFAULTS, **os.environ}
-    environment |= {"PYTHONPATH": path, "MLFLOW_TRACKING_URI": tracking_uri()}
+    environment |= {"PYTHONPATH": path, "MLFLOW_TRACKING_URI": tracking_uri(root)}
     environment["MLFLOW_ENABLE_ASYNC_LOGGING"] = "false"  # what was sent has arrived
-    # -P: the root of the repository may hold another lmlib than the one of a temporary copy
-    command = [sys.executable, "-P", "-W", "ignore", "-m", "lmlib.tracking", *arguments]
+    # -P: `root` may hold another lmlib than this one, of a temporary copy of the repository
+    command = [sys.executable, "-P", "-W", "ignore", "-m", "lmlib.monitoring.tracking", *arguments]
     return subprocess.Popen(
         command,
-        cwd=root(),
+        cwd=root,
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

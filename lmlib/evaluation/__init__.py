@@ -1,0 +1,26 @@
+"""How good a model is: scores of a text, and how new the samples are that it writes."""
+
+from lmlib.evaluation.novelty import CopiedSpan, copied_spans, distinct_n
+from lmlib.evaluation.samples import (
+    Comparison,
+    compare_with_training,
+    continuation_ids,
+    copying,
+    first_documents,
+)
+from lmlib.evaluation.scoring import Evaluation, EvaluationParams, evaluate, position_curve
+
+__all__ = [
+    "Comparison",
+    "CopiedSpan",
+    "Evaluation",
+    "EvaluationParams",
+    "compare_with_training",
+    "continuation_ids",
+    "copied_spans",
+    "copying",
+    "distinct_n",
+    "evaluate",
+    "first_documents",
+    "position_curve",
+]

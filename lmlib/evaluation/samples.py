@@ -1,0 +1,83 @@
+"""Samples next to the training text: how distinct they are, and how much of them is copied."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+import numpy as np
+
+from lmlib.evaluation.novelty import CopiedSpan, copied_spans, distinct_n
+from lmlib.tokenizer import Tokenizer
+
+HELD_OUT = 100  # validation documents that show what any text shares with the training text
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How samples compare with the training text.
+
+    spans:    the longest copied span of each sample
+    metrics:  distinct_1, _2, _3 (see `distinct_n`), copied and copied_part (see `copying`), the
+              same two of validation documents as held_out_copied and held_out_copied_part, and
+              copied_longest, in tokens; none without samples
+    """
+
+    spans: list[CopiedSpan]
+    metrics: dict[str, float]
+
+
+def compare_with_training(
+    samples: Sequence[Sequence[int]],
+    train_tokens: np.ndarray,
+    held_out: Sequence[Sequence[int]],
+    separator_id: int | None,
+    copied_tokens: int,
+) -> Comparison:
+    """Compare samples with the training text, and validation documents for reference.
+
+    Reads `train_tokens`, which may be a memory map, once. A sample with a span of at least
+    `copied_tokens` tokens counts as copied.
+    """
+    if not samples:
+        return Comparison([], {})
+    spans = copied_spans([*samples, *held_out], train_tokens, separator_id)
+    of_samples, of_held_out = spans[: len(samples)], spans[len(samples) :]
+    metrics = {f"distinct_{n}": distinct_n(samples, n) for n in (1, 2, 3)}
+    metrics |= copying(of_samples, samples, copied_tokens)
+    metrics["copied_longest"] = max(span.length for span in of_samples)
+    reference = copying(of_held_out, held_out, copied_tokens)
+    metrics |= {f"held_out_{name}": value for name, value in reference.items()}
+    return Comparison(of_samples, metrics)
+
+
+def copying(
+    spans: Sequence[CopiedSpan], samples: Sequence[Sequence[int]], copied_tokens: int
+) -> dict[str, float]:
+    """Return how much the samples share with the training text, by the longest span of each.
+
+    copied        share of samples with a span of at least `copied_tokens` tokens
+    copied_part   mean over the samples of the longest span / tokens of the sample
+
+    Both are 0 without samples.
+    """
+    parts = [span.length / max(1, len(ids)) for span, ids in zip(spans, samples, strict=True)]
+    return {
+        "copied": sum(span.length >= copied_tokens for span in spans) / max(1, len(spans)),
+        "copied_part": sum(parts) / max(1, len(spans)),
+    }
+
+
+def first_documents(
+    tokens: np.ndarray, separator_id: int | None, max_tokens: int
+) -> list[list[int]]:
+    """Return the first `max_tokens` tokens of each of the first HELD_OUT documents of a text."""
+    ends = np.flatnonzero(tokens == separator_id)[:HELD_OUT]
+    documents = (part[part != separator_id] for part in np.split(tokens, ends)[:HELD_OUT])
+    return [document[:max_tokens].tolist() for document in documents if len(document)]
+
+
+def continuation_ids(tokenizer: Tokenizer, prompt: str, text: str) -> list[int]:
+    """Return the tokens of `text` as the tokenizer splits it after `prompt`."""
+    before, ids = tokenizer.encode(prompt), tokenizer.encode(prompt + text)
+    shared = takewhile(lambda pair: pair[0] == pair[1], zip(before, ids, strict=False))
+    return ids[len(list(shared)) :]

@@ -1,0 +1,80 @@
+"""Score any text with the trained model; run by hand, not a stage of the pipeline.
+
+Reads:  models/lm/, models/tokenizer/, FILE. Writes: nothing.
+Run:    python -m stages.score FILE
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from lmlib.device import resolve_device
+from lmlib.evaluation import EvaluationParams, evaluate
+from lmlib.params import load_params
+from lmlib.separator import separator_id
+from stages.cli import run_stage
+from stages.paths import PARAMS
+from stages.trained import load_trained
+
+
+def main() -> None:
+    """Print the scores of a file; special tokens in it separate documents, as in training.
+
+    Bytes that are not UTF-8 are scored too, one by one. Raises ValueError for an empty file.
+    """
+    defaults = load_params(PARAMS, "evaluation", EvaluationParams)
+    args = _parse_arguments(defaults)
+    stride = dataclasses.replace(defaults, stride=args.stride).stride  # checked there
+    where = "evaluation.device" if args.device == defaults.device else "--device"
+    model, tokenizer = load_trained(resolve_device(args.device, where))
+    with tempfile.TemporaryDirectory() as folder:
+        tokens_path = Path(folder) / "tokens.npy"
+        if not tokenizer.encode_file(args.file, tokens_path):
+            raise ValueError(f"{args.file}: empty; there is nothing to score")
+        scores = evaluate(
+            model,
+            np.load(tokens_path, mmap_mode="r"),
+            args.file.stat().st_size,
+            context_length=model.params.context_length,
+            stride=stride,
+            start_id=separator_id(tokenizer.special_ids),
+        )
+    if args.json:
+        numbers = {"bytes": args.file.stat().st_size, **scores.metrics()}
+        text = json.dumps(numbers, indent=2)
+    else:
+        text = "\n".join(
+            [
+                f"loss            {scores.loss:.4f} nats per token",
+                f"perplexity      {scores.perplexity:.3f}",
+                f"bits per byte   {scores.bits_per_byte:.4f}",
+                f"token accuracy  {scores.accuracy:.4f}",
+                f"tokens          {scores.tokens}",
+                f"bytes           {args.file.stat().st_size}",
+            ]
+        )
+    sys.stdout.write(text + "\n")
+
+
+def _parse_arguments(defaults: EvaluationParams) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.score",
+        description="Score any text with the trained model.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("file", type=Path, metavar="FILE", help="the text")
+    add("--json", action="store_true", help="for programs")
+    stride_help = "tokens that each window after the first scores"
+    add("--stride", type=int, default=defaults.stride, help=stride_help)
+    add("--device", default=defaults.device, help="auto, cpu, cuda, cuda:N or mps")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,65 @@
+"""lmlib/evaluation/samples.py: by hand, and where a word is cut in two by the end of a prompt."""
+
+import numpy as np
+import pytest
+
+from lmlib.evaluation import (
+    Comparison,
+    compare_with_training,
+    continuation_ids,
+    copied_spans,
+    copying,
+    first_documents,
+)
+from lmlib.tokenizer import Tokenizer
+
+
+def test_continuations_are_read_as_after_their_prompt() -> None:
+    """The tokens of the whole, without those of the prompt, even where a word is cut in two."""
+    merges = [(b"d", b"o"), (b"do", b"g")]
+    vocab = {i: bytes([i]) for i in range(256)} | {256: b"do", 257: b"dog"}
+    tokenizer = Tokenizer(vocab, merges, None)
+    assert continuation_ids(tokenizer, "a ", "dog") == [257]
+    assert continuation_ids(tokenizer, "a d", "og") == [257]
+    assert continuation_ids(tokenizer, "a do", "") == []
+    assert continuation_ids(tokenizer, "", "do") == [256]
+
+
+def test_first_documents() -> None:
+    """At most 3 tokens of each; a separator without text before it makes no document."""
+    tokens = np.array([1, 2, 0, 0, 3, 4, 5, 6, 0, 7])
+    assert first_documents(tokens, 0, max_tokens=3) == [[1, 2], [3, 4, 5], [7]]
+    assert first_documents(tokens, None, max_tokens=3) == [[1, 2, 0]]
+
+
+def test_copying_by_hand() -> None:
+    """Spans of 2 and 6 tokens, in samples of 4 and 8: parts of 1/2 and 3/4."""
+    samples, train = [[1, 2, 3, 4], [5, 6, 7, 8, 9, 10, 11, 12]], np.arange(5, 11)
+    spans = copied_spans(samples, np.concatenate(([3, 4, 0], train)))
+    assert copying(spans, samples, copied_tokens=6) == {"copied": 0.5, "copied_part": 0.625}
+    assert copying(spans, samples, copied_tokens=7)["copied"] == 0.0
+    assert copying([], [], copied_tokens=7) == {"copied": 0.0, "copied_part": 0.0}
+
+
+def test_comparison_by_hand() -> None:
+    """3 of 4 tokens of the sample are copied, and 1 of 2 of the validation document."""
+    comparison = compare_with_training(
+        [[1, 2, 3, 1]], np.array([1, 2, 3, 0, 7]), [[7, 8]], separator_id=0, copied_tokens=3
+    )
+    assert [(span.start, span.length) for span in comparison.spans] == [(0, 3)]
+    assert comparison.metrics == {
+        "distinct_1": 0.75,
+        "distinct_2": 1.0,
+        "distinct_3": 1.0,
+        "copied": 1.0,
+        "copied_part": 0.75,
+        "copied_longest": 3,
+        "held_out_copied": 0.0,
+        "held_out_copied_part": 0.5,
+    }
+
+
+@pytest.mark.parametrize("held_out", [[], [[1, 2]]])
+def test_without_samples_nothing_is_compared(held_out: list[list[int]]) -> None:
+    nothing = compare_with_training([], np.array([1, 2]), held_out, None, copied_tokens=2)
+    assert nothing == Comparison([], {})

@@ -1,0 +1,112 @@
+"""`python -m stages.score` in a folder of its own, with a model that was never trained."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lmlib.checkpoint import load_model
+from lmlib.evaluation import evaluate
+from lmlib.separator import SEPARATOR
+from lmlib.tokenizer import Tokenizer
+from stages.cli import run_stage
+from stages.paths import MODEL, TOKENIZER
+from stages.score import main
+from tests.pipeline.trained import CONTEXT_LENGTH, STORY, make_trained
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with params.yaml, a tokenizer and a model."""
+    folder = tmp_path_factory.mktemp("trained")
+    make_trained(folder)
+    return folder
+
+
+@pytest.fixture
+def score(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Return a function that runs the script with `arguments` and returns what it printed."""
+    monkeypatch.chdir(trained)
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["score", *arguments])
+        run_stage(main)
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        (STORY * 20 + SEPARATOR + STORY).encode(),
+        b"Once",  # shorter than the context
+        b"x",  # one token
+        b"ab\xff\xfe cd \xe2\x82",  # no UTF-8, and a character cut short
+    ],
+    ids=["long", "short", "one token", "bytes"],
+)
+def test_any_text(score: Callable[..., str], trained: Path, tmp_path: Path, content: bytes) -> None:
+    """All its tokens after a separator, over all its bytes; nothing new lies in the folder."""
+    text = tmp_path / "text.txt"
+    text.write_bytes(content)
+    before = files_below(trained)
+    scores = json.loads(score(str(text), "--json", "--stride", "5"))
+    assert files_below(trained) == before
+
+    tokenizer = Tokenizer.load(trained / TOKENIZER)
+    tokenizer.encode_file(text, tmp_path / "tokens.npy")
+    tokens = np.load(tmp_path / "tokens.npy")
+    assert tokenizer.decode_bytes(tokens) == content
+    expected = evaluate(
+        load_model(trained / MODEL),
+        tokens,
+        len(content),
+        context_length=CONTEXT_LENGTH,
+        stride=5,
+        start_id=tokenizer.special_ids[SEPARATOR],
+    )
+    assert scores == {"bytes": len(content), **expected.metrics()}
+
+
+def files_below(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_scores_as_a_table(score: Callable[..., str], tmp_path: Path) -> None:
+    """The same numbers as for programs."""
+    (tmp_path / "text.txt").write_text(STORY, encoding="utf-8")
+    table = score(str(tmp_path / "text.txt"))
+    scores = json.loads(score(str(tmp_path / "text.txt"), "--json"))
+    shown = {line[:16].strip(): float(line[16:].split()[0]) for line in table.splitlines()}
+    assert shown == {
+        "loss": round(scores["loss"], 4),
+        "perplexity": round(scores["perplexity"], 3),
+        "bits per byte": round(scores["bits_per_byte"], 4),
+        "token accuracy": round(scores["accuracy"], 4),
+        "tokens": scores["tokens"],
+        "bytes": len(STORY),
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["empty.txt"], "error: empty.txt: empty; there is nothing to score"),
+        (["missing.txt"], "error: .*missing.txt: no such file"),
+        (["models"], "error: .*models: is a folder"),
+        (["empty.txt", "--stride", "0"], "error: stride is 0; it must be at least 1"),
+        (["empty.txt", "--device", "tpu"], "error: --device is 'tpu'; choose auto"),
+    ],
+)
+def test_bad_input(
+    score: Callable[..., str], trained: Path, arguments: list[str], message: str
+) -> None:
+    (trained / "empty.txt").touch()
+    with pytest.raises(SystemExit, match=f"^{message}"):
+        score(*arguments)
