@@ -8,7 +8,12 @@ import logging
 
 from lmlib.native import is_compiled, load_kernels
 
-PACKAGES = ("lmlib.tokenizer.kernels", "lmlib.sampling.kernels", "lmlib.optim.kernels")
+PACKAGES = (
+    "lmlib.tokenizer.kernels",
+    "lmlib.optim.kernels",
+    "lmlib.sampling.kernels",
+    "lmlib.evaluation.kernels",
+)
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s")

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from numba import njit
 
+from lmlib.evaluation.kernels.records import READING
+from lmlib.native import address_of, load_kernels, record
 from lmlib.tokens import blocks
 
 GAP = -1  # stands between two samples; no token id
@@ -108,14 +109,29 @@ class SuffixAutomaton:
         for token, target in self.next[0].items():
             if token != GAP:
                 by_token[token] = target
-        automaton = (np.cumsum([0, *map(len, edges)]), labels, targets, length, link, by_token)
         best, ends = np.zeros_like(length), np.zeros_like(length)
-        state = matched = offset = 0
+        arrays = {
+            "firsts": np.cumsum([0, *map(len, edges)]),
+            "labels": np.ascontiguousarray(labels),
+            "targets": np.ascontiguousarray(targets),
+            "length": length,
+            "link": link,
+            "by_token": by_token,
+            "best": best,
+            "ends": ends,
+        }
+        reading = record(
+            READING,
+            **arrays,
+            num_states=len(length),
+            num_edges=len(labels),
+            num_tokens=len(by_token),
+            separator_id=separator_id,
+        )
+        kernels = load_kernels("lmlib.evaluation.kernels")
         for block in blocks(text):
-            state, matched = _read(
-                np.asarray(block), offset, separator_id, automaton, state, matched, best, ends
-            )
-            offset += len(block)
+            tokens = np.asarray(block).astype(np.int64)
+            kernels.read(address_of(tokens), len(tokens), address_of(reading))
         order = np.argsort(length, kind="stable")
         for state in order[:0:-1].tolist():  # what ends here, ends as a shorter match there
             shorter = self.link[state]
@@ -125,43 +141,3 @@ class SuffixAutomaton:
             if not best[state]:
                 best[state], ends[state] = best[self.link[state]], ends[self.link[state]]
         return best[self.prefixes], ends[self.prefixes]
-
-
-@njit(cache=True)
-def _read(text, offset, separator_id, automaton, state, matched, best, ends):
-    """Read a block; note the longest match that ended in each state, and where it first did.
-
-    Before each token, the last `matched` tokens are a substring of `state`, the longest of those
-    that end there; both are returned for the next block.
-
-    automaton   the edges of state s are those from firsts[s] to firsts[s + 1], by their labels;
-                where those of state 0 lead, which are many, by_token says at once
-    best, ends  (states,) int64: tokens of the match, and how many of `text` are read at its end
-    """
-    firsts, labels, targets, length, link, by_token = automaton
-    for i in range(len(text)):
-        token = np.int64(text[i])
-        if token == separator_id:
-            state, matched = 0, 0
-            continue
-        while state:
-            low, end = firsts[state], firsts[state + 1]
-            high = end
-            while low < high:
-                middle = (low + high) >> 1
-                if labels[middle] < token:
-                    low = middle + 1
-                else:
-                    high = middle
-            if low < end and labels[low] == token:
-                state = targets[low]
-                matched += 1
-                break
-            state = link[state]
-            matched = length[state]
-        else:
-            state = by_token[token] if token < len(by_token) else 0
-            matched = np.int64(state > 0)
-        if matched > best[state]:
-            best[state], ends[state] = matched, offset + i + 1
-    return state, matched

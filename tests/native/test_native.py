@@ -11,6 +11,7 @@ import pytest
 
 from lmlib import native
 from lmlib.native import address_of, load_kernels, record
+from stages.compile_kernels import PACKAGES
 from tests.pipeline.imports import ROOT
 
 SOURCE = """
@@ -210,9 +211,7 @@ def test_an_unknown_package_is_named() -> None:
         load_kernels("nosuch")
 
 
-@pytest.mark.parametrize(
-    "package", ["lmlib.tokenizer.kernels", "lmlib.sampling.kernels", "lmlib.optim.kernels"]
-)
+@pytest.mark.parametrize("package", PACKAGES)
 def test_the_kernels_of_the_project_call_nothing_but_c(package: str) -> None:
     """They are linked in processes without Numba: what they call must be there."""
     from lmlib.native.compiling import compile_package

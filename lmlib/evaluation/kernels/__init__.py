@@ -1,0 +1,1 @@
+"""Kernels of evaluation; records.py alone is imported without Numba."""
