@@ -21,7 +21,8 @@ from lmlib.tokenizer.splitting import Splitter
 logger = logging.getLogger(__name__)
 
 KERNELS = "lmlib.tokenizer.kernels"
-ENGINE_MIN_BYTES = 1 << 18  # below, plain Python is done before the kernels are loaded
+# Of a text: below, plain Python is done before the kernels are loaded, or before they are compiled.
+ENGINE_MIN_BYTES, COMPILING_MIN_BYTES = 1 << 18, 1 << 22
 MAX_BYTES = 1 << 30  # of a text, and of the long words of one counter: offsets are 32 bits wide
 ENGINE_MAX_ID = (1 << 20) - 1  # tables have a row for each id
 ENGINE_PATTERNS = {"gpt2": GPT2, "cl100k": CL100K, "o200k": O200K}
@@ -43,7 +44,11 @@ def is_loaded() -> bool:
 
 def pays(num_bytes: int) -> bool:
     """Return whether the kernels are loaded, or a text repays loading them, which is then done."""
-    return is_loaded() or (num_bytes >= ENGINE_MIN_BYTES and try_load())
+    if is_loaded():
+        return True
+    if num_bytes < ENGINE_MIN_BYTES:
+        return False
+    return (num_bytes >= COMPILING_MIN_BYTES or native.is_compiled(KERNELS)) and try_load()
 
 
 def try_load() -> bool:

@@ -56,6 +56,7 @@ def tokenizer(learnt: Learnt) -> Tokenizer:
 @pytest.fixture
 def always_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Send inputs of any size through the kernels."""
+    engine.load()
     monkeypatch.setattr(engine, "ENGINE_MIN_BYTES", 0)
     monkeypatch.setattr("lmlib.tokenizer.codec.ENGINE_HABIT_BYTES", 0)
     monkeypatch.setattr("lmlib.tokenizer.train.PLAIN_MERGES", -1)

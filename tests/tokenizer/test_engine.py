@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lmlib import native
 from lmlib.tokenizer import Tokenizer, encoder, engine, train_bpe
 from lmlib.tokenizer.patterns import PATTERNS
 from lmlib.tokenizer.reference import learn_merges
@@ -37,6 +38,26 @@ any_bytes = st.one_of(texts.map(str.encode), raw_bytes)
 def test_every_named_pattern_has_kernels() -> None:
     """Otherwise the tests below would compare plain Python with plain Python."""
     assert set(engine.ENGINE_PATTERNS) == set(PATTERNS)
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "state", "expected"),
+    [
+        (1, "loaded", True),
+        (1, "compiled", False),
+        (1 << 20, "compiled", True),
+        (1 << 20, "", False),  # plain Python is done before they are compiled
+        (1 << 23, "", True),
+    ],
+)
+def test_kernels_are_loaded_where_that_pays(
+    monkeypatch: pytest.MonkeyPatch, num_bytes: int, state: str, expected: bool
+) -> None:
+    monkeypatch.undo()  # of `always_engine`
+    monkeypatch.setattr(engine, "is_loaded", lambda: state == "loaded")
+    monkeypatch.setattr(engine, "try_load", lambda: True)
+    monkeypatch.setattr(native, "is_compiled", lambda _: state == "compiled")
+    assert engine.pays(num_bytes) == expected
 
 
 # -- splitting
