@@ -1,7 +1,9 @@
 """Encode and decode with the kernels: the tables of one tokenizer."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,14 +31,54 @@ class Cache:
         self.lost = np.zeros(1, dtype=np.int64)
 
 
-class Workspace:
-    """What one thread at a time encodes with: room for a text, its pre-tokens and its ids."""
+@dataclass(frozen=True)
+class Tables:
+    """What texts are encoded with: how they are split, the ids of special tokens, the cache."""
 
-    def __init__(self, **tables: NDArray | int) -> None:
+    rules: TextRules
+    special_ids: NDArray[np.uint32]
+    cache: Cache
+
+    def fields(self) -> dict[str, int]:
+        """Return the fields of a JOB."""
+        return {
+            "classes": self.rules.classes,
+            "pattern": self.rules.pattern,
+            "special": self.rules.special,
+            "special_ids": address_of(self.special_ids),
+            "rows": address_of(self.cache.rows),
+            "num_rows": len(self.cache.rows) // 32,
+            "lost": address_of(self.cache.lost),
+        }
+
+
+class Workspace:
+    """What one thread at a time encodes with: room for texts, their pre-tokens and their ids.
+
+    Its `job` is for a single text, from 0 to starts[1], and has not to be changed for the next one.
+    """
+
+    def __init__(self, **fields: NDArray[Any] | int) -> None:
+        self.tables: Tables | None = None
         self.room = np.zeros(ROOM_BYTES, dtype=np.uint8)
-        self.job = record(JOB, room=self.room, **tables)
+        self.starts, self.id_starts = np.zeros(2, np.int64), np.zeros(2, np.int64)
+        self.job = record(
+            JOB,
+            room=self.room,
+            starts=self.starts,
+            id_starts=self.id_starts,
+            num_texts=1,
+            **fields,
+        )
         self.address = address_of(self.job)
         self.make_room(1 << 10)
+
+    def use(self, tables: Tables) -> None:
+        """Encode with these tables from now on."""
+        if self.tables is not tables:
+            self.tables = tables
+            for name, value in tables.fields().items():
+                self.job[name] = value
 
     def make_room(self, size: int) -> None:
         """Have room for texts of `size` bytes in all."""
@@ -45,9 +87,8 @@ class Workspace:
         self.text = self.data.data  # faster to write to than through NumPy
         self.ends = np.empty(size, dtype=np.int32)
         self.ids = np.empty(size + 8, dtype=np.uint32)
-        job = self.job[0]
-        job["text"], job["ends"] = address_of(self.data), address_of(self.ends)
-        job["ids"] = address_of(self.ids)
+        self.job["text"], self.job["ends"] = address_of(self.data), address_of(self.ends)
+        self.job["ids"] = address_of(self.ids)
 
 
 class Encoder:
@@ -76,14 +117,14 @@ class Encoder:
         self._merges = np.full((size, 2), FREE, dtype=np.uint64)
         self._kernels.fill_merges(address_of(found), len(found), address_of(self._merges), size)
         self._cache = Cache()
+        self._tables: dict[Splitter, Tables] = {}
         self._idle: list[Workspace] = []  # append and pop are atomic
-        self._rules: dict[Splitter, tuple[TextRules, NDArray[np.uint32]]] = {}
 
     def encode(self, data: bytes, splitter: Splitter) -> list[int]:
         """Return the ids of UTF-8, or of any bytes."""
-        space = self._workspace(len(data))
+        space = self._workspace(len(data), splitter)
         space.text[: len(data)] = data
-        ids = self._run(space, np.array((0, len(data))), splitter)[0].tolist()
+        ids = self._encode_one(space, len(data)).tolist()
         self._give_back(space)
         return ids
 
@@ -92,11 +133,14 @@ class Encoder:
     ) -> tuple[NDArray[np.unsignedinteger], NDArray[np.int64]]:
         """Return the ids of all texts, and where those of each begin, and the end."""
         starts = np.cumsum([0, *map(len, texts)], dtype=np.int64)
+        id_starts = np.empty_like(starts)
         size = int(starts[-1])
-        space = self._workspace(size)
+        space = self._workspace(size, splitter)
         space.text[:size] = b"".join(texts)
-        ids, id_starts = self._run(space, starts, splitter)
-        ids = ids.astype(dtype)
+        job = space.job.copy()
+        job["starts"], job["num_texts"] = address_of(starts), len(texts)
+        job["id_starts"] = address_of(id_starts)
+        ids = self._encode(space, address_of(job)).astype(dtype)
         self._give_back(space)
         return ids, id_starts
 
@@ -110,14 +154,14 @@ class Encoder:
     ) -> NDArray[np.unsignedinteger]:
         """Return the ids of a byte range of a file."""
         size = end - start
-        space = self._workspace(size)
+        space = self._workspace(size, splitter)
         read_into(file, start, space.text[:size])
-        ids = self._run(space, np.array((0, size)), splitter)[0].astype(dtype)
+        ids = self._encode_one(space, size).astype(dtype)
         self._give_back(space)
         return ids
 
-    def _workspace(self, size: int) -> Workspace:
-        """Return a workspace with room for a text of `size` bytes."""
+    def _workspace(self, size: int, splitter: Splitter) -> Workspace:
+        """Return a workspace with room for texts of `size` bytes in all."""
         check_size(size)
         try:
             space = self._idle.pop()
@@ -129,35 +173,37 @@ class Encoder:
             )
         if space.size < size:
             space.make_room(1 << (size - 1).bit_length())
+        space.use(self._tables_for(splitter))
         return space
+
+    def _tables_for(self, splitter: Splitter) -> Tables:
+        """Return the tables for a splitter, those of the last text where the cache is still good."""
+        cache = self._cache
+        if cache.lost[0] > MAX_LOST:
+            self._cache = cache = Cache()
+        tables = self._tables.get(splitter)
+        if tables is None or tables.cache is not cache:
+            ids = [self._special_ids[token] for token in splitter.special_tokens]
+            tables = Tables(TextRules.of(splitter), np.array(ids, dtype=np.uint32), cache)
+            self._tables[splitter] = tables
+        return tables
+
+    def _encode_one(self, space: Workspace, size: int) -> NDArray[np.uint32]:
+        """Return the ids of the text in a workspace, where they are."""
+        space.starts[1] = size
+        return self._encode(space, space.address)
+
+    def _encode(self, space: Workspace, job: int) -> NDArray[np.uint32]:
+        """Do the JOB at an address; return its ids, which are in the workspace."""
+        num_ids = self._kernels.encode_texts(job)
+        if num_ids < 0:
+            raise MemoryError("no memory to merge a long pre-token")
+        return space.ids[:num_ids]
 
     def _give_back(self, space: Workspace) -> None:
         if space.size > KEPT_BYTES:
             space.make_room(KEPT_BYTES)
         self._idle.append(space)
-
-    def _run(
-        self, space: Workspace, starts: NDArray[np.int64], splitter: Splitter
-    ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-        """Return the ids, which are in the workspace, and where those of each text begin."""
-        if splitter not in self._rules:
-            ids = [self._special_ids[token] for token in splitter.special_tokens]
-            self._rules[splitter] = TextRules.of(splitter), np.array(ids, dtype=np.uint32)
-        rules, special_ids = self._rules[splitter]
-        cache = self._cache
-        if cache.lost[0] > MAX_LOST:
-            self._cache = cache = Cache()
-        id_starts = np.empty(len(starts), dtype=np.int64)
-        job = space.job[0]
-        job["starts"], job["num_texts"] = address_of(starts), len(starts) - 1
-        job["id_starts"] = address_of(id_starts)
-        job["classes"], job["pattern"], job["special"] = rules.classes, rules.pattern, rules.special
-        job["special_ids"] = address_of(special_ids)
-        job["rows"], job["num_rows"] = address_of(cache.rows), len(cache.rows) // 32
-        job["lost"] = address_of(cache.lost)
-        if self._kernels.encode_texts(space.address) < 0:
-            raise MemoryError("no memory to merge a long pre-token")
-        return space.ids[: id_starts[-1]], id_starts
 
 
 class TokenTable:
