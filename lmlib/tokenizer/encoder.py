@@ -177,7 +177,7 @@ class Encoder:
         return space
 
     def _tables_for(self, splitter: Splitter) -> Tables:
-        """Return the tables for a splitter, those of the last text where the cache is still good."""
+        """Return the tables for a splitter: those of the last text, while the cache is good."""
         cache = self._cache
         if cache.lost[0] > MAX_LOST:
             self._cache = cache = Cache()
