@@ -30,8 +30,9 @@ STAND_INS = "\u00a7\u0300\u0660\u3000\u00c0\u00e0\u05d0"
 CLASS_BITS = 3  # of a run in characters.bin
 CLASS_MASK = (1 << CLASS_BITS) - 1
 
+# Characters met so far whose class is the same in the installed `regex`; emptied when too many.
 MAX_AGREED = 1 << 16
-_agreed: set[str] = set()  # characters seen whose class is the same in the installed `regex`
+_agreed: set[str] = set()
 
 # The number of the group that matches is the class.
 _CLASSES = regex.compile(r"(\p{M})|(\p{N})|(\s)|([\p{Lu}\p{Lt}])|(\p{Ll})|([\p{Lm}\p{Lo}])")
@@ -61,7 +62,7 @@ def char_class(character: str) -> int:
 def regex_class(character: str) -> int:
     """Return the class of one character in the installed `regex`."""
     match = _CLASSES.match(character)
-    return match.lastindex or OTHER if match else OTHER
+    return (match and match.lastindex) or OTHER
 
 
 def for_regex(text: str) -> str:
@@ -75,7 +76,7 @@ def for_regex(text: str) -> str:
     changed: dict[int, str] = {}
     for character in set(text) - _agreed:
         right = char_class(character)
-        if character.isascii() or regex_class(character) == right:
+        if regex_class(character) == right:
             _agreed.add(character)
         else:
             changed[ord(character)] = STAND_INS[right]
