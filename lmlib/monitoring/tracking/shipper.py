@@ -421,25 +421,26 @@ def follow(spool: Path, name: str, trainer: int) -> None:
     that was not sent stays in the spool, for the next shipper.
     """
     journal = Journal(spool / name)
-    sender = Sender(spool, journal)
-    while not journal.is_over(trainer):
-        if time.monotonic() >= sender.next_try:
-            outcome = sender.send()
-            if outcome == "failed" and is_remote() and journal.is_over(trainer):
-                return  # that try was slow, and the run ended meanwhile
-        time.sleep(POLL_EVERY_S)
+    with journal.file:
+        sender = Sender(spool, journal)
+        while not journal.is_over(trainer):
+            if time.monotonic() >= sender.next_try:
+                outcome = sender.send()
+                if outcome == "failed" and is_remote() and journal.is_over(trainer):
+                    return  # that try was slow, and the run ended meanwhile
+            time.sleep(POLL_EVERY_S)
 
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        is_last_try = time.monotonic() > deadline
-        outcome = sender.send(close=True)
-        if outcome == "sent" or (outcome == "failed" and is_remote()):
-            return
-        if is_last_try:
-            if outcome == "busy":
-                logger.warning("another process still sends this run: %s waits", journal.path)
-            return
-        time.sleep(POLL_EVERY_S)
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            is_last_try = time.monotonic() > deadline
+            outcome = sender.send(close=True)
+            if outcome == "sent" or (outcome == "failed" and is_remote()):
+                return
+            if is_last_try:
+                if outcome == "busy":
+                    logger.warning("another process still sends this run: %s waits", journal.path)
+                return
+            time.sleep(POLL_EVERY_S)
 
 
 def ready(spool: Path, journal: Journal, tracker: Tracker) -> bool:
