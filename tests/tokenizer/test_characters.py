@@ -77,14 +77,6 @@ def test_the_file_is_what_the_script_makes() -> None:
     assert FILE.read_bytes() == make_characters(database)
 
 
-def test_the_classes_are_those_of_the_kernels() -> None:
-    from lmlib.tokenizer import kernels
-
-    names = ("OTHER", "MARK", "NUMBER", "SPACE", "UPPER", "LOWER", "CASELESS")
-    for name in names:
-        assert getattr(characters, name) == getattr(kernels, name)
-
-
 def test_one_character_has_the_class_of_the_table() -> None:
     """At the first and last character of each run."""
     classes = char_classes()
