@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lmlib.device import compiled, deterministic, keep_freed_memory, should_compile, to_device
 from lmlib.model import TransformerLM
 from lmlib.model.loss import CPU_LOGITS, GPU_LOGITS, LEAST_ROWS
+from lmlib.runtime import Runtime, to_device
 
 CPU_TOKENS, GPU_TOKENS = 1 << 12, 1 << 16  # in a pass: a matter of memory and speed
 COMPILE_PASSES = 1000  # from so many on, half a minute of compiling comes back on a GPU
@@ -170,11 +170,12 @@ def _scores(
     rows = math.ceil(len(ends) / passes)
     batches = np.array_split(np.arange(len(ends)), passes)
     scores: nn.Module = TokenScores(model)
-    keep_freed_memory(device)
-    with deterministic(device):
-        if passes >= COMPILE_PASSES and should_compile("auto", device, "evaluate"):
+    runtime = Runtime(device)
+    runtime.keep_freed_memory()
+    with runtime.deterministic():
+        if passes >= COMPILE_PASSES:
             zeros = torch.zeros(rows, length, dtype=torch.int64, device=device)
-            scores = compiled(scores, lambda module: module(zeros, zeros), "evaluate")
+            scores = runtime.compile(scores, lambda module: module(zeros, zeros), "auto")
         for batch in tqdm(batches, desc="evaluate", unit="batch", disable=None):
             filled = ends[np.resize(batch, rows)]  # one shape for all: a compiler makes one program
             ids = np.stack([_window(tokens, end, length, start_id) for end in filled.tolist()])

@@ -11,8 +11,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lmlib.files import write_atomically
-from lmlib.signals import terminate_with_parent
 from lmlib.tracking import root
+from stages.parent import terminate_with_parent
 
 SETTLED_AFTER_S = 60.0
 

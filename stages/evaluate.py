@@ -17,15 +17,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lmlib.checkpoint import ResumeStore
 from lmlib.data import TokenDataset
-from lmlib.device import resolve_device
 from lmlib.evaluation import Evaluation, EvaluationParams, evaluate, position_curve
 from lmlib.files import write_atomically, write_json
 from lmlib.novelty import CopiedSpan, copied_spans, distinct_n
 from lmlib.params import load_params
+from lmlib.runtime import resolve_device
 from lmlib.sampling import SamplingParams, generate_text
 from lmlib.separator import SEPARATOR
+from lmlib.states import discard
 from lmlib.tokenizer import Tokenizer
 from lmlib.tracking import flatten, open_run
 from stages.cli import run_stage
@@ -119,7 +119,7 @@ def evaluate_model(params: EvaluationParams) -> None:
             on_parent=True,
         )
     # DVC has the trained model by now: what it was resumed from is no longer needed
-    ResumeStore(resume_folder(trained_as)).discard()
+    discard(resume_folder(trained_as))
 
 
 def score_file(path: Path, stride: int, device: torch.device, *, as_json: bool) -> None:

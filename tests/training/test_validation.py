@@ -1,4 +1,4 @@
-"""lmlib/validation.py: which windows the estimate takes, and how it weighs them."""
+"""lmlib/training/validation.py: which windows the estimate takes, and how it weighs them."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lmlib.functional import cross_entropy
 from lmlib.model import ModelParams, TransformerLM
-from lmlib.validation import sampled_loss
+from lmlib.training.validation import sampled_loss
 from tests.tiny_models import shapes_seen_by, successor
 
 MODEL = TransformerLM(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lmlib.stopping import EarlyStopping, FiniteGuard
+from lmlib.training.stopping import EarlyStopping, FiniteGuard
 
 FINE, BAD = torch.tensor(1.0), torch.tensor(torch.inf)
 
