@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from lmlib.model import TransformerLM
 from lmlib.model.loss import CPU_LOGITS, GPU_LOGITS, LEAST_ROWS
+from lmlib.params import Count, check_bounds
 from lmlib.runtime import Runtime, to_device
 
 CPU_TOKENS, GPU_TOKENS = 1 << 12, 1 << 16  # in a pass: a matter of memory and speed
@@ -30,14 +31,12 @@ class EvaluationParams:
     device:         auto (cuda, mps, cpu), cpu, cuda, cuda:N or mps
     """
 
-    stride: int
-    copied_tokens: int
+    stride: Count
+    copied_tokens: Count
     device: str
 
     def __post_init__(self) -> None:
-        for name in ("stride", "copied_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_bounds(self)
 
 
 @dataclass(frozen=True)
