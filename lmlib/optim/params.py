@@ -14,7 +14,10 @@ from lmlib.params import (
     check_bounds,
 )
 
-TwoBelowOne = Bound("two numbers in [0, 1)", lambda pair: all(0 <= x < 1 for x in pair))
+Betas = Annotated[
+    tuple[float, float],
+    Bound("two numbers in [0, 1)", lambda betas: all(0 <= beta < 1 for beta in betas)),
+]
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class OptimParams:
 
     name: Literal["adamw", "muon"]
     lr: Positive
-    betas: Annotated[tuple[float, float], TwoBelowOne]
+    betas: Betas
     eps: Positive
     weight_decay: PositiveOrZero
     schedule: Literal["cosine", "linear", "wsd", "constant"]

@@ -1,4 +1,4 @@
-"""lmlib/optim/muon.py: the orthogonal steps, and AdamW beside them."""
+"""lmlib/optim/muon.py: the orthogonal steps, and AdamW next to them."""
 
 import math
 from typing import Any

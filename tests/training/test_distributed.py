@@ -1,6 +1,6 @@
 """Several processes: the curves of one, states that all can resume, a clear end when one dies.
 
-Run as a script, this file is the training whose processes torchrun starts, on the CPU.
+Run as a script, this file is the run whose processes torchrun starts, on the CPU.
 """
 
 import json
@@ -54,7 +54,7 @@ MUON = replace(OPTIM, name="muon")
 FSDP = replace(TRAIN, parallel="fsdp")
 OVERFITTING = replace(TRAIN, num_steps=200, valid_every=2, log_every=10, patience=3)
 
-# trainings that two processes do as one does, each with its optimizer
+# runs that are the same in two processes as in one, each with its optimizer
 SAME: dict[str, tuple[TrainParams, OptimParams]] = {
     "ddp": (TRAIN, OPTIM),
     "ddp-parts": (replace(TRAIN, micro_batch_size=1), OPTIM),
@@ -66,7 +66,7 @@ SAME: dict[str, tuple[TrainParams, OptimParams]] = {
     "fsdp-muon": (FSDP, MUON),
     "fsdp-patience": (replace(OVERFITTING, parallel="fsdp"), OPTIM),
 }
-# how a training goes until step 10, and from there on; None: in one process
+# how a run trains until step 10, and after it; None: in one process
 RESUMED: dict[str, tuple[TrainParams | None, TrainParams | None]] = {
     "ddp-ddp": (TRAIN, TRAIN),
     "fsdp-fsdp": (FSDP, FSDP),
@@ -80,7 +80,7 @@ RESUMED: dict[str, tuple[TrainParams | None, TrainParams | None]] = {
 
 
 class Scripted(TokenDataset):
-    """Does something when the batch of step 10 is taken: in the middle of a training."""
+    """Does something when the batch of step 10 is taken: in the middle of a run."""
 
     def __init__(self, action: Any, data: TokenDataset = NOISE) -> None:
         super().__init__(data.tokens, data.info)
@@ -120,8 +120,8 @@ def data_of(params: TrainParams) -> TokenDataset:
 # -- what the processes do
 
 
-def many_trainings(folder: Path, world: World) -> None:
-    """All trainings of SAME and RESUMED; what each process saw goes to a file of its own."""
+def many_runs(folder: Path, world: World) -> None:
+    """All runs of SAME and RESUMED; what each process saw goes to a file of its own."""
     on_step: Any = lambda step, metrics: None  # noqa: E731
     if not world.is_main:
 
@@ -179,8 +179,8 @@ def lingering(folder: Path, world: World) -> None:
 def main() -> None:
     job, folder = sys.argv[1], Path(sys.argv[2])
     with join(CPU) as world:
-        if job == "many trainings":
-            many_trainings(folder, world)
+        if job == "many runs":
+            many_runs(folder, world)
         elif job == "lingering":
             lingering(folder, world)
         elif job == "to the end":
@@ -213,13 +213,13 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of the trainings in two processes."""
-    folder = tmp_path_factory.mktemp("trainings")
+    """The folder of the runs in two processes."""
+    folder = tmp_path_factory.mktemp("runs")
     for name, (first, _) in RESUMED.items():
         if first is None:
             with pytest.raises(Interrupted):
                 run(folder / name, data=Scripted(terminate))
-    status, errors = finish(start("many trainings", folder))
+    status, errors = finish(start("many runs", folder))
     assert status == 0, errors
     return folder
 

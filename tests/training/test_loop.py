@@ -1,4 +1,4 @@
-"""The training loop; above all that an interrupted training ends like an undisturbed one."""
+"""The training loop; above all that an interrupted run ends like an uninterrupted one."""
 
 import io
 import itertools
@@ -219,7 +219,7 @@ def test_signal_at_the_last_step_lets_the_training_end(tmp_path: Path) -> None:
 
 
 class InterruptingDataset(TokenDataset):
-    """Sends SIGTERM whenever a batch is taken: a training on it ends after one step."""
+    """Sends SIGTERM whenever a batch is taken: a run on it ends after one step."""
 
     def batch(self, step: int, **settings: Any) -> Batch:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -243,7 +243,7 @@ def test_every_step_may_be_the_last_before_an_interruption(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.slow)])
 def test_kill_9_at_any_moment(tmp_path: Path, kills: int) -> None:
-    """Killed that often, the training ends with the bits of one that was left alone."""
+    """Killed that often, a run ends with the bits of one that was left alone."""
     code = (
         "import sys; from tests.training import test_loop; test_loop.survive_kills(*sys.argv[1:])"
     )
@@ -259,7 +259,7 @@ def test_kill_9_at_any_moment(tmp_path: Path, kills: int) -> None:
 
 
 def survive_kills(folder: str, kills: str) -> None:
-    """Train in child processes, so many of which are killed before they get to the end.
+    """Train in child processes; the first `kills` of them are killed before they finish.
 
     The children are forks of a process that has imported torch but never computed with it: that
     takes milliseconds, where a new process takes seconds to import.
@@ -288,9 +288,9 @@ def survive_kills(folder: str, kills: str) -> None:
 
     for _ in range(int(kills)):
         if train_in_fork("killed", rng.uniform(0, 0.02)) != -signal.SIGKILL:
-            sys.exit("a training ended, or failed, before it was killed")
+            sys.exit("a run ended, or failed, before it was killed")
     if train_in_fork("killed", None) or train_in_fork("whole", None):
-        sys.exit("a training that nobody killed failed")
+        sys.exit("a run that nobody killed failed")
 
 
 def test_finished_training_takes_no_more_steps(tmp_path: Path) -> None:
@@ -363,7 +363,7 @@ def test_a_validation_loss_that_is_not_finite_ends_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last update may break what its own loss and gradients did not show."""
-    monkeypatch.setattr("lmlib.training.loop.sampled_loss", lambda *args, **kwargs: math.nan)
+    monkeypatch.setattr("lmlib.training.trainer.sampled_loss", lambda *args, **kwargs: math.nan)
     with pytest.raises(FloatingPointError, match="step 5: the validation loss is nan"):
         run(tmp_path, replace(TRAIN, checkpoint_every=3))
     assert [path.name for path in sorted(tmp_path.glob("step-*.pt"))] == ["step-000000003.pt"]
@@ -528,7 +528,7 @@ def test_float16_resumes_with_the_scale_of_its_loss(tmp_path: Path) -> None:
     """The first steps overflow, are skipped and halve the scale, which the state holds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "lmlib.training.loop.GradScaler",
+            "lmlib.training.trainer.GradScaler",
             lambda device, enabled: GradScaler(
                 device, init_scale=2.0**40, growth_interval=3, enabled=enabled
             ),
@@ -602,7 +602,7 @@ def test_saves_when_the_minutes_have_passed(
     """A clock that shows one minute more at each look: two minutes pass every few steps."""
     minutes = itertools.count()
     clock = SimpleNamespace(monotonic=lambda: 60.0 * next(minutes))
-    monkeypatch.setattr("lmlib.training.loop.time", clock)
+    monkeypatch.setattr("lmlib.training.trainer.time", clock)
     saved: list[int] = []
 
     class NotingStore(ResumeStore):
@@ -667,7 +667,7 @@ def test_without_patience_the_last_weights_are_kept(tmp_path: Path) -> None:
     assert result.valid_loss == losses[-1] > min(losses)
 
 
-# -- looking into a training
+# -- looking into a run
 
 
 def test_overfits_one_batch(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""When a training ends before its last step."""
+"""A run that ends before its last step."""
 
 import pytest
 import torch

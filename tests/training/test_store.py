@@ -37,7 +37,7 @@ def test_store_restores_the_newest_state(tmp_path: Path) -> None:
 
 
 class Counter:
-    """A part of a training whose state is a number."""
+    """A part of a run whose state is a number."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -71,7 +71,7 @@ def test_store_keeps_the_newest_two(tmp_path: Path) -> None:
 def test_store_writes_in_the_background_what_was_when_it_was_asked_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The training goes on while the state waits to be written: here until it has changed all."""
+    """Training continues while the state waits to be written: here until everything has changed."""
     changed = threading.Event()
 
     def wait_and_write(path: Path, content: bytes) -> None:
