@@ -293,8 +293,9 @@ def test_a_value_out_of_bounds_is_named_with_its_bound(
     "name", ["positive", "positive_or_zero", "fraction", "below_one", "above_zero", "hinted"]
 )
 def test_nan_is_out_of_all_bounds(name: str) -> None:
+    changes: dict[str, Any] = {name: math.nan}
     with pytest.raises(ValueError, match=rf"^{name} is nan; it must be "):
-        Bounded(**{name: math.nan})
+        Bounded(**changes)
 
 
 def test_values_at_their_bounds_are_allowed() -> None:

@@ -129,8 +129,8 @@ class ResumeStore:
             with content[64:] as body:
                 content[:64] = hashlib.sha256(body).hexdigest().encode()
             write_atomically(self.folder / f"step-{step:09d}.pt", content)
-        # a kill in the middle of a write leaves a temporary file
-        for old in [*self._files()[self._kept :], *self.folder.glob("step-*.tmp")]:
+        # a kill in the middle of a write leaves a temporary file, named after the state
+        for old in [*self._files()[self._kept :], *self.folder.glob("*step-*.pt.*")]:
             old.unlink()
 
     def load(
