@@ -84,7 +84,7 @@ def _open_datasets() -> Datasets:
     try:
         return Datasets(train_data, valid_data)
     except ValueError as error:
-        raise ValueError(f"{error}: run `dvc repro -f encode`") from error
+        raise ValueError(f"{error}; run `dvc repro -f encode`") from error
 
 
 def _fit(settings: Settings, data: Datasets, world: World) -> None:

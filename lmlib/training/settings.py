@@ -86,11 +86,11 @@ class Settings:
 
     @property
     def device(self) -> torch.device:
-        """The device that train.device means on this machine; ValueError if it has none such."""
+        """The device that `train.device` names; ValueError if this machine does not have it."""
         return resolve_device(self.train.device, "train.device")
 
     def runtime(self, device: torch.device) -> Runtime:
-        """Return the runtime on `device` with the dtype that train.dtype means there."""
+        """Return the runtime on `device`, in the dtype that `train.dtype` names."""
         return Runtime(device, resolve_dtype(self.train.dtype, device, "train.dtype"))
 
 

@@ -35,7 +35,6 @@ from lmlib.training import (
     Settings,
     TrainParams,
     TrainResult,
-    require_trainable,
     train,
 )
 from lmlib.training.validation import sampled_loss
@@ -379,19 +378,6 @@ def test_steps_with_the_learning_rate_of_the_schedule(tmp_path: Path) -> None:
     assert (end - start).abs().max().item() == pytest.approx(OPTIM.lr / 10, rel=1e-3)
 
 
-def test_rejects_a_warm_up_that_never_ends(tmp_path: Path) -> None:
-    message = r"^optim\.warmup_steps is 20, not below train\.num_steps, 20: the learning rate would"
-    with pytest.raises(ValueError, match=message):
-        run(tmp_path, optim=replace(OPTIM, warmup_steps=20))
-
-
-def test_rejects_graphs_of_a_sharded_training() -> None:
-    params = replace(TRAIN, compile="graphs", parallel="fsdp")
-    with pytest.raises(ValueError, match=r"^train\.compile is graphs, which cannot record"):
-        require_trainable(settings_of(params), ON_NOISE, num_processes=2)
-    require_trainable(settings_of(params), ON_NOISE, num_processes=1)
-
-
 def test_clips_to_max_grad_norm(tmp_path: Path) -> None:
     """Tiny gradients and a large eps: then an update is proportional to the clipped gradient."""
     params = replace(TRAIN, num_steps=1)
@@ -506,12 +492,6 @@ def test_no_more_than_a_part_passes_through_the_model(
     monkeypatch.setattr(TransformerLM, "hidden", spy)
     run(tmp_path, replace(TRAIN, num_steps=5, micro_batch_size=2))
     assert sizes == [2] * (5 * 2 + 2 * 2)  # five steps, and one validation of two batches
-
-
-def test_rejects_parts_of_unequal_size() -> None:
-    message = "^batch_size is 4, 4 in each process: not divisible by micro_batch_size 3; the parts"
-    with pytest.raises(ValueError, match=message):
-        replace(TRAIN, micro_batch_size=3)
 
 
 # -- float16
@@ -717,23 +697,3 @@ def test_warns_when_it_goes_on_in_another_dtype(
         run(tmp_path, on_step=send(signal.SIGTERM, at_step=10))
     run(tmp_path, replace(TRAIN, dtype="bfloat16"))
     assert "resuming with dtype bfloat16 from a state saved with float32" in caplog.text
-
-
-# -- settings that cannot be
-
-
-@pytest.mark.parametrize(
-    "name", ["num_steps", "batch_size", "log_every", "valid_every", "valid_batches"]
-)
-def test_rejects_counts_below_one(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"^{name} is 0; it must be at least 1$"):
-        replace(TRAIN, **{name: 0})
-
-
-@pytest.mark.parametrize(
-    "name", ["seed", "micro_batch_size", "checkpoint_minutes", "patience", "profile_steps"]
-)
-def test_rejects_numbers_below_zero(name: str) -> None:
-    value = type(getattr(TRAIN, name))(-1)
-    with pytest.raises(ValueError, match=rf"^{name} is {value}; it must be at least 0$"):
-        replace(TRAIN, **{name: value})
