@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from lmlib.device import to_device
 from lmlib.files import sha256_file
+from lmlib.runtime import to_device
 from lmlib.tokens import TokenInfo, blocks, read_token_info
 
 Batch = tuple[Int[Tensor, "batch context"], Int[Tensor, "batch context"]]

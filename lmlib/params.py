@@ -1,32 +1,63 @@
 """Sections of params.yaml as frozen dataclasses.
 
 The file is read as YAML 1.2 (ruamel.yaml, the parser DVC itself writes with): YAML 1.1 readers
-such as PyYAML take `1e-05`, which is what `dvc exp run -S optim.lr=1e-5` writes, for a text.
+such as PyYAML read `1e-05`, which is what `dvc exp run -S optim.lr=1e-5` writes, as a string.
+
+The type of a field says which numbers it allows, and `check_bounds` in `__post_init__` enforces it:
+
+    num_steps: Count
+    max_grad_norm: Annotated[Positive, ".inf: no clipping"]     # the text ends the error message
 """
 
 import types
 import typing
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The values that a field allows: in words, and as a function."""
+
+    text: str
+    allows: Callable[[Any], bool]
+
+
+# no comparison with NaN holds: each bound excludes it
+Count = Annotated[int, Bound("at least 1", lambda n: n >= 1)]
+CountOrZero = Annotated[int, Bound("at least 0", lambda n: n >= 0)]
+Positive = Annotated[float, Bound("above 0", lambda x: x > 0)]
+PositiveOrZero = Annotated[float, Bound("at least 0", lambda x: x >= 0)]
+Fraction = Annotated[float, Bound("in [0, 1]", lambda x: 0 <= x <= 1)]
+FractionBelowOne = Annotated[float, Bound("in [0, 1)", lambda x: 0 <= x < 1)]
+FractionAboveZero = Annotated[float, Bound("in (0, 1]", lambda x: 0 < x <= 1)]
+
+
+def check_bounds(params: Any) -> None:
+    """Raise ValueError for the first field of a dataclass whose value its type does not allow."""
+    for name, hint in typing.get_type_hints(type(params), include_extras=True).items():
+        value, notes = getattr(params, name), getattr(hint, "__metadata__", ())
+        advice = "".join(f" ({note})" for note in notes if isinstance(note, str))
+        for bound in notes:
+            if isinstance(bound, Bound) and not bound.allows(value):
+                raise ValueError(f"{name} is {value}; it must be {bound.text}{advice}")
 
 
 def load_params(path: str | Path, section: str, cls: type[T]) -> T:
     """Return `section` of the YAML file `path` as the dataclass `cls`.
 
-    Raises ValueError, naming file, section and key, when a key is unknown, missing or of another
-    type, and passes on what `cls.__post_init__` says of values; FileNotFoundError when the file
-    is missing.
+    Raises ValueError, which names file, section and key, for an unknown, missing or mistyped key or
+    a value that `cls.__post_init__` rejects; FileNotFoundError if there is no file.
     """
-    from ruamel.yaml import YAML, YAMLError  # here: what trains without the file needs no parser
+    from ruamel.yaml import YAML, YAMLError  # here: callers of from_dict need no parser
 
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: no such file; run from the root of the repository, where params.yaml stands"
-        )
+        raise FileNotFoundError(f"{path}: no such file; run from the root of the repository")
     try:
         document = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError) as error:
@@ -38,12 +69,11 @@ def load_params(path: str | Path, section: str, cls: type[T]) -> T:
 
 
 def from_dict(cls: type[T], values: dict[str, Any], where: str) -> T:
-    """Return the dataclass `cls` made from `values`; `where` begins each error's text.
+    """Return the dataclass `cls` made from `values`; errors begin with `where`.
 
-    Every field must be given, also one with a default: those are for callers in Python, while a
-    file shows each value that is used.
+    Every field must be given, even one with a default, so that a file shows each value in use.
     """
-    if not isinstance(values, dict):  # what a JSON file holds may be anything
+    if not isinstance(values, dict):  # JSON may hold anything
         raise ValueError(f"{where}: holds {values!r:.80}; it should hold keys and values")
     hints = typing.get_type_hints(cls)
     known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
@@ -63,7 +93,7 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str) -> T:
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
-    """Return `value` as the type `hint` asks; raise ValueError when it is of another type."""
+    """Return `value` converted to the type `hint`; raise ValueError when it has another type."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType or origin is typing.Union:
         for choice in args:

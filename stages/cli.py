@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
-from lmlib.signals import terminate_with_parent
+from stages.parent import terminate_with_parent
 
 
 def run_stage(main: Callable[[], None]) -> None:

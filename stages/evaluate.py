@@ -7,9 +7,7 @@ Run:    dvc repro evaluate   (by hand, from the repository root: python -m stage
 
 import dataclasses
 
-from lmlib.checkpoint import ResumeStore
 from lmlib.data import TokenDataset
-from lmlib.device import resolve_device
 from lmlib.evaluation import (
     CopiedSpan,
     Evaluation,
@@ -22,8 +20,10 @@ from lmlib.evaluation import (
 )
 from lmlib.files import write_atomically, write_csv, write_json
 from lmlib.params import load_params
+from lmlib.runtime import resolve_device
 from lmlib.sampling import SamplingParams, generate_text
 from lmlib.separator import separator_id
+from lmlib.states import discard
 from lmlib.tokenizer import Tokenizer
 from stages.cli import remedy, run_stage
 from stages.fingerprint import fingerprint
@@ -98,8 +98,8 @@ def main() -> None:
             bits_per_byte=scores.bits_per_byte,
             on_parent=True,
         )
-    # DVC has the trained model by now: the state that it was resumed from is no longer needed
-    ResumeStore(resume_folder(trained_as)).discard()
+    # DVC has the trained model by now: what it was resumed from is no longer needed
+    discard(resume_folder(trained_as))
 
 
 def samples_page(

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from ruamel.yaml import YAML, YAMLError
 
-from lmlib.device import resolve_device
 from lmlib.model import TransformerLM
 from lmlib.params import from_dict, load_params
+from lmlib.runtime import resolve_device
 from lmlib.sampling import SamplingParams, generate_samples, stream_text
 from lmlib.tokenizer import Tokenizer
 from stages.cli import run_stage

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lmlib.device import resolve_device
 from lmlib.evaluation import EvaluationParams, evaluate
 from lmlib.params import load_params
+from lmlib.runtime import resolve_device
 from lmlib.separator import separator_id
 from stages.cli import run_stage
 from stages.paths import PARAMS

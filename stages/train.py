@@ -6,26 +6,31 @@ Run:    dvc repro train   (by hand, from the repository root: python -m stages.t
 """
 
 import contextlib
-import csv
-import io
 import logging
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
-from ruamel.yaml import YAML
 
-from lmlib.checkpoint import ResumeStore, save_model
+from lmlib.checkpoint import plain_state_dict, save_model
 from lmlib.data import TokenDataset
-from lmlib.device import resolve_device
-from lmlib.distributed import World, count_processes, join, launch, under_torchrun
-from lmlib.files import sha256_file, write_atomically, write_json
+from lmlib.files import read_yaml, sha256_file, write_csv, write_json
 from lmlib.model import ModelParams, TransformerLM
-from lmlib.monitoring.tracking import Dataset, flatten, open_run
+from lmlib.monitoring.tracking import Dataset, Run
 from lmlib.optim import OptimParams
 from lmlib.params import load_params
-from lmlib.training import TrainParams, require_trainable, train
+from lmlib.training import (
+    Datasets,
+    Hooks,
+    ResumeStore,
+    Settings,
+    TrainParams,
+    TrainResult,
+    require_trainable,
+    train,
+)
+from lmlib.training.distributed import World
+from lmlib.training.processes import count_processes, join, launch, under_torchrun
 from stages.cli import remedy, run_stage
 from stages.cores import describe
 from stages.fingerprint import fingerprint
@@ -40,118 +45,103 @@ from stages.paths import (
     VALID_TOKENS,
     resume_folder,
     root,
-    spool_folder,
 )
+from stages.stage_run import stage_run
 
 logger = logging.getLogger(__name__)
 
-AFTERWARDS = ("evaluation", "sampling")  # sections of params.yaml that no training reads
+AFTERWARDS = ("evaluation", "sampling")  # sections of params.yaml that no run reads
 
 
 def main() -> None:
-    """Train to `train.num_steps`; after an interruption, go on from the last saved state.
+    """Train to `train.num_steps`; after an interruption, resume from the last saved state.
 
-    With `train.num_processes` this process only starts them; they run this very function.
+    With `train.num_processes` this process only starts them; each of them runs this function.
     """
-    model_params = load_params(PARAMS, "model", ModelParams)
-    optim_params = load_params(PARAMS, "optim", OptimParams)
-    train_params = load_params(PARAMS, "train", TrainParams)
+    settings = Settings(
+        model=load_params(PARAMS, "model", ModelParams),
+        optim=load_params(PARAMS, "optim", OptimParams),
+        train=load_params(PARAMS, "train", TrainParams),
+    )
     with remedy("dvc repro -f encode"):
-        train_data = TokenDataset.open(TRAIN_TOKENS)
-        valid_data = TokenDataset.open(VALID_TOKENS)
-    device = resolve_device(train_params.device)
-    processes = count_processes(train_params.num_processes, device)
-    require_trainable(model_params, train_data, valid_data, train_params, optim_params, processes)
+        data = Datasets(TokenDataset.open(TRAIN_TOKENS), TokenDataset.open(VALID_TOKENS))
+    device = settings.device
+    processes = count_processes(settings.train.num_processes, device)
+    require_trainable(settings, data, processes)
     if processes > 1 and not under_torchrun():
         launch("stages.train", processes)
         return
     with join(device) as world:
         if world.is_main and device.type == "cpu":
             logger.info(describe(torch.get_num_threads()))
-        _fit(model_params, optim_params, train_params, train_data, valid_data, world)
+        _fit(settings, data, world)
 
 
-def _fit(
-    model_params: ModelParams,
-    optim_params: OptimParams,
-    train_params: TrainParams,
-    train_data: TokenDataset,
-    valid_data: TokenDataset,
-    world: World,
-) -> None:
-    """Train, in each process of `world`; the main one writes the outs and keeps the tracker.
+def _fit(settings: Settings, data: Datasets, world: World) -> None:
+    """Train, in each process of `world`; the main one writes the outs and reports to the tracker.
 
-    The profile of `train.profile_steps` is no out: it goes to models/profile/ and to the tracker.
+    The profile of `train.profile_steps` is not an out: it goes to models/profile/ and the tracker.
     """
-    model = TransformerLM(model_params, train_data.info.vocab_size, seed=train_params.seed)
+    model = TransformerLM(settings.model, data.train.info.vocab_size, seed=settings.train.seed)
     identity = fingerprint("train")
     store = ResumeStore(resume_folder(identity), world)
     trace = root() / "models" / "profile" / f"{identity}.json"
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(store.lock())
-        if not world.is_main:
-            train(model, train_data, valid_data, train_params, optim_params, store)
-            save_model(MODEL, model, world)
-            return
-        run = stack.enter_context(
-            open_run(
-                "train",
-                identity,
-                root=root(),
-                spool=spool_folder(),
-                params=_recorded_params() | {"model.parameters": model.num_parameters()},
-                tags=_data_tags(),
-                dataset=Dataset("tokens", sha256_file(TRAIN_TOKENS), TRAIN_TOKENS.as_posix()),
-                system_metrics=True,
-            )
-        )
-        result = train(
-            model, train_data, valid_data, train_params, optim_params, store, run.log, trace
-        )
-        save_model(MODEL, model, world)
-        _write_csv(TRAIN_CURVE, result.train)
-        _write_csv(VALID_CURVE, result.valid)
-        steps = result.train[-1]["step"]
-        metrics = {
-            "steps": steps,
-            "tokens": steps * train_params.batch_size * model_params.context_length,
-            "parameters": model.num_parameters(),
-            "train_loss": result.train[-1]["loss"],
-            "valid_loss": result.valid_loss,
-        }
-        write_json(TRAIN_METRICS, metrics)
-        run.artifact(TRAIN_CURVE, "curves")
-        run.artifact(VALID_CURVE, "curves")
-        run.artifact(PARAMS)
-        if train_params.profile_steps and trace.is_file():
-            run.artifact(trace, "profile")
+    tracked = _open_run(model) if world.is_main else contextlib.nullcontext()
+    with store.lock(), tracked as run:
+        hooks = Hooks(run.log, trace) if run else Hooks()
+        result = train(model, settings, data, store, hooks)
+        weights = world.gathered(plain_state_dict(model))
+        if run:
+            save_model(MODEL, model, weights)
+            _write_results(settings, result, model.num_parameters())
+            for path in (TRAIN_CURVE, VALID_CURVE):
+                run.artifact(path, "curves")
+            run.artifact(PARAMS)
+            if settings.train.profile_steps and trace.is_file():
+                run.artifact(trace, "profile")
 
 
-def _recorded_params() -> dict[str, Any]:
-    """Return, for the tracker alone, all that made the model; where it came from, too.
+def _open_run(model: TransformerLM) -> contextlib.AbstractContextManager[Run]:
+    return stage_run(
+        "train",
+        _recorded_sections() | {"model.parameters": model.num_parameters()},
+        tags=_data_tags(),
+        dataset=Dataset("tokens", sha256_file(TRAIN_TOKENS), TRAIN_TOKENS.as_posix()),
+        system_metrics=True,
+    )
 
-    How it is evaluated and sampled may change without another training.
+
+def _write_results(settings: Settings, result: TrainResult, num_parameters: int) -> None:
+    """Write the loss curves and the metrics."""
+    write_csv(TRAIN_CURVE, result.train)
+    write_csv(VALID_CURVE, result.valid)
+    steps = result.train[-1]["step"]
+    metrics = {
+        "steps": steps,
+        "tokens": steps * settings.train.batch_size * settings.model.context_length,
+        "parameters": num_parameters,
+        "train_loss": result.train[-1]["loss"],
+        "valid_loss": result.valid_loss,
+    }
+    write_json(TRAIN_METRICS, metrics)
+
+
+def _recorded_sections() -> dict[str, Any]:
+    """Return, for the tracker, all that made the model, including where its data came from.
+
+    How it is evaluated and sampled may change without another run.
     """
-    sections = YAML(typ="safe").load(PARAMS.read_text(encoding="utf-8"))
-    return flatten({name: sections[name] for name in sections if name not in AFTERWARDS})
+    sections = read_yaml(PARAMS)
+    return {name: sections[name] for name in sections if name not in AFTERWARDS}
 
 
 def _data_tags() -> dict[str, str]:
-    """Return the hash by which DVC knows the tokens; none when it did not start this stage."""
+    """Return DVC's hash of the tokens as a tag; nothing when DVC did not start this stage."""
     if "DVC_STAGE" in os.environ and LOCK.is_file():
-        lock = YAML(typ="safe").load(LOCK.read_text(encoding="utf-8"))
-        for out in lock["stages"].get("encode", {}).get("outs", []):
+        for out in read_yaml(LOCK)["stages"].get("encode", {}).get("outs", []):
             if out["path"] == TRAIN_TOKENS.parent.as_posix():
                 return {"data_md5": out["md5"]}
     return {}
-
-
-def _write_csv(path: Path, rows: list[dict[str, float]]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode("utf-8"))
 
 
 if __name__ == "__main__":

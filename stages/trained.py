@@ -19,7 +19,10 @@ def load_trained(device: torch.device, folder: Path = Path()) -> tuple[Transform
         if not path.exists():
             raise FileNotFoundError(f"{path}: missing; run `dvc repro`, which makes it")
     tokenizer = Tokenizer.load(folder / TOKENIZER)
-    model = load_model(folder / MODEL, device)
+    try:
+        model = load_model(folder / MODEL, device)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; run `dvc repro train`") from error
     if model.vocab_size != tokenizer.vocab_size:
         raise ValueError(
             f"{folder / MODEL}: the model knows {model.vocab_size} tokens, the tokenizer in "

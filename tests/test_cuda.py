@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 import torch
 
-from lmlib.checkpoint import ResumeStore, load_checkpoint, load_model, save_checkpoint, save_model
-from lmlib.device import autocast, deterministic, resolve_device, resolve_dtype, should_compile
+from lmlib.checkpoint import load_checkpoint, load_model, save_checkpoint, save_model
 from lmlib.evaluation import evaluate
 from lmlib.functional import cross_entropy
 from lmlib.model import ModelParams, TransformerLM
 from lmlib.optim import AdamW, clip_grad_norm_
+from lmlib.runtime import Runtime, resolve_device, resolve_dtype
 from lmlib.sampling import SamplingParams, generate
 from lmlib.sampling.decoders import GraphDecoder, PlainDecoder, decoder_for
-from lmlib.signals import Interrupted
-from tests.test_training import TRAIN, assert_same_bits, run, saved_state, send
+from lmlib.training import Interrupted, ResumeStore
+from tests.training.test_loop import TRAIN, assert_same_bits, run, saved_state, send
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -89,9 +89,9 @@ def test_gradients_are_the_same_at_every_run(dtype: torch.dtype, kernel: Any) ->
     model = TransformerLM(params, VOCAB_SIZE).to(CUDA)
     ids = random_ids(8, 1025).to(CUDA)
     runs = []
-    with deterministic(CUDA):
+    with Runtime(CUDA).deterministic():
         for _ in range(5):
-            with autocast(CUDA, dtype):
+            with Runtime(CUDA, dtype).autocast():
                 loss = cross_entropy(model(ids[:, :-1]), ids[:, 1:])
             runs.append(torch.autograd.grad(loss, list(model.parameters())))
     for gradients in runs[1:]:
@@ -105,7 +105,7 @@ def test_every_model_can_be_trained_in_a_fixed_order(norm: Any, tie_embeddings: 
     params = replace(SIZES, norm=norm, tie_embeddings=tie_embeddings, position="none", ffn="silu")
     model = TransformerLM(params, VOCAB_SIZE).to(CUDA)
     ids = random_ids(2, 65).to(CUDA)
-    with deterministic(CUDA):
+    with Runtime(CUDA).deterministic():
         cross_entropy(model(ids[:, :-1]), ids[:, 1:]).backward()
 
 
@@ -226,7 +226,7 @@ def test_clipping_agrees_with_pytorch(scale: float) -> None:
 
 
 def test_auto_takes_the_gpu_compiled() -> None:
-    assert resolve_device("auto") == CUDA
+    assert resolve_device("auto", "device") == CUDA
     native = torch.cuda.get_device_capability() >= (8, 0)  # Ampere was the first
-    assert resolve_dtype("auto", CUDA) == (torch.bfloat16 if native else torch.float32)
-    assert should_compile("auto", CUDA)
+    assert resolve_dtype("auto", CUDA, "dtype") == (torch.bfloat16 if native else torch.float32)
+    assert Runtime(CUDA).should_compile("auto")

@@ -1,10 +1,11 @@
 """Sections of a YAML file as dataclasses: every mistake is named with file, section and key."""
 
 import json
+import math
 import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from ruamel.yaml import YAML
@@ -13,7 +14,18 @@ from lmlib.corpus.params import CorpusParams
 from lmlib.evaluation import EvaluationParams
 from lmlib.model import ModelParams
 from lmlib.optim import OptimParams
-from lmlib.params import from_dict, load_params
+from lmlib.params import (
+    Count,
+    CountOrZero,
+    Fraction,
+    FractionAboveZero,
+    FractionBelowOne,
+    Positive,
+    PositiveOrZero,
+    check_bounds,
+    from_dict,
+    load_params,
+)
 from lmlib.sampling import SamplingParams
 from lmlib.tokenizer import TokenizerParams
 from lmlib.training import TrainParams
@@ -237,3 +249,62 @@ def test_contradictions_in_params_yaml(section: str, change: dict[str, Any], mes
     where = f"params.yaml: {section}"
     with pytest.raises(ValueError, match=rf"^{where}.*{re.escape(message)}"):
         from_dict(SECTIONS[section], values, where=where)
+
+
+# -- bounds
+
+
+@dataclass(frozen=True)
+class Bounded:
+    count: Count = 1
+    count_or_zero: CountOrZero = 0
+    positive: Positive = 1.0
+    positive_or_zero: PositiveOrZero = 0.0
+    fraction: Fraction = 0.0
+    below_one: FractionBelowOne = 0.0
+    above_zero: FractionAboveZero = 1.0
+    hinted: Annotated[Positive, ".inf: none"] = 1.0
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"count": 0}, "count is 0; it must be at least 1"),
+        ({"count_or_zero": -1}, "count_or_zero is -1; it must be at least 0"),
+        ({"positive": 0.0}, "positive is 0.0; it must be above 0"),
+        ({"positive_or_zero": -0.5}, "positive_or_zero is -0.5; it must be at least 0"),
+        ({"fraction": 1.5}, "fraction is 1.5; it must be in [0, 1]"),
+        ({"below_one": 1.0}, "below_one is 1.0; it must be in [0, 1)"),
+        ({"above_zero": 0.0}, "above_zero is 0.0; it must be in (0, 1]"),
+        ({"hinted": -1.0}, "hinted is -1.0; it must be above 0 (.inf: none)"),
+    ],
+)
+def test_a_value_out_of_bounds_is_named_with_its_bound(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=exactly(message)):
+        Bounded(**changes)
+
+
+@pytest.mark.parametrize(
+    "name", ["positive", "positive_or_zero", "fraction", "below_one", "above_zero", "hinted"]
+)
+def test_nan_is_out_of_all_bounds(name: str) -> None:
+    changes: dict[str, Any] = {name: math.nan}
+    with pytest.raises(ValueError, match=rf"^{name} is nan; it must be "):
+        Bounded(**changes)
+
+
+def test_values_at_their_bounds_are_allowed() -> None:
+    assert Bounded(fraction=1.0, hinted=math.inf).count == 1
+
+
+def test_bounds_are_not_part_of_what_a_file_must_hold() -> None:
+    """`from_dict` sees the plain types, in its conversions and in its messages."""
+    values = {field.name: field.default for field in fields(Bounded)} | {"positive": 2}
+    assert from_dict(Bounded, values, where="f").positive == 2.0
+    with pytest.raises(ValueError, match=r"^f\.count is the value 1\.5; it should be a whole n"):
+        from_dict(Bounded, values | {"count": 1.5}, where="f")

@@ -11,9 +11,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lmlib.device import compiled, deterministic, keep_freed_memory, should_compile, to_device
 from lmlib.model import TransformerLM
 from lmlib.model.loss import CPU_LOGITS, GPU_LOGITS, LEAST_ROWS
+from lmlib.params import Count, check_bounds
+from lmlib.runtime import Runtime, to_device
 
 CPU_TOKENS, GPU_TOKENS = 1 << 12, 1 << 16  # per pass: a matter of memory and speed
 COMPILE_PASSES = 1000  # from here on, half a minute of compiling pays off on a GPU
@@ -30,14 +31,12 @@ class EvaluationParams:
     device:         auto (cuda, mps, cpu), cpu, cuda, cuda:N or mps
     """
 
-    stride: int
-    copied_tokens: int
+    stride: Count
+    copied_tokens: Count
     device: str
 
     def __post_init__(self) -> None:
-        for name in ("stride", "copied_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_bounds(self)
 
 
 @dataclass(frozen=True)
@@ -170,11 +169,12 @@ def _scores(
     rows = math.ceil(len(ends) / passes)
     batches = np.array_split(np.arange(len(ends)), passes)
     scores: nn.Module = TokenScores(model)
-    keep_freed_memory(device)
-    with deterministic(device):
-        if passes >= COMPILE_PASSES and should_compile("auto", device, "evaluate"):
+    runtime = Runtime(device)
+    runtime.keep_freed_memory()
+    with runtime.deterministic():
+        if passes >= COMPILE_PASSES:
             zeros = torch.zeros(rows, length, dtype=torch.int64, device=device)
-            scores = compiled(scores, lambda module: module(zeros, zeros), "evaluate")
+            scores = runtime.compile(scores, lambda module: module(zeros, zeros), "auto")
         for batch in tqdm(batches, desc="evaluate", unit="batch", disable=None):
             filled = ends[np.resize(batch, rows)]  # one shape for all: a compiler makes one program
             ids = np.stack([_window(tokens, end, length, start_id) for end in filled.tolist()])

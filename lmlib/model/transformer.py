@@ -11,6 +11,7 @@ from lmlib.model.attention import AttentionKernel, MultiHeadSelfAttention
 from lmlib.model.cache import Cache, KVCache, LayerCache
 from lmlib.model.layers import Embedding, Linear, RMSNorm, SiLUFeedForward, SwiGLU
 from lmlib.model.rope import RotaryEmbedding
+from lmlib.params import Count, Positive, check_bounds
 
 
 @dataclass(frozen=True)
@@ -20,13 +21,13 @@ class ModelParams:
     The size of the vocabulary is not here: it is the tokenizer's.
     """
 
-    context_length: int
-    d_model: int
-    num_layers: int
-    num_heads: int
-    d_ff: int
-    rope_theta: float = 10_000.0
-    norm_eps: float = 1e-5
+    context_length: Count
+    d_model: Count
+    num_layers: Count
+    num_heads: Count
+    d_ff: Count
+    rope_theta: Positive = 10_000.0
+    norm_eps: Positive = 1e-5
     norm: Literal["pre", "post", "none"] = "pre"
     position: Literal["rope", "none"] = "rope"
     ffn: Literal["swiglu", "silu"] = "swiglu"
@@ -34,12 +35,7 @@ class ModelParams:
     attention: AttentionKernel = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("context_length", "d_model", "num_layers", "num_heads", "d_ff"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("rope_theta", "norm_eps"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        check_bounds(self)
         if self.d_model % self.num_heads:
             raise ValueError(
                 f"d_model is {self.d_model}, not divisible by num_heads {self.num_heads}; "

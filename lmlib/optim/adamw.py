@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lmlib.native import address_of, load_kernels
+from lmlib.sharding import local
 from lmlib.threads import shared_pool
 
 FOREACH: Any = torch  # of whose _foreach_ functions type checkers know nothing
@@ -147,11 +148,6 @@ def _in_plain_memory(tensors: list[Tensor]) -> bool:
         and p.dtype in (torch.float32, torch.float64)
         and all(x.is_contiguous() and x.dtype == p.dtype for x in tensors)
     )
-
-
-def local(x: Tensor) -> Tensor:
-    """Return this process's part of a sharded tensor (a DTensor); any other as it is."""
-    return x.to_local() if hasattr(x, "to_local") else x  # type: ignore[attr-defined]
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The optimizer of a training."""
+"""The optimizer of a run."""
 
 import torch
 
@@ -11,11 +11,11 @@ from lmlib.optim.params import OptimParams
 def build_optimizer(
     model: TransformerLM, params: OptimParams, dtype: torch.dtype = torch.float32
 ) -> AdamW:
-    """Return the optimizer `params.name` of all parameters of `model`, where they lie now.
+    """Return the optimizer `params.name` of all parameters of `model`, on their present device.
 
-    Matrices decay, gains of norms do not. With `muon`, the matrices of the blocks are updated by
-    Muon, whose products run in `dtype`; embeddings, lm_head and gains by AdamW. The learning rate
-    of each group is `lr_scale` times the schedule's.
+    Matrices decay, gains of norms do not. With `muon`, Muon, whose products run in `dtype`,
+    updates the matrices of the blocks, and AdamW the embeddings, lm_head and gains. The learning
+    rate of each group is `lr_scale` times the schedule's.
     """
     groups = [{**group, "lr_scale": 1.0} for group in decay_groups(model, params.weight_decay)]
     settings = {"lr": params.lr, "betas": params.betas, "eps": params.eps}
@@ -34,4 +34,6 @@ def build_optimizer(
             "lr_scale": lr_scale,
         }
     )
-    return Muon(groups, **settings, dtype=dtype)
+    optimizer = Muon(groups, **settings)
+    optimizer.dtype = dtype
+    return optimizer

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from lmlib.optim.adamw import FOREACH, local
+from lmlib.optim.adamw import FOREACH
+from lmlib.sharding import local, whole
 
 
 @torch.no_grad()
@@ -46,5 +47,4 @@ def _norm(gradients: list[Tensor]) -> Tensor:
     for gradient in gradients:
         wide = torch.promote_types(wide, gradient.dtype)
     norms = FOREACH._foreach_norm(gradients, 2, dtype=wide)
-    norm = torch.linalg.vector_norm(torch.stack([n.to(norms[0].device) for n in norms]))
-    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # type: ignore
+    return whole(torch.linalg.vector_norm(torch.stack([n.to(norms[0].device) for n in norms])))

@@ -2,14 +2,14 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lmlib.optim.adamw import FOREACH, AdamW, local
+from lmlib.optim.adamw import FOREACH, AdamW
+from lmlib.sharding import local, shard_like, whole_like
 
 # Elements of the matrices orthogonalised at once: enough to keep a device busy.
 BATCH = 1 << 24
@@ -22,30 +22,19 @@ class Muon(AdamW):
         p = p - lr * weight_decay * p
         p = p - lr * 0.2 sqrt(max(rows, columns)) * newton_schulz(u)
 
-    The first line is Nesterov's momentum. An orthogonal matrix of so many rows and columns times
-    0.2 sqrt(max(rows, columns)) has entries of root mean square 0.2, about that of AdamW's
-    updates, so that both need similar learning rates and decays. State: m alone.
+    The first line is Nesterov's momentum. An orthogonal matrix times 0.2 sqrt(max(rows,
+    columns)) has entries of root mean square 0.2, about that of AdamW's updates, so both need
+    similar learning rates and decays. State: m alone.
 
-    dtype:   of the products of the Newton-Schulz iteration, which bears bfloat16.
+    dtype:   of the products of the Newton-Schulz iteration, for which bfloat16 is enough.
     Source:  Jordan 2024, https://kellerjordan.github.io/posts/muon/; the factor 0.2 sqrt(max) and
              the decay: Liu et al. 2025, arXiv:2502.16982.
     """
 
-    def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.01,
-        *,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay)
-        self.dtype = dtype
+    dtype: torch.dtype = torch.float32
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, whose `momentum` is None by default; raise ValueError for no matrices."""
+        """Add a group, by default without momentum; raise ValueError if Muon cannot update it."""
         momentum = param_group.setdefault("momentum", None)
         super().add_param_group(param_group)
         if momentum is None:
@@ -86,37 +75,13 @@ class Muon(AdamW):
             g = FOREACH._foreach_mul(g, grad_scale.to(g[0]))
         FOREACH._foreach_lerp_(m, g, 1 - group["momentum"])
         u = FOREACH._foreach_lerp(g, m, group["momentum"])
-        u = torch.stack([_whole(x, p) for x, p in zip(u, matrices, strict=True)])
+        u = torch.stack([whole_like(x, p) for x, p in zip(u, matrices, strict=True)])
         orthogonal = newton_schulz(u.to(self.dtype)).to(u.dtype)
         scale = 0.2 * math.sqrt(max(matrices[0].shape))
-        parts = [_part(x, p) for x, p in zip(orthogonal, matrices, strict=True)]
+        parts = [local(shard_like(x, p)) for x, p in zip(orthogonal, matrices, strict=True)]
         weights = [local(p) for p in matrices]
         FOREACH._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
         FOREACH._foreach_add_(weights, parts, alpha=-group["lr"] * scale)
-
-
-def _whole(part: Tensor, p: Any) -> Tensor:
-    """Return the matrix of which this process has `part`, as it has of the parameter p."""
-    if not hasattr(p, "full_tensor"):
-        return part
-    from torch.distributed.tensor import DTensor
-
-    split = {"shape": p.shape, "stride": p.stride()}
-    return DTensor.from_local(part, p.device_mesh, p.placements, **split).full_tensor()
-
-
-def _part(whole: Tensor, p: Any) -> Tensor:
-    """Return the part of a matrix that this process has of the parameter p."""
-    if not hasattr(p, "full_tensor"):
-        return whole
-    from torch.distributed.tensor import DTensor, Replicate
-
-    everywhere = [Replicate()] * p.device_mesh.ndim
-    return (
-        DTensor.from_local(whole, p.device_mesh, everywhere, run_check=False)
-        .redistribute(placements=p.placements)
-        .to_local()
-    )
 
 
 def newton_schulz(

@@ -1,58 +1,53 @@
 """The section `optim` of params.yaml."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from lmlib.optim.schedule import warmup_cosine, warmup_linear, warmup_stable_decay
+from lmlib.params import (
+    Bound,
+    CountOrZero,
+    Fraction,
+    FractionBelowOne,
+    Positive,
+    PositiveOrZero,
+    check_bounds,
+)
+
+Betas = Annotated[
+    tuple[float, float],
+    Bound("two numbers in [0, 1)", lambda betas: all(0 <= beta < 1 for beta in betas)),
+]
 
 
 @dataclass(frozen=True)
 class OptimParams:
     """Optimizer, learning-rate schedule and clipping.
 
-    The schedule rises over `warmup_steps` and ends, at the last step of the training, at
+    The schedule rises over `warmup_steps` and ends, at the last step of the run, at
     `min_lr_fraction * lr`; `wsd` keeps lr until the last `decay_fraction` of the steps, and
     `constant` to the end. With `muon` the matrices of the blocks follow the same schedule with
     `muon_lr` for `lr`.
     """
 
     name: Literal["adamw", "muon"]
-    lr: float
-    betas: tuple[float, float]
-    eps: float
-    weight_decay: float
+    lr: Positive
+    betas: Betas
+    eps: Positive
+    weight_decay: PositiveOrZero
     schedule: Literal["cosine", "linear", "wsd", "constant"]
-    warmup_steps: int
-    min_lr_fraction: float
-    decay_fraction: float
-    max_grad_norm: float
-    muon_lr: float = 8e-3
-    muon_momentum: float = 0.95
+    warmup_steps: CountOrZero
+    min_lr_fraction: Fraction
+    decay_fraction: Fraction
+    max_grad_norm: Annotated[Positive, ".inf: no clipping"]
+    muon_lr: Positive
+    muon_momentum: FractionBelowOne
 
     def __post_init__(self) -> None:
-        for name in ("lr", "muon_lr"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas are {list(self.betas)}; both must be in [0, 1)")
-        if not 0 <= self.muon_momentum < 1:
-            raise ValueError(f"muon_momentum is {self.muon_momentum}; it must be in [0, 1)")
-        if not self.eps > 0:
-            raise ValueError(f"eps is {self.eps}; it must be above 0")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay is {self.weight_decay}; it must be at least 0")
-        if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps is {self.warmup_steps}; it must be at least 0")
-        for name in ("min_lr_fraction", "decay_fraction"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be in [0, 1]")
-        if not self.max_grad_norm > 0:
-            raise ValueError(
-                f"max_grad_norm is {self.max_grad_norm}; it must be above 0 (.inf: no clipping)"
-            )
+        check_bounds(self)
 
     def lr_at(self, step: int, num_steps: int) -> float:
-        """Return the learning rate of `step`, counted from 1, in a training of `num_steps`."""
+        """Return the learning rate of `step`, counted from 1, in a run of `num_steps`."""
         min_lr = self.lr * self.min_lr_fraction
         if self.schedule == "cosine":
             return warmup_cosine(step, self.lr, min_lr, self.warmup_steps, num_steps)
@@ -61,5 +56,5 @@ class OptimParams:
         decay_steps = round(num_steps * self.decay_fraction) if self.schedule == "wsd" else 0
         if decay_steps == 0:
             min_lr = self.lr
-        decay_start = max(self.warmup_steps, num_steps - decay_steps)
-        return warmup_stable_decay(step, self.lr, min_lr, self.warmup_steps, decay_start, num_steps)
+        decay = range(max(self.warmup_steps, num_steps - decay_steps), num_steps)
+        return warmup_stable_decay(step, self.lr, min_lr, self.warmup_steps, decay)

@@ -22,26 +22,21 @@ def warmup_linear(
     step: int, max_lr: float, min_lr: float, warmup_steps: int, decay_end: int
 ) -> float:
     """Rise linearly to max_lr, fall linearly to min_lr at `decay_end`, stay there."""
-    return warmup_stable_decay(step, max_lr, min_lr, warmup_steps, warmup_steps, decay_end)
+    return warmup_stable_decay(step, max_lr, min_lr, warmup_steps, range(warmup_steps, decay_end))
 
 
 def warmup_stable_decay(
-    step: int,
-    max_lr: float,
-    min_lr: float,
-    warmup_steps: int,
-    decay_start: int,
-    decay_end: int,
+    step: int, max_lr: float, min_lr: float, warmup_steps: int, decay: range
 ) -> float:
-    """Rise linearly to max_lr, keep it until `decay_start`, fall linearly to min_lr, stay there.
+    """Rise linearly to max_lr, keep it, fall linearly to min_lr over the steps `decay`, stay there.
 
     Source:  Hu et al. 2024, arXiv:2404.06395 (WSD).
     """
     if step < warmup_steps:
         return max_lr * step / warmup_steps
-    if step < decay_start:
+    if step < decay.start:
         return max_lr
-    if step >= decay_end:
+    if step >= decay.stop:
         return min_lr
-    progress = (step - decay_start) / (decay_end - decay_start)
+    progress = (step - decay.start) / (decay.stop - decay.start)
     return max_lr + progress * (min_lr - max_lr)

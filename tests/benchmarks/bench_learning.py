@@ -33,17 +33,16 @@ import torch
 from ruamel.yaml import YAML
 from torch import Tensor, nn
 
-from lmlib.checkpoint import ResumeStore
 from lmlib.data import TokenDataset
-from lmlib.device import autocast, compiled, resolve_device, resolve_dtype, should_compile
 from lmlib.model import ModelParams, NextTokenLoss, TransformerLM
 from lmlib.optim import OptimParams, warmup_cosine
 from lmlib.params import from_dict
+from lmlib.runtime import Runtime, resolve_device, resolve_dtype
 from lmlib.separator import SEPARATOR
 from lmlib.tokenizer import Tokenizer, train_bpe
 from lmlib.tokens import TokenInfo
-from lmlib.training import TrainParams, train
-from lmlib.validation import sampled_loss
+from lmlib.training import Datasets, ResumeStore, Settings, TrainParams, train
+from lmlib.training.validation import sampled_loss
 from tests.benchmarks.contest import ROOT, num_cores
 from tests.benchmarks.report import Row, machine, table
 from tests.benchmarks.train_peers import llama_model
@@ -54,7 +53,7 @@ LLAMA = {"lr": 1e-3, "betas": (0.9, 0.95), "weight_decay": 0.1, "warmup": 100}
 
 @dataclasses.dataclass(frozen=True)
 class Params:
-    """The sections of params.yaml that a run reads."""
+    """The sections of params.yaml that a run reads; a llama ignores `optim`."""
 
     model: ModelParams
     optim: OptimParams
@@ -138,8 +137,8 @@ def train_ours(run: Run) -> nn.Module:
     params, data = run.params(), run.dataset("train")
     model = TransformerLM(params.model, data.info.vocab_size, seed=run.seed)
     with tempfile.TemporaryDirectory() as states:
-        store = ResumeStore(states)
-        train(model, data, run.dataset("valid"), params.train, params.optim, store)
+        settings = Settings(params.model, params.optim, params.train)
+        train(model, settings, Datasets(data, run.dataset("valid")), ResumeStore(states))
     return NextTokenLoss(model)
 
 
@@ -175,9 +174,9 @@ def train_llama(run: Run) -> nn.Module:
             f"{', '.join(LLAMA)}"
         )
     params, data = run.params(), run.dataset("train")
-    device = resolve_device(params.train.device)
-    dtype = resolve_dtype(params.train.dtype, device)
-    llama_loss = LlamaLoss(params.model, data.info.vocab_size, run.seed).to(device)
+    device = resolve_device(params.train.device, "train.device")
+    runtime = Runtime(device, resolve_dtype(params.train.dtype, device, "train.dtype"))
+    llama_loss = LlamaLoss(params.model, data.info.vocab_size, run.seed).to(runtime.device)
     weights = list(llama_loss.parameters())
     decay = settings["weight_decay"]
     optimizer = torch.optim.AdamW(
@@ -197,14 +196,12 @@ def train_llama(run: Run) -> nn.Module:
             batch_size=params.train.batch_size,
             context_length=params.model.context_length,
         )
-        with autocast(device, dtype):
+        with runtime.autocast():
             loss = module(*batch)
         loss.backward()
 
-    forward: nn.Module = llama_loss
-    data.to(device)
-    if should_compile(params.train.compile, device):
-        forward = compiled(llama_loss, trial=lambda module: backward(module, 1))
+    data.to(runtime.device)
+    forward = runtime.compile(llama_loss, lambda module: backward(module, 1), params.train.compile)
     num_steps, lr = params.train.num_steps, settings["lr"]
     for step in range(1, num_steps + 1):
         for group in optimizer.param_groups:

@@ -60,7 +60,7 @@ STAGES = {  # with their arguments
     "sync_tracking": "lmlib.monitoring.tracking:replay",
     "study sweep-lr": "subprocess:Popen.__init__",  # of `dvc exp show`
     "vega": "vl_convert:javascript_bundle",
-    "train": "lmlib.training:Training.take_step",
+    "train": "lmlib.training:Trainer.take_step",
     "evaluate": "lmlib.evaluation:evaluate",
     "export": "lmlib.export:save_pretrained",
     "sample --prompt Once": "lmlib.sampling:stream_text",

@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 
-from lmlib.device import resolve_device
 from lmlib.export import save_pretrained
 from lmlib.model import ModelParams, TransformerLM
 from lmlib.params import load_params
+from lmlib.runtime import resolve_device
 from lmlib.sampling import SamplingParams, generate
 from lmlib.tokenizer import Tokenizer
 from tests.benchmarks.contest import ROOT, num_cores
@@ -156,7 +156,7 @@ def row_of(task: str, score: Score, first: Score) -> Row:
 def main() -> None:
     """Run all sizes and print the table last."""
     args = arguments()
-    device = resolve_device(args.device)
+    device = resolve_device(args.device, "--device")
     torch.set_num_threads(args.threads)
     about = machine() | {"torch": torch.__version__, "device": str(device)}
     if device.type == "cuda":

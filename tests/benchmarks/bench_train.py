@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lmlib.device import resolve_device
+from lmlib.runtime import resolve_device
 from lmlib.threads import num_cores
 from tests.benchmarks.contest import ROOT, ContenderError, Worker
 from tests.benchmarks.report import Row, machine, table
@@ -188,7 +188,7 @@ def prepare(worker: Worker, measured: Measured) -> None:
 def main() -> None:
     """Run one mode and print its table last."""
     args = arguments()
-    device = resolve_device(args.device)
+    device = resolve_device(args.device, "--device")
     about = machine() | {"torch": torch.__version__}
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:

@@ -61,7 +61,7 @@ def train(*, tracked: bool) -> Seconds:
     from lmlib.monitoring import tracking
 
     seconds: Seconds = {}
-    open_run, fit, read = tracking.open_run, training.train, training.Training.log
+    open_run, fit, read = tracking.open_run, training.train, training.Trainer.log
 
     @contextlib.contextmanager
     def clocked_open_run(*args: Any, **kwargs: Any) -> Iterator[tracking.Run]:
@@ -74,23 +74,25 @@ def train(*, tracked: bool) -> Seconds:
         seconds["closing"] = time.perf_counter() - begin
 
     def clocked_fit(*args: Any, **kwargs: Any) -> Any:
-        *before, log, trace = args
+        *before, hooks = args
         steps: list[int] = []
-        log = clocked(seconds, "tracking", log)
+        log = clocked(seconds, "tracking", hooks.on_step)
 
         def counted(step: int, metrics: dict[str, float]) -> None:
             steps.append(step)
             log(step, metrics)
 
         sender, cpu = sender_cpu_s(), time.process_time()
-        result = clocked(seconds, "training", fit)(*before, counted, trace, **kwargs)
+        result = clocked(seconds, "training", fit)(
+            *before, training.Hooks(counted, hooks.trace), **kwargs
+        )
         seconds["training_cpu"] = time.process_time() - cpu
         seconds["sender"] = sender_cpu_s() - sender
         seconds["calls"] = len(steps)
         return result
 
     tracking.open_run, training.train = clocked_open_run, clocked_fit
-    training.Training.log = clocked(seconds, "reading", read)
+    training.Trainer.log = clocked(seconds, "reading", read)
     run("train")
     return seconds
 

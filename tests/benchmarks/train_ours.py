@@ -8,15 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lmlib.checkpoint import ResumeStore
 from lmlib.data import TokenDataset
-from lmlib.device import deterministic
 from lmlib.model import ModelParams, NextTokenLoss, TransformerLM
 from lmlib.monitoring.throughput import flops_per_token
 from lmlib.optim import OptimParams
 from lmlib.tokens import TokenInfo
-from lmlib.training import Training as OurTraining
-from lmlib.training import TrainParams
+from lmlib.training import Datasets, ResumeStore, Settings, Step, Trainer, TrainParams
 from tests.benchmarks.train_job import (
     BETAS,
     EPS,
@@ -40,6 +37,11 @@ def prepare(job: TrainJob) -> Callable[[], Training]:
         seed=SEED,
         num_steps=NUM_STEPS,
         batch_size=job.batch_size,
+        micro_batch_size=0,
+        num_processes=1,
+        parallel="ddp",
+        order="random",
+        overfit_one_batch=False,
         device=job.device,
         dtype="bfloat16" if job.bf16 else "float32",
         compile="on" if job.compiled else "off",
@@ -47,24 +49,30 @@ def prepare(job: TrainJob) -> Callable[[], Training]:
         valid_every=NUM_STEPS,
         valid_batches=1,
         checkpoint_every=NUM_STEPS,
+        checkpoint_minutes=0.0,
+        patience=0,
+        profile_steps=0,
     )
+    settings = Settings(model_params(job), optim_params(), params)
     store = ResumeStore(Path(job.tokens).with_name("states"))  # which stays empty
 
     def build() -> Training:
         model = model_of(job)
-        training = OurTraining(model, data, data, params, optim_params(), store)
-        with deterministic(training.device):
-            training.begin()
-        if job.compiled and isinstance(training.next_token_loss, NextTokenLoss):
+        trainer = Trainer(model, settings, Datasets(data, data), store)
+        with trainer.runtime.deterministic():
+            trainer.begin()
+        if job.compiled and isinstance(trainer.next_token_loss, NextTokenLoss):
             raise RuntimeError("the model could not be compiled")
 
+        last: list[Step] = []
+
         def take_step() -> None:
-            with deterministic(training.device):
-                training.take_step()
+            with trainer.runtime.deterministic():
+                last[:] = [trainer.take_step()]
 
         return Training(
             take_step,
-            lambda: training.log()["train/loss"],
+            lambda: trainer.log(last[0])["train/loss"],
             model.num_parameters(),
             flops_per_token=flops_per_token(model),
         )
@@ -72,16 +80,20 @@ def prepare(job: TrainJob) -> Callable[[], Training]:
     return build
 
 
-def model_of(job: TrainJob) -> TransformerLM:
-    """Return our model, on the device."""
-    params = ModelParams(
+def model_params(job: TrainJob) -> ModelParams:
+    """Return the shape of our model."""
+    return ModelParams(
         context_length=job.context_length,
         d_model=job.d_model,
         num_layers=job.num_layers,
         num_heads=job.num_heads,
         d_ff=job.d_ff,
     )
-    return TransformerLM(params, job.vocab_size, seed=SEED).to(job.device)
+
+
+def model_of(job: TrainJob) -> TransformerLM:
+    """Return our model, on the device."""
+    return TransformerLM(model_params(job), job.vocab_size, seed=SEED).to(job.device)
 
 
 def optim_params() -> OptimParams:
@@ -97,4 +109,6 @@ def optim_params() -> OptimParams:
         min_lr_fraction=1.0,
         decay_fraction=0.0,
         max_grad_norm=MAX_GRAD_NORM,
+        muon_lr=LR,
+        muon_momentum=0.95,
     )

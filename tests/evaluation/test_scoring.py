@@ -15,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from lmlib.evaluation import Evaluation, EvaluationParams, evaluate, position_curve, scoring
 from lmlib.export import llama_config, llama_state_dict
 from lmlib.model import ModelParams, TransformerLM
+from lmlib.runtime import Runtime
 from tests.tiny_models import bigram, shapes_seen_by, successor
 
 VOCAB_SIZE = 11
@@ -235,22 +236,23 @@ def test_an_empty_text(start_id: int | None) -> None:
 
 
 def test_all_batches_have_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each other shape would be compiled anew: the last of 7 windows in twos is doubled.
+    """Each other shape would be compiled again: the last of 7 windows in twos is doubled.
 
     23 tokens are 6 windows, three passes; 27 are 7, four passes, which the compiler is tried for.
     """
     model, trials = successor(8, logit=1.0), []
     expected = evaluate(model, np.zeros(23, np.uint16), 23, context_length=4, start_id=0)
 
-    def compiled(module: nn.Module, trial: Callable[[nn.Module], object], where: str) -> nn.Module:
-        assert where == "evaluate"
+    def compiled(
+        _runtime: Runtime, module: nn.Module, trial: Callable[[nn.Module], object], mode: str
+    ) -> nn.Module:
+        assert mode == "auto"
         trial(module)
         trials.append(module)
         return module
 
     monkeypatch.setattr(scoring, "COMPILE_PASSES", 4)
-    monkeypatch.setattr(scoring, "should_compile", lambda name, device, where: True)
-    monkeypatch.setattr(scoring, "compiled", compiled)
+    monkeypatch.setattr(Runtime, "compile", compiled)
     shapes = shapes_seen_by(model.token_embeddings)
     scores = evaluate(
         model, np.zeros(23, np.uint16), 23, context_length=4, batch_size=2, start_id=0

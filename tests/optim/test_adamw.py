@@ -204,7 +204,7 @@ def language_model(**changes: Any) -> TransformerLM:
 
 @pytest.mark.parametrize("tie", [False, True])
 def test_matrices_decay_and_gains_do_not(tie: bool) -> None:
-    """Each parameter stands in one group, once; a tied matrix listed twice would decay twice."""
+    """Each parameter is in one group, once; a tied matrix listed twice would decay twice."""
     model = language_model(tie_embeddings=tie)
     names = {parameter: name for name, parameter in model.named_parameters()}
     matrices, gains = decay_groups(model, 0.1)

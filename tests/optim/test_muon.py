@@ -1,4 +1,4 @@
-"""lmlib/optim/muon.py: the orthogonal steps, and AdamW beside them."""
+"""lmlib/optim/muon.py: the orthogonal steps, and AdamW next to them."""
 
 import math
 from typing import Any
@@ -77,7 +77,8 @@ def test_steps_equal_the_reference(batch: int, monkeypatch: pytest.MonkeyPatch) 
     settings = {"lr": 0.03, "weight_decay": 0.2, "momentum": 0.9}
     starts = [random(*shape, seed=k) for k, shape in enumerate([(4, 6), (6, 4), (4, 6), (5, 5)])]
     parameters = [nn.Parameter(start.clone()) for start in starts]
-    optimizer = Muon([{"params": parameters, **settings}], dtype=torch.float64)
+    optimizer = Muon([{"params": parameters, **settings}])
+    optimizer.dtype = torch.float64
     gradients = [
         [random(*p.shape, seed=10 * n + k) for n in range(5)] for k, p in enumerate(starts)
     ]

@@ -19,6 +19,8 @@ PARAMS = OptimParams(
     min_lr_fraction=0.1,
     decay_fraction=0.4,
     max_grad_norm=1.0,
+    muon_lr=4.0,
+    muon_momentum=0.95,
 )
 
 
@@ -84,7 +86,7 @@ def test_a_training_of_one_step() -> None:
     [
         ({"lr": 0.0}, "lr is 0.0; it must be above 0"),
         ({"lr": math.nan}, "lr is nan; it must be above 0"),
-        ({"betas": (0.9, 1.0)}, r"betas are \[0.9, 1.0\]; both must be in \[0, 1\)"),
+        ({"betas": (0.9, 1.0)}, r"betas is \(0.9, 1.0\); it must be two numbers in \[0, 1\)"),
         ({"eps": 0.0}, "eps is 0.0; it must be above 0"),
         ({"weight_decay": -0.1}, "weight_decay is -0.1; it must be at least 0"),
         ({"warmup_steps": -1}, "warmup_steps is -1; it must be at least 0"),

@@ -20,9 +20,7 @@ def linear(step: int) -> float:
 
 
 def wsd(step: int) -> float:
-    return warmup_stable_decay(
-        step, max_lr=1.0, min_lr=0.1, warmup_steps=4, decay_start=7, decay_end=10
-    )
+    return warmup_stable_decay(step, max_lr=1.0, min_lr=0.1, warmup_steps=4, decay=range(7, 10))
 
 
 @pytest.mark.parametrize("schedule", [cosine, linear, wsd])
@@ -66,7 +64,7 @@ def test_warmup_stable_decay_by_hand() -> None:
     [
         lambda step: warmup_cosine(step, 1.0, 0.1, 0, 10),
         lambda step: warmup_linear(step, 1.0, 0.1, 0, 10),
-        lambda step: warmup_stable_decay(step, 1.0, 0.1, 0, 5, 10),
+        lambda step: warmup_stable_decay(step, 1.0, 0.1, 0, range(5, 10)),
     ],
 )
 def test_without_warm_up_the_highest_rate_comes_first(schedule: Schedule) -> None:
@@ -89,7 +87,7 @@ def test_warm_up_that_leaves_no_room_for_decay(
     [
         lambda step: warmup_cosine(step, 1.0, 0.0, 1000, 10_000),
         lambda step: warmup_linear(step, 1.0, 0.0, 1000, 10_000),
-        lambda step: warmup_stable_decay(step, 1.0, 0.0, 1000, 5000, 10_000),
+        lambda step: warmup_stable_decay(step, 1.0, 0.0, 1000, range(5000, 10_000)),
     ],
 )
 def test_no_jumps(schedule: Schedule) -> None:

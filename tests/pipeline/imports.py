@@ -9,13 +9,14 @@ ROOT = Path(__file__).resolve().parents[2]
 # not retrain. dvc.yaml leaves them out of `deps`.
 PLUMBING = (
     "lmlib/__init__.py",
-    "lmlib/signals.py",
+    "lmlib/states.py",
     "lmlib/threads.py",
     "lmlib/monitoring/",
     "stages/__init__.py",
     "stages/cli.py",
     "stages/cores.py",
     "stages/fingerprint.py",
+    "stages/parent.py",
     "stages/paths.py",
     "stages/stage_run.py",
 )

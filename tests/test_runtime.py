@@ -9,18 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed
 
-from lmlib.device import (
-    Environment,
-    autocast,
-    compiled,
-    deterministic,
-    peak_memory_bytes,
-    resolve_device,
-    resolve_dtype,
-    should_compile,
-)
+from lmlib.runtime import Runtime, resolve_device, resolve_dtype
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+ON_CPU, ON_CUDA = Runtime(CPU), Runtime(CUDA)
 
 
 @pytest.fixture
@@ -58,13 +50,13 @@ class Machine:
 )
 def test_auto_device(machine: Machine, gpus: int, mps: bool, expected: str) -> None:
     machine.has(gpus=gpus, mps=mps)
-    assert resolve_device("auto") == torch.device(expected)
+    assert resolve_device("auto", "train.device") == torch.device(expected)
 
 
 @pytest.mark.parametrize("name", ["cpu", "cuda", "cuda:1", "mps"])
 def test_named_device_that_is_there(machine: Machine, name: str) -> None:
     machine.has(gpus=2, mps=True)
-    assert resolve_device(name) == torch.device(name)
+    assert resolve_device(name, "train.device") == torch.device(name)
 
 
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "cuda:-1", "xpu", "meta"])
@@ -72,7 +64,7 @@ def test_unknown_device(machine: Machine, name: str) -> None:
     machine.has(gpus=1, mps=True)
     message = f" is '{name}'; choose auto, cpu, cuda, cuda:N or mps$"
     with pytest.raises(ValueError, match=f"^train.device{message}"):
-        resolve_device(name)
+        resolve_device(name, "train.device")
     with pytest.raises(ValueError, match=f"^--device{message}"):
         resolve_device(name, "--device")
 
@@ -82,22 +74,22 @@ def test_device_that_is_not_there(machine: Machine, name: str, gpus: int) -> Non
     machine.has(gpus=gpus, mps=False)
     message = f" is '{name}', which this machine does not have; `auto` takes"
     with pytest.raises(ValueError, match=f"^train.device{message}"):
-        resolve_device(name)
+        resolve_device(name, "train.device")
     with pytest.raises(ValueError, match=f"^evaluation.device{message}"):
         resolve_device(name, "evaluation.device")
 
 
 @pytest.mark.parametrize("device", [CPU, CUDA])
 def test_named_dtype(device: torch.device) -> None:
-    assert resolve_dtype("float32", device) == torch.float32
-    assert resolve_dtype("bfloat16", device) == torch.bfloat16
+    assert resolve_dtype("float32", device, "train.dtype") == torch.float32
+    assert resolve_dtype("bfloat16", device, "train.dtype") == torch.bfloat16
 
 
 def test_float16_is_for_cuda() -> None:
-    assert resolve_dtype("float16", CUDA) == torch.float16
+    assert resolve_dtype("float16", CUDA, "train.dtype") == torch.float16
     message = "^train.dtype is float16, which trains on CUDA only, and the device is cpu; choose"
     with pytest.raises(ValueError, match=message):
-        resolve_dtype("float16", CPU)
+        resolve_dtype("float16", CPU, "train.dtype")
 
 
 @pytest.mark.parametrize(
@@ -116,7 +108,7 @@ def test_auto_dtype_on_a_cpu(
 ) -> None:
     """Where bfloat16 is only emulated it is slower than float32."""
     machine.multiplies_bfloat16(capability=capability, avx512_bf16=avx512_bf16, amx=amx)
-    assert resolve_dtype("auto", CPU) == expected
+    assert resolve_dtype("auto", CPU, "train.dtype") == expected
 
 
 @pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
@@ -127,19 +119,19 @@ def test_auto_dtype_on_a_gpu(
     monkeypatch.setattr(
         "torch.cuda.is_bf16_supported", lambda including_emulation: including_emulation or native
     )
-    assert resolve_dtype("auto", CUDA) == expected
+    assert resolve_dtype("auto", CUDA, "train.dtype") == expected
 
 
 def test_auto_dtype_on_mps() -> None:
-    assert resolve_dtype("auto", torch.device("mps")) == torch.float32
+    assert resolve_dtype("auto", torch.device("mps"), "train.dtype") == torch.float32
 
 
 def test_autocast_multiplies_in_the_dtype_and_keeps_weights() -> None:
     weight = torch.ones(2, 2)
-    with autocast(CPU, torch.bfloat16):
+    with Runtime(CPU, torch.bfloat16).autocast():
         assert (weight @ weight).dtype == torch.bfloat16
     assert weight.dtype == torch.float32
-    with autocast(CPU, torch.float32):
+    with Runtime(CPU, torch.float32).autocast():
         assert (weight @ weight).dtype == torch.float32
 
 
@@ -155,9 +147,9 @@ def test_autocast_multiplies_in_the_dtype_and_keeps_weights() -> None:
         ("auto", CUDA, True),
     ],
 )
-def test_should_compile(machine: Machine, name: str, device: torch.device, expected: bool) -> None:
+def test_should_compile(machine: Machine, name: Any, device: torch.device, expected: bool) -> None:
     machine.has_compilers("g++", "gcc")
-    assert should_compile(name, device) is expected
+    assert Runtime(device).should_compile(name) is expected
 
 
 @pytest.mark.parametrize(
@@ -173,10 +165,8 @@ def test_does_not_compile_without_a_compiler(
 ) -> None:
     machine.has_compilers(*others)
     with caplog.at_level(logging.WARNING):
-        assert not should_compile("on", device)
-        assert not should_compile("on", device, "evaluate")
-    text = f"none of {missing} found; the model runs uncompiled"
-    assert caplog.messages == [f"train.compile: {text}", f"evaluate: {text}"]
+        assert not Runtime(device).should_compile("on")
+    assert caplog.messages == [f"none of {missing} found; the model runs uncompiled"]
 
 
 @pytest.mark.parametrize("device", [CPU, CUDA])
@@ -187,10 +177,10 @@ def test_does_not_compile_without_the_headers_of_python(
     machine.has_compilers("g++", "gcc")
     machine.has_headers_of_python_in(tmp_path)
     with caplog.at_level(logging.WARNING):
-        assert not should_compile("on", device)
-    assert "train.compile: no Python.h found (Debian: apt install python3-dev)" in caplog.text
+        assert not Runtime(device).should_compile("on")
+    assert "no Python.h found (Debian: apt install python3-dev)" in caplog.text
     (tmp_path / "Python.h").touch()
-    assert should_compile("on", device)
+    assert Runtime(device).should_compile("on")
 
 
 def strictness() -> tuple[bool, bool, bool]:
@@ -210,7 +200,7 @@ def test_deterministic_is_strict_on_cuda_and_ends_with_its_block(
     monkeypatch.setattr("os.environ", environment)
 
     def interrupted() -> None:
-        with deterministic(CUDA):
+        with ON_CUDA.deterministic():
             assert strictness() == (True, False, False)
             raise KeyboardInterrupt
 
@@ -226,7 +216,7 @@ def test_deterministic_restores_the_settings_of_its_caller(monkeypatch: pytest.M
     monkeypatch.setattr("os.environ", environment)
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        with deterministic(CUDA):
+        with ON_CUDA.deterministic():
             assert strictness() == (True, False, False)
         assert strictness() == (True, True, True)
         assert environment["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
@@ -235,7 +225,7 @@ def test_deterministic_restores_the_settings_of_its_caller(monkeypatch: pytest.M
 
 
 def test_deterministic_changes_nothing_on_the_cpu() -> None:
-    with deterministic(CPU):
+    with ON_CPU.deterministic():
         assert strictness() == (False, False, True)
 
 
@@ -271,52 +261,57 @@ def trial(module: nn.Module) -> None:
 
 @pytest.mark.parametrize("failing", ["forward", "backward"])
 def test_stays_uncompiled_where_the_compiler_fails(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failing: str
+    monkeypatch: pytest.MonkeyPatch,
+    machine: Machine,
+    caplog: pytest.LogCaptureFixture,
+    failing: str,
 ) -> None:
+    machine.has_compilers("g++")
     plain = nn.Identity()
     monkeypatch.setattr("torch.compile", lambda _, **__: Double(failing, compiler_error()))
     with caplog.at_level(logging.INFO):
-        assert compiled(plain, trial) is plain
-        assert compiled(plain, trial, "evaluate") is plain
-    starts = [message.split(" (")[0] for message in caplog.messages]
-    assert starts == [
-        "train.compile: compiling the model, which can take a minute",
-        "train.compile: the compiler failed",
-        "evaluate: compiling the model, which can take a minute",
-        "evaluate: the compiler failed",
+        assert ON_CPU.compile(plain, trial, "on") is plain
+    assert [message.split(" (")[0] for message in caplog.messages] == [
+        "compiling the model, which can take a minute",
+        "the compiler failed",
     ]
 
 
-def test_compiled_where_the_compiler_works(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_where_the_compiler_works(
+    monkeypatch: pytest.MonkeyPatch, machine: Machine
+) -> None:
     fast = Double("", compiler_error())
+    machine.has_compilers("g++")
     monkeypatch.setattr("torch.compile", lambda _, **__: fast)
-    assert compiled(nn.Identity(), trial) is fast
+    assert ON_CPU.compile(nn.Identity(), trial, "on") is fast
 
 
 def test_errors_of_the_model_are_not_taken_for_the_compilers(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, machine: Machine
 ) -> None:
+    machine.has_compilers("g++")
     monkeypatch.setattr("torch.compile", lambda _, **__: Double("forward", RuntimeError("bug")))
     with pytest.raises(RuntimeError, match=r"^bug$"):
-        compiled(nn.Identity(), trial)
+        ON_CPU.compile(nn.Identity(), trial, "on")
 
 
-# -- where a state was saved
+def test_compiles_only_where_it_should(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.compile", lambda *_, **__: pytest.fail("torch.compile was called"))
+    plain = nn.Identity()
+    assert ON_CPU.compile(plain, trial, "auto") is plain
 
 
-def test_environment_warns_of_what_changed(caplog: pytest.LogCaptureFixture) -> None:
-    saved = Environment(CPU, torch.float32).state_dict()
-    Environment(CPU, torch.float32).load_state_dict(saved)
-    assert caplog.text == ""
-    Environment(CPU, torch.bfloat16).load_state_dict({**saved, "torch": "1.0"})
-    assert "resuming with dtype bfloat16 from a state saved with float32: sums" in caplog.text
-    assert "from a state saved with 1.0: sums may be added in another order" in caplog.text
-    assert len(caplog.records) == 2
+def test_the_environment_names_what_bits_depend_on() -> None:
+    values = Runtime(CPU, torch.bfloat16).environment()
+    assert values["device"] == "cpu"
+    assert values["dtype"] == "bfloat16"
+    assert values["threads"] == str(torch.get_num_threads())
+    assert values["torch"] == torch.__version__
 
 
 def test_peak_memory_holds_what_was_allocated() -> None:
     """200 MB, written to: the process has had at least so much."""
     assert torch.ones(50_000_000).sum() == 50_000_000
-    peak = peak_memory_bytes(CPU)
+    peak = ON_CPU.peak_memory_bytes()
     assert peak is not None
     assert 200e6 < peak < 1e12

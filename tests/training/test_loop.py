@@ -1,4 +1,4 @@
-"""The training loop; above all that an interrupted training ends like an undisturbed one."""
+"""The training loop; above all that an interrupted run ends like an uninterrupted one."""
 
 import io
 import itertools
@@ -22,15 +22,22 @@ import torch
 from torch._dynamo.exc import BackendCompilerFailed
 from torch.amp import GradScaler
 
-from lmlib.checkpoint import ResumeStore
 from lmlib.data import Batch, TokenDataset
 from lmlib.model import ModelParams, NextTokenLoss, TransformerLM
 from lmlib.monitoring.throughput import flops_per_token
 from lmlib.optim import AdamW, OptimParams
-from lmlib.signals import Interrupted
 from lmlib.tokens import TokenInfo
-from lmlib.training import TrainParams, TrainResult, require_trainable, train
-from lmlib.validation import sampled_loss
+from lmlib.training import (
+    Datasets,
+    Hooks,
+    Interrupted,
+    ResumeStore,
+    Settings,
+    TrainParams,
+    TrainResult,
+    train,
+)
+from lmlib.training.validation import sampled_loss
 
 VOCAB_SIZE = 16
 MODEL = ModelParams(context_length=8, d_model=16, num_layers=1, num_heads=2, d_ff=32)
@@ -45,11 +52,18 @@ OPTIM = OptimParams(
     min_lr_fraction=0.1,
     decay_fraction=0.5,
     max_grad_norm=1.0,
+    muon_lr=8e-3,
+    muon_momentum=0.95,
 )
 TRAIN = TrainParams(
     seed=1,
     num_steps=20,
     batch_size=4,
+    micro_batch_size=0,
+    num_processes=1,
+    parallel="ddp",
+    order="random",
+    overfit_one_batch=False,
     device="cpu",
     dtype="float32",
     compile="off",
@@ -57,6 +71,9 @@ TRAIN = TrainParams(
     valid_every=5,
     valid_batches=2,
     checkpoint_every=7,
+    checkpoint_minutes=0.0,
+    patience=0,
+    profile_steps=0,
 )
 
 
@@ -82,6 +99,11 @@ def dataset(tokens: np.ndarray, name: str = "tokens") -> TokenDataset:
 
 NOISE = dataset(np.random.default_rng(0).integers(0, VOCAB_SIZE, 200))
 CYCLE = dataset(np.arange(200) % VOCAB_SIZE)  # each token has one successor
+ON_NOISE = Datasets(NOISE, NOISE)
+
+
+def settings_of(params: TrainParams = TRAIN, optim: OptimParams = OPTIM) -> Settings:
+    return Settings(MODEL, optim, params)
 
 
 def run(
@@ -92,7 +114,10 @@ def run(
     on_step: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
 ) -> tuple[TransformerLM, TrainResult]:
     model = TransformerLM(MODEL, VOCAB_SIZE, seed=params.seed)
-    return model, train(model, data, data, params, optim, ResumeStore(folder), on_step)
+    store = ResumeStore(folder)
+    return model, train(
+        model, settings_of(params, optim), Datasets(data, data), store, Hooks(on_step)
+    )
 
 
 def send(signum: int, at_step: int) -> Callable[[int, dict[str, float]], None]:
@@ -193,7 +218,7 @@ def test_signal_at_the_last_step_lets_the_training_end(tmp_path: Path) -> None:
 
 
 class InterruptingDataset(TokenDataset):
-    """Sends SIGTERM whenever a batch is taken: a training on it ends after one step."""
+    """Sends SIGTERM whenever a batch is taken: a run on it ends after one step."""
 
     def batch(self, step: int, **settings: Any) -> Batch:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -217,11 +242,13 @@ def test_every_step_may_be_the_last_before_an_interruption(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.slow)])
 def test_kill_9_at_any_moment(tmp_path: Path, kills: int) -> None:
-    """Killed that often, the training ends with the bits of one that was left alone."""
-    code = "import sys; from tests import test_training; test_training.survive_kills(*sys.argv[1:])"
+    """Killed that often, a run ends with the bits of one that was left alone."""
+    code = (
+        "import sys; from tests.training import test_loop; test_loop.survive_kills(*sys.argv[1:])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path), str(kills)],
-        cwd=Path(__file__).parent.parent,
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         timeout=300,
@@ -231,7 +258,7 @@ def test_kill_9_at_any_moment(tmp_path: Path, kills: int) -> None:
 
 
 def survive_kills(folder: str, kills: str) -> None:
-    """Train in child processes, so many of which are killed before they get to the end.
+    """Train in child processes; the first `kills` of them are killed before they finish.
 
     The children are forks of a process that has imported torch but never computed with it: that
     takes milliseconds, where a new process takes seconds to import.
@@ -260,9 +287,9 @@ def survive_kills(folder: str, kills: str) -> None:
 
     for _ in range(int(kills)):
         if train_in_fork("killed", rng.uniform(0, 0.02)) != -signal.SIGKILL:
-            sys.exit("a training ended, or failed, before it was killed")
+            sys.exit("a run ended, or failed, before it was killed")
     if train_in_fork("killed", None) or train_in_fork("whole", None):
-        sys.exit("a training that nobody killed failed")
+        sys.exit("a run that nobody killed failed")
 
 
 def test_finished_training_takes_no_more_steps(tmp_path: Path) -> None:
@@ -326,7 +353,7 @@ def test_keeps_the_last_good_state_when_the_loss_is_not_finite(tmp_path: Path) -
 
     params = replace(TRAIN, checkpoint_every=2)
     with pytest.raises(FloatingPointError, match=r"^step 4: loss is nan; the states saved before"):
-        train(model, NOISE, NOISE, params, OPTIM, ResumeStore(tmp_path), poison)
+        train(model, settings_of(params), ON_NOISE, ResumeStore(tmp_path), Hooks(poison))
     assert saved_steps(tmp_path) == [2]
     assert saved_state(tmp_path, 2)["model"]["lm_head.weight"].isfinite().all()
 
@@ -335,7 +362,7 @@ def test_a_validation_loss_that_is_not_finite_ends_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last update may break what its own loss and gradients did not show."""
-    monkeypatch.setattr("lmlib.training.sampled_loss", lambda *args, **kwargs: math.nan)
+    monkeypatch.setattr("lmlib.training.trainer.sampled_loss", lambda *args, **kwargs: math.nan)
     with pytest.raises(FloatingPointError, match="step 5: the validation loss is nan"):
         run(tmp_path, replace(TRAIN, checkpoint_every=3))
     assert [path.name for path in sorted(tmp_path.glob("step-*.pt"))] == ["step-000000003.pt"]
@@ -349,19 +376,6 @@ def test_steps_with_the_learning_rate_of_the_schedule(tmp_path: Path) -> None:
         run(tmp_path, optim=optim, on_step=send(signal.SIGTERM, at_step=1))
     end = saved_state(tmp_path, 1)["model"]["lm_head.weight"]
     assert (end - start).abs().max().item() == pytest.approx(OPTIM.lr / 10, rel=1e-3)
-
-
-def test_rejects_a_warm_up_that_never_ends(tmp_path: Path) -> None:
-    message = r"^optim\.warmup_steps is 20, not below train\.num_steps, 20: the learning rate would"
-    with pytest.raises(ValueError, match=message):
-        run(tmp_path, optim=replace(OPTIM, warmup_steps=20))
-
-
-def test_rejects_graphs_of_a_sharded_training() -> None:
-    params = replace(TRAIN, compile="graphs", parallel="fsdp")
-    with pytest.raises(ValueError, match=r"^train\.compile is graphs, which cannot record"):
-        require_trainable(MODEL, NOISE, NOISE, params, OPTIM, num_processes=2)
-    require_trainable(MODEL, NOISE, NOISE, params, OPTIM, num_processes=1)
 
 
 def test_clips_to_max_grad_norm(tmp_path: Path) -> None:
@@ -389,7 +403,7 @@ def test_rejects_a_text_without_room_for_one_sequence(tmp_path: Path, short: str
     data = {"train": NOISE, "valid": NOISE} | {short: dataset(np.zeros(8), short)}
     model = TransformerLM(MODEL, VOCAB_SIZE)
     with pytest.raises(ValueError, match=rf"{short}.*: 8 tokens are too few .*context_length=8"):
-        train(model, data["train"], data["valid"], TRAIN, OPTIM, ResumeStore(tmp_path))
+        train(model, settings_of(), Datasets(**data), ResumeStore(tmp_path))
 
 
 def test_nine_tokens_are_enough_for_context_8(tmp_path: Path) -> None:
@@ -480,19 +494,13 @@ def test_no_more_than_a_part_passes_through_the_model(
     assert sizes == [2] * (5 * 2 + 2 * 2)  # five steps, and one validation of two batches
 
 
-def test_rejects_parts_of_unequal_size() -> None:
-    message = "^batch_size is 4, 4 in each process: not divisible by micro_batch_size 3; the parts"
-    with pytest.raises(ValueError, match=message):
-        replace(TRAIN, micro_batch_size=3)
-
-
 # -- float16
 
 
 @pytest.fixture
 def float16_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """CPUs multiply float16, too, slowly: enough to see what the loop does."""
-    monkeypatch.setattr("lmlib.training.resolve_dtype", lambda *_: torch.float16)
+    monkeypatch.setattr("lmlib.training.settings.resolve_dtype", lambda *_: torch.float16)
 
 
 @pytest.mark.usefixtures("float16_on_cpu")
@@ -500,7 +508,7 @@ def test_float16_resumes_with_the_scale_of_its_loss(tmp_path: Path) -> None:
     """The first steps overflow, are skipped and halve the scale, which the state holds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "lmlib.training.GradScaler",
+            "lmlib.training.trainer.GradScaler",
             lambda device, enabled: GradScaler(
                 device, init_scale=2.0**40, growth_interval=3, enabled=enabled
             ),
@@ -532,7 +540,7 @@ def test_float16_gives_up_when_no_scale_helps(tmp_path: Path) -> None:
     model = TransformerLM(MODEL, VOCAB_SIZE)
     infinite_gradients(model, from_call=1)
     with pytest.raises(FloatingPointError, match=r"^step 17: grad_norm is (inf|nan)"):
-        train(model, NOISE, NOISE, TRAIN, OPTIM, ResumeStore(tmp_path))
+        train(model, settings_of(), ON_NOISE, ResumeStore(tmp_path))
 
 
 def test_float16_is_refused_on_a_cpu(tmp_path: Path) -> None:
@@ -552,7 +560,7 @@ def test_names_the_step_of_a_late_check_and_saves_nothing_after_it(
     infinite_gradients(model, from_call=5)
     params = replace(TRAIN, log_every=100, valid_every=100, checkpoint_every=4)
     with pytest.raises(FloatingPointError, match=r"^step 5: grad_norm is (inf|nan); the states"):
-        train(model, NOISE, NOISE, params, OPTIM, ResumeStore(tmp_path))
+        train(model, settings_of(params), ON_NOISE, ResumeStore(tmp_path))
     assert saved_steps(tmp_path) == [4]
     assert saved_state(tmp_path, 4)["model"]["lm_head.weight"].isfinite().all()
 
@@ -561,7 +569,7 @@ def test_names_an_infinite_gradient_at_once_on_a_cpu(tmp_path: Path) -> None:
     model = TransformerLM(MODEL, VOCAB_SIZE)
     infinite_gradients(model, from_call=5)
     with pytest.raises(FloatingPointError, match=r"^step 5: grad_norm is (inf|nan)"):
-        train(model, NOISE, NOISE, TRAIN, OPTIM, ResumeStore(tmp_path))
+        train(model, settings_of(), ON_NOISE, ResumeStore(tmp_path))
     assert model.lm_head.weight.isfinite().all()
 
 
@@ -574,7 +582,7 @@ def test_saves_when_the_minutes_have_passed(
     """A clock that shows one minute more at each look: two minutes pass every few steps."""
     minutes = itertools.count()
     clock = SimpleNamespace(monotonic=lambda: 60.0 * next(minutes))
-    monkeypatch.setattr("lmlib.training.time", clock)
+    monkeypatch.setattr("lmlib.training.trainer.time", clock)
     saved: list[int] = []
 
     class NotingStore(ResumeStore):
@@ -583,7 +591,7 @@ def test_saves_when_the_minutes_have_passed(
 
     model = TransformerLM(MODEL, VOCAB_SIZE)
     params = replace(TRAIN, checkpoint_minutes=3.0, checkpoint_every=1000)
-    train(model, NOISE, NOISE, params, OPTIM, NotingStore(tmp_path))
+    train(model, settings_of(params), ON_NOISE, NotingStore(tmp_path))
     assert saved == [3, 6, 9, 12, 15, 18, 20]
 
 
@@ -601,7 +609,8 @@ def run_into_overfitting(
     on_step: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
 ) -> tuple[TransformerLM, TrainResult]:
     model = TransformerLM(MODEL, VOCAB_SIZE, seed=params.seed)
-    return model, train(model, CYCLE, NOISE, params, OPTIM, ResumeStore(folder), on_step)
+    data = Datasets(CYCLE, NOISE)
+    return model, train(model, settings_of(params), data, ResumeStore(folder), Hooks(on_step))
 
 
 def test_stops_when_patience_ends_with_the_best_weights(tmp_path: Path) -> None:
@@ -638,7 +647,7 @@ def test_without_patience_the_last_weights_are_kept(tmp_path: Path) -> None:
     assert result.valid_loss == losses[-1] > min(losses)
 
 
-# -- looking into a training
+# -- looking into a run
 
 
 def test_overfits_one_batch(tmp_path: Path) -> None:
@@ -672,7 +681,8 @@ def test_profiles_some_steps(tmp_path: Path) -> None:
     trace = tmp_path / "new" / "trace.json"
     model = TransformerLM(MODEL, VOCAB_SIZE, seed=TRAIN.seed)
     params = replace(TRAIN, profile_steps=4)
-    train(model, NOISE, NOISE, params, OPTIM, ResumeStore(tmp_path / "1"), trace=trace)
+    store = ResumeStore(tmp_path / "1")
+    train(model, settings_of(params), ON_NOISE, store, Hooks(trace=trace))
     events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
     steps = {name for e in events if (name := e.get("name", "")).startswith("ProfilerStep#")}
     assert len(steps) == 4
@@ -687,23 +697,3 @@ def test_warns_when_it_goes_on_in_another_dtype(
         run(tmp_path, on_step=send(signal.SIGTERM, at_step=10))
     run(tmp_path, replace(TRAIN, dtype="bfloat16"))
     assert "resuming with dtype bfloat16 from a state saved with float32" in caplog.text
-
-
-# -- settings that cannot be
-
-
-@pytest.mark.parametrize(
-    "name", ["num_steps", "batch_size", "log_every", "valid_every", "valid_batches"]
-)
-def test_rejects_counts_below_one(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"^{name} is 0; it must be at least 1$"):
-        replace(TRAIN, **{name: 0})
-
-
-@pytest.mark.parametrize(
-    "name", ["seed", "micro_batch_size", "checkpoint_minutes", "patience", "profile_steps"]
-)
-def test_rejects_numbers_below_zero(name: str) -> None:
-    value = type(getattr(TRAIN, name))(-1)
-    with pytest.raises(ValueError, match=rf"^{name} is {value}; it must be at least 0$"):
-        replace(TRAIN, **{name: value})

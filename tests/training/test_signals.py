@@ -1,4 +1,4 @@
-"""Ending in order: signals wait for a safe point, and a stage dies with its dvc."""
+"""lmlib/training/signals.py: signals wait for a safe point."""
 
 import os
 import signal
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lmlib.signals import DeferredSignals, Interrupted
+from lmlib.training.signals import DeferredSignals, Interrupted
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
@@ -64,7 +64,7 @@ def test_interrupted_exits_as_a_shell_expects(signum: signal.Signals, code: int)
         [
             sys.executable,
             "-c",
-            f"from lmlib.signals import Interrupted; raise Interrupted({int(signum)})",
+            f"from lmlib.training.signals import Interrupted; raise Interrupted({int(signum)})",
         ],
         cwd=ROOT,
         capture_output=True,
@@ -72,29 +72,3 @@ def test_interrupted_exits_as_a_shell_expects(signum: signal.Signals, code: int)
     )
     assert done.returncode == code == Interrupted(signum).code
     assert done.stderr == ""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's end")
-def test_child_ends_when_its_parent_is_killed() -> None:
-    """The grandchild answers through a pipe that it inherits; the pipe closes when it dies."""
-    grandchild = (
-        "import time; from lmlib.signals import terminate_with_parent; terminate_with_parent(); "
-        "print('ready', flush=True); time.sleep(10); print('lived on')"
-    )
-    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {grandchild!r}])"
-    process = subprocess.Popen(
-        [sys.executable, "-c", child], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    with process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        process.kill()
-        assert process.stdout.read() == ""  # returns once the grandchild is gone
-
-
-def test_terminate_with_parent_does_nothing_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lmlib import signals
-
-    monkeypatch.setattr(sys, "platform", "darwin")
-    monkeypatch.setattr("ctypes.CDLL", lambda _: pytest.fail("called into libc"))
-    signals.terminate_with_parent()

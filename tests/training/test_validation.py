@@ -1,4 +1,4 @@
-"""lmlib/validation.py: which windows the estimate takes, and how it weighs them."""
+"""lmlib/training/validation.py: which windows the estimate takes, and how it weighs them."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lmlib.functional import cross_entropy
 from lmlib.model import ModelParams, TransformerLM
-from lmlib.validation import sampled_loss
+from lmlib.training.validation import sampled_loss
 from tests.tiny_models import shapes_seen_by, successor
 
 MODEL = TransformerLM(
@@ -72,7 +72,7 @@ def test_it_weighs_a_smaller_last_batch_by_its_size() -> None:
 
 
 def test_it_builds_no_graph() -> None:
-    """The gradients of a training are its own."""
+    """It leaves the gradients of a run alone."""
     model = successor(16, logit=1.0)
     builds_graph: list[bool] = []
     model.lm_head.register_forward_hook(lambda *_: builds_graph.append(torch.is_grad_enabled()))

@@ -1,10 +1,10 @@
-"""The validation loss during a training: of the same few windows each time."""
+"""The validation loss during a run, always on the same few windows."""
 
 import numpy as np
 import torch
 from torch import nn
 
-from lmlib.device import to_device
+from lmlib.runtime import to_device
 
 
 @torch.no_grad()
@@ -16,9 +16,9 @@ def sampled_loss(
     batch_size: int,
     batches: int,
 ) -> float:
-    """Return the mean loss over `batches` batches of windows spread evenly over a text.
+    """Return the mean loss, in nats, of `batches` batches of windows spread evenly over a text.
 
-    The same windows every time: values within one training compare without noise. A quick
+    The windows are always the same, so the values of one run compare without noise. A quick
     estimate; `lmlib.evaluation` scores the whole text. `next_token_loss(inputs, targets)` is the
     mean loss of a batch, as of `lmlib.model.NextTokenLoss`.
     """

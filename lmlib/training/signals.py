@@ -1,9 +1,6 @@
-"""Ending a program in order: SIGINT and SIGTERM wait for a safe point, orphans do not live on."""
+"""SIGINT and SIGTERM, which wait until a run has reached a step that it can resume from."""
 
-import ctypes
-import os
 import signal
-import sys
 from types import FrameType
 
 
@@ -41,18 +38,3 @@ class DeferredSignals:
         if self.received == signal.SIGINT and signum == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signum
-
-
-def terminate_with_parent() -> None:
-    """Ask Linux to send this process SIGTERM when its parent dies; elsewhere do nothing.
-
-    `dvc` passes Ctrl-C on to a stage, but neither SIGTERM nor SIGKILL: without this a stage
-    whose dvc was killed would train on as an orphan.
-    """
-    if sys.platform != "linux":
-        return
-    parent = os.getppid()
-    pr_set_pdeathsig = 1  # linux/prctl.h
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-    if os.getppid() != parent:  # it died before the call
-        os.kill(os.getpid(), signal.SIGTERM)

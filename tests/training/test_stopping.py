@@ -1,10 +1,10 @@
-"""When a training ends before its last step."""
+"""A run that ends before its last step."""
 
 import pytest
 import torch
 from torch import nn
 
-from lmlib.stopping import EarlyStopping, FiniteGuard
+from lmlib.training.stopping import EarlyStopping, FiniteGuard
 
 FINE, BAD = torch.tensor(1.0), torch.tensor(torch.inf)
 

@@ -1,4 +1,4 @@
-"""When a training ends before its last step: it diverges, or it no longer gets better."""
+"""Ending a run before its last step: it diverges, or its validation loss stops falling."""
 
 import math
 from collections.abc import Callable
@@ -7,54 +7,58 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmlib.distributed import load_whole, whole
+from lmlib.sharding import load_whole, whole
 
 
 class FiniteGuard:
-    """Keeps what follows a loss or gradient that is not finite from being saved or told.
+    """Raises FloatingPointError before the results of a step that was not finite are used.
 
-    `check` raises FloatingPointError for the first such step. On a CPU each step is checked at
-    once. Reading a value from a GPU makes the CPU wait and leaves the GPU idle, so there the
-    values of the steps stay on the device until someone needs to know: call `check` before
-    anything that the steps changed is kept.
+    On a CPU each step is checked at once. Reading a value from a GPU makes the CPU wait and leaves
+    the GPU idle, so there the values of the steps stay on the device: call `check` before anything
+    that the steps changed is saved or logged.
 
     Several processes check at the same steps, and with `mean`, over the processes, find the same.
     """
 
-    max_pending = 100  # steps: that a training without logs does not run on for nothing
+    max_pending = 100  # steps, so that a run that never logs still stops
 
     def __init__(self, mean: Callable[[Tensor], Tensor] = lambda x: x) -> None:
         self._mean = mean
         self._pending: list[tuple[int, Tensor]] = []
 
     def note(self, step: int, loss: Tensor, grad_norm: Tensor) -> None:
-        """Take the values of a step to be checked."""
+        """Add the values of a step to those that will be checked."""
         self._pending.append((step, torch.stack((loss, grad_norm.to(loss.device)))))
         waits = loss.is_cuda or loss.is_mps
         if not waits or len(self._pending) == self.max_pending:
             self.check()
 
     def check(self) -> None:
-        """Raise FloatingPointError when a value noted since the last check is not finite."""
+        """Raise FloatingPointError for the first noted value that is not finite."""
         if not self._pending:
             return
         steps = [step for step, _ in self._pending]
         values = self._mean(torch.stack([value for _, value in self._pending])).tolist()
         self._pending.clear()
         for step, (loss, grad_norm) in zip(steps, values, strict=True):
-            for name, value in (("loss", loss), ("grad_norm", grad_norm)):
-                if not math.isfinite(value):
-                    raise FloatingPointError(
-                        f"step {step}: {name} is {value}; the states saved before it are kept. "
-                        "Lower optim.lr or optim.max_grad_norm, or train in float32"
-                    )
+            require_finite(step, "loss", loss)
+            require_finite(step, "grad_norm", grad_norm)
+
+
+def require_finite(step: int, name: str, value: float) -> None:
+    """Raise FloatingPointError when `value`, called `name`, is infinite or NaN."""
+    if not math.isfinite(value):
+        raise FloatingPointError(
+            f"step {step}: {name} is {value}; the states saved before it are kept. "
+            "Lower optim.lr or optim.max_grad_norm, or train in float32"
+        )
 
 
 class EarlyStopping:
-    """Ends a training after `patience` validations in a row without a better loss.
+    """Ends a run after `patience` validations in a row without a better loss.
 
-    Holds the weights of the best validation, on the CPU, and is part of each saved state. With
-    patience 0 the training goes on to its last step, and its last weights are the ones to keep.
+    Keeps the weights of the best validation, on the CPU, and is part of each saved state. With
+    patience 0 a run takes all its steps, and its last weights are the ones to keep.
     """
 
     def __init__(self, patience: int) -> None:
@@ -69,7 +73,7 @@ class EarlyStopping:
         return 0 < self.patience <= self.waited
 
     def update(self, valid_loss: float, model: nn.Module) -> None:
-        """Take the loss of a validation of `model`."""
+        """Count a validation of `model`; keep its weights if its loss is the best."""
         if not self.patience:
             return
         self.waited += 1
@@ -81,15 +85,15 @@ class EarlyStopping:
             }
 
     def restore_best(self, model: nn.Module) -> None:
-        """Give `model` the weights of the best validation, if they are held."""
+        """Load the weights of the best validation into `model`, if there are any."""
         if self._weights:
             load_whole(model, self._weights)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a state holds of it."""
+        """Return what a state keeps of it."""
         return {"best_loss": self.best_loss, "waited": self.waited, "weights": self._weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what a state holds."""
+        """Continue from what a state kept."""
         self.best_loss, self.waited = state["best_loss"], state["waited"]
         self._weights = state["weights"]

@@ -1,6 +1,6 @@
 """Several processes: the curves of one, states that all can resume, a clear end when one dies.
 
-Run as a script, this file is the training whose processes torchrun starts, on the CPU.
+Run as a script, this file is the run whose processes torchrun starts, on the CPU.
 """
 
 import json
@@ -17,15 +17,24 @@ import pytest
 import torch
 
 import lmlib.checkpoint
-from lmlib.checkpoint import ResumeStore, load_model, save_model
+import lmlib.training.store
+from lmlib.checkpoint import load_model, plain_state_dict, save_model
 from lmlib.data import Batch, TokenDataset
-from lmlib.distributed import World, count_processes, join
 from lmlib.model import TransformerLM
 from lmlib.optim import OptimParams
-from lmlib.signals import Interrupted
-from lmlib.training import TrainParams, TrainResult, train
+from lmlib.training import (
+    Datasets,
+    Hooks,
+    Interrupted,
+    ResumeStore,
+    TrainParams,
+    TrainResult,
+    train,
+)
+from lmlib.training.distributed import World
+from lmlib.training.processes import count_processes, join
 from stages.cli import run_stage
-from tests.test_training import (
+from tests.training.test_loop import (
     CYCLE,
     MODEL,
     NOISE,
@@ -35,16 +44,17 @@ from tests.test_training import (
     assert_same_bits,
     saved_state,
     saved_steps,
+    settings_of,
 )
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "test", "RANK": "3"}
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 MUON = replace(OPTIM, name="muon")
 FSDP = replace(TRAIN, parallel="fsdp")
 OVERFITTING = replace(TRAIN, num_steps=200, valid_every=2, log_every=10, patience=3)
 
-# trainings that two processes do as one does, each with its optimizer
+# runs that are the same in two processes as in one, each with its optimizer
 SAME: dict[str, tuple[TrainParams, OptimParams]] = {
     "ddp": (TRAIN, OPTIM),
     "ddp-parts": (replace(TRAIN, micro_batch_size=1), OPTIM),
@@ -56,7 +66,7 @@ SAME: dict[str, tuple[TrainParams, OptimParams]] = {
     "fsdp-muon": (FSDP, MUON),
     "fsdp-patience": (replace(OVERFITTING, parallel="fsdp"), OPTIM),
 }
-# how a training goes until step 10, and from there on; None: in one process
+# how a run trains until step 10, and after it; None: in one process
 RESUMED: dict[str, tuple[TrainParams | None, TrainParams | None]] = {
     "ddp-ddp": (TRAIN, TRAIN),
     "fsdp-fsdp": (FSDP, FSDP),
@@ -70,7 +80,7 @@ RESUMED: dict[str, tuple[TrainParams | None, TrainParams | None]] = {
 
 
 class Scripted(TokenDataset):
-    """Does something when the batch of step 10 is taken: in the middle of a training."""
+    """Does something when the batch of step 10 is taken: in the middle of a run."""
 
     def __init__(self, action: Any, data: TokenDataset = NOISE) -> None:
         super().__init__(data.tokens, data.info)
@@ -96,8 +106,10 @@ def run(
 ) -> TrainResult:
     model = TransformerLM(MODEL, VOCAB_SIZE, seed=params.seed)
     store = ResumeStore(folder, world)
-    result = train(model, data, NOISE, params, optim, store, on_step)
-    save_model(folder / "model", model, world)
+    result = train(model, settings_of(params, optim), Datasets(data, NOISE), store, Hooks(on_step))
+    weights = store.world.gathered(plain_state_dict(model))
+    if store.world.is_main:
+        save_model(folder / "model", model, weights)
     return result
 
 
@@ -108,15 +120,16 @@ def data_of(params: TrainParams) -> TokenDataset:
 # -- what the processes do
 
 
-def many_trainings(folder: Path, world: World) -> None:
-    """All trainings of SAME and RESUMED; what each process saw goes to a file of its own."""
+def many_runs(folder: Path, world: World) -> None:
+    """All runs of SAME and RESUMED; what each process saw goes to a file of its own."""
     on_step: Any = lambda step, metrics: None  # noqa: E731
     if not world.is_main:
 
         def fail(*_: Any) -> None:
             raise AssertionError("a process other than the main one writes")
 
-        lmlib.checkpoint.write_atomically = lmlib.checkpoint.write_json = on_step = fail
+        lmlib.training.store.write_atomically = on_step = fail
+        lmlib.checkpoint.write_atomically = lmlib.checkpoint.write_json = fail
     seen: dict[str, Any] = {}
     for name, (params, optim) in SAME.items():
         result = run(folder / name, params, optim, data_of(params), world, on_step)
@@ -134,7 +147,8 @@ def many_trainings(folder: Path, world: World) -> None:
     model = TransformerLM(MODEL, VOCAB_SIZE)
     data = NOISE if world.is_main else Scripted(lambda: model.lm_head.weight.data.fill_(torch.nan))
     try:
-        train(model, data, NOISE, TRAIN, OPTIM, ResumeStore(folder / "nan", world))
+        store = ResumeStore(folder / "nan", world)
+        train(model, settings_of(), Datasets(data, NOISE), store)
     except FloatingPointError as error:
         seen["nan"] = str(error)
     (folder / f"{world.rank}.json").write_text(json.dumps(seen), encoding="utf-8")
@@ -165,8 +179,8 @@ def lingering(folder: Path, world: World) -> None:
 def main() -> None:
     job, folder = sys.argv[1], Path(sys.argv[2])
     with join(CPU) as world:
-        if job == "many trainings":
-            many_trainings(folder, world)
+        if job == "many runs":
+            many_runs(folder, world)
         elif job == "lingering":
             lingering(folder, world)
         elif job == "to the end":
@@ -179,10 +193,10 @@ def main() -> None:
 
 
 LAUNCH = """
-from lmlib.distributed import launch
+from lmlib.training.processes import launch
 from stages.cli import run_stage
 
-run_stage(lambda: launch("tests.test_distributed", 2))
+run_stage(lambda: launch("tests.training.test_distributed", 2))
 """
 
 
@@ -199,13 +213,13 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of the trainings in two processes."""
-    folder = tmp_path_factory.mktemp("trainings")
+    """The folder of the runs in two processes."""
+    folder = tmp_path_factory.mktemp("runs")
     for name, (first, _) in RESUMED.items():
         if first is None:
             with pytest.raises(Interrupted):
                 run(folder / name, data=Scripted(terminate))
-    status, errors = finish(start("many trainings", folder))
+    status, errors = finish(start("many runs", folder))
     assert status == 0, errors
     return folder
 
@@ -274,7 +288,7 @@ def test_a_dead_process_ends_the_other(job: str, tmp_path: Path) -> None:
     last_line = errors.splitlines()[-1]
     assert last_line == (
         "error: rank 1 of 2 was killed by SIGKILL, and the others were stopped. The states saved "
-        "before are kept: run again to go on"
+        "before are kept: run again to resume"
     )
     assert "Traceback" not in errors
     assert saved_steps(tmp_path) == [4, 8]

@@ -1,0 +1,219 @@
+"""What a model runs on: the device, the dtype of its products, the compiler, the memory."""
+
+import contextlib
+import ctypes
+import logging
+import os
+import shutil
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+# auto: on CUDA only; graphs: on, and CUDA graphs too
+CompileMode = Literal["auto", "on", "off", "graphs"]
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+
+
+def resolve_device(name: str, where: str) -> torch.device:
+    """Return the device called `name`; `auto` takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises ValueError for an unknown or missing device; its text begins with `where`, the setting
+    that holds the name.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    available = {
+        "cpu": lambda: True,
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+    }
+    if device is None or device.type not in available:
+        raise ValueError(f"{where} is '{name}'; choose auto, cpu, cuda, cuda:N or mps")
+    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    if not available[device.type]() or (device.index or 0) >= count:
+        raise ValueError(
+            f"{where} is '{name}', which this machine does not have; `auto` takes the best one "
+            "it has"
+        )
+    return device
+
+
+def resolve_dtype(name: str, device: torch.device, where: str) -> torch.dtype:
+    """Return the dtype of matrix products; `auto` is bfloat16 where the device multiplies it.
+
+    Raises ValueError, which begins with `where`, for float16 anywhere but on CUDA.
+    """
+    if name == "float16" and device.type != "cuda":
+        raise ValueError(
+            f"{where} is float16, which trains on CUDA only, and the device is {device}; "
+            "choose auto, bfloat16 or float32"
+        )
+    if name != "auto":
+        return {
+            "float32": torch.float32,
+            "bfloat16": torch.bfloat16,
+            "float16": torch.float16,
+        }[name]
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = device.type == "cpu" and _cpu_multiplies_bfloat16()
+    return torch.bfloat16 if native else torch.float32
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    """Return whether the CPU has AVX-512 BF16 or AMX; without them bfloat16 is slower."""
+    capabilities = torch.backends.cpu.get_cpu_capability()
+    if not capabilities.startswith("AVX512"):
+        return False
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """Return `x` on `device`; the CPU does not wait for a copy to CUDA."""
+    if device.type == "cuda":
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A device, and the dtype in which it multiplies matrices; weights stay float32."""
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+
+    def environment(self) -> dict[str, str]:
+        """Return what the bits of a run depend on besides its settings and data."""
+        on_cuda = self.device.type == "cuda"
+        return {
+            "device": torch.cuda.get_device_name(self.device) if on_cuda else self.device.type,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "threads": str(torch.get_num_threads()),
+            "torch": str(torch.__version__),
+        }
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return a context in which matrix products run in `dtype`."""
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+    @contextlib.contextmanager
+    def deterministic(self) -> Iterator[None]:
+        """Within, CUDA adds in the same order in every run, as the CPU always does.
+
+        An operation that PyTorch cannot do in a fixed order raises RuntimeError: if it only warned
+        (`warn_only`), the gradients of attention would keep their random order, too.
+        """
+        if self.device.type != "cuda":
+            yield
+            return
+        # cuBLAS reads it at its first use
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        enabled = torch.are_deterministic_algorithms_enabled()
+        warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+        memory: Any = torch.utils.deterministic  # a module with a property, unknown to the checker
+        fill = memory.fill_uninitialized_memory
+        torch.use_deterministic_algorithms(True)
+        memory.fill_uninitialized_memory = False  # 6% faster, and nothing reads it
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+            memory.fill_uninitialized_memory = fill
+
+    def should_compile(self, mode: CompileMode) -> bool:
+        """Return whether to call `torch.compile`; `auto` does on CUDA, where it always pays.
+
+        Where the compiler that PyTorch calls (C++ for the CPU, C for CUDA) or the headers of
+        Python that it includes are missing, nothing is compiled, and a warning says why.
+        """
+        on_cuda = self.device.type == "cuda"
+        if mode == "off" or (mode == "auto" and not on_cuda):
+            return False
+        compilers = ("gcc", "clang") if on_cuda else ("g++", "clang++")
+        missing = ""
+        if not any(map(shutil.which, compilers)):
+            missing = f"none of {', '.join(compilers)} found"
+        elif not Path(sysconfig.get_path("include"), "Python.h").is_file():
+            missing = "no Python.h found (Debian: apt install python3-dev)"
+        if missing:
+            logger.warning("%s; the model runs uncompiled", missing)
+        return not missing
+
+    def compile(
+        self, module: nn.Module, trial: Callable[[nn.Module], object], mode: CompileMode
+    ) -> nn.Module:
+        """Return `module` compiled if it should be (`should_compile`) and can be, else unchanged.
+
+        `trial` calls the module as it will be called later, forward and, in training, backward:
+        PyTorch compiles in the first call. Where the compiler fails in it, a warning says so; any
+        other error is raised.
+
+        With `graphs` the kernels of a call on CUDA are recorded and launched together (CUDA
+        graphs), for models so small that launching them takes longer than running them.
+        """
+        if not self.should_compile(mode):
+            return module
+        from torch._dynamo.exc import TorchDynamoException  # importing it takes a second
+
+        logger.info("compiling the model, which can take a minute")
+        # a module, which the types do not say
+        compiled: Any = torch.compile(
+            module, dynamic=False, mode="reduce-overhead" if mode == "graphs" else None
+        )
+        try:
+            trial(compiled)
+        except TorchDynamoException as error:
+            first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            logger.warning("the compiler failed (%s); the model runs uncompiled", first_line)
+            return module
+        return compiled
+
+    def keep_freed_memory(self) -> None:
+        """Let the process keep the CPU memory that tensors have freed, for the next tensors.
+
+        By default the C library of Linux returns large blocks to the system and requests them
+        again, and the system fills them with zeros page by page: a quarter of a second for each
+        gigabyte, in each training step. On other systems and devices this does nothing.
+        """
+        if self.device.type != "cpu" or not sys.platform.startswith("linux"):
+            return
+        with contextlib.suppress(OSError, AttributeError):  # a C library other than GNU's
+            mallopt = ctypes.CDLL(None).mallopt
+            # up to a GiB from the heap (older versions: 32 MiB), which is not trimmed
+            if mallopt(M_MMAP_THRESHOLD, 1 << 30) or mallopt(M_MMAP_THRESHOLD, 1 << 25):
+                mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+    def peak_memory_bytes(self) -> int | None:
+        """Return the most memory used at once: tensors on CUDA, all of MPS, the process on a CPU.
+
+        None on Windows, which does not tell.
+        """
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        if self.device.type == "mps":
+            return torch.mps.driver_allocated_memory()
+        if sys.platform == "win32":
+            return None
+        import resource  # Unix only
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024

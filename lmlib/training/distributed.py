@@ -1,0 +1,136 @@
+"""Several processes that train one model together, each on its part of every batch.
+
+DDP keeps the whole model in each process and averages the gradients. FSDP gives each process a part
+of every parameter, gradient and optimizer state, and gathers a block's parameters when they are
+needed.
+"""
+
+import contextlib
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lmlib.sharding import is_sharded, shard_like, whole
+
+Parallel = Literal["ddp", "fsdp"]
+
+
+class World:
+    """The processes of a run; `World()` is a single process, for which every method is a no-op.
+
+    A method called in one process must be called in all: they wait for each other. Small values
+    travel from CPU to CPU (gloo), so that no process waits for a GPU.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0) -> None:
+        self.rank, self.size, self.local_rank = rank, size, local_rank
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that logs and writes."""
+        return self.rank == 0
+
+    def device(self, device: torch.device) -> torch.device:
+        """Return the device of this process: the GPUs of a machine go to its processes."""
+        if self.size > 1 and device.type == "cuda":
+            return torch.device("cuda", self.local_rank)
+        return device
+
+    def part(self, rows: Tensor) -> Tensor:
+        """Return this process's rows: one of `size` equal blocks."""
+        return rows.chunk(self.size)[self.rank] if self.size > 1 else rows
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Return the mean of x over the processes, the same bits in all."""
+        if self.size == 1:
+            return x
+        total = x.detach().clone()
+        dist.all_reduce(total)
+        return total / self.size
+
+    def max(self, value: int | float) -> int | float:
+        """Return the largest of the processes' values."""
+        if self.size == 1:
+            return value
+        largest = torch.tensor(value, dtype=torch.float64)
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        return largest.item()
+
+    def wait(self) -> None:
+        """Wait until all processes have called this."""
+        self.max(0)
+
+    def gathered(self, x: Any) -> Any:
+        """Return x with the sharded tensors in it whole and on the CPU, in the main process only.
+
+        In the other processes they are empty. x may be a tensor, or hold some in dicts and lists.
+        """
+        if isinstance(x, dict):
+            return {key: self.gathered(value) for key, value in x.items()}
+        if isinstance(x, list | tuple):
+            return type(x)(map(self.gathered, x))
+        if not is_sharded(x):
+            return x
+        gathered = whole(x)
+        return gathered.cpu() if self.is_main else torch.empty(0)
+
+
+def load_whole_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load a state dict of whole tensors into the optimizer of a model, sharded or not."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    of_parameters = {
+        i: {name: shard_like(value, parameters[i]) for name, value in values.items()}
+        for i, values in state["state"].items()
+    }
+    optimizer.load_state_dict({**state, "state": of_parameters})
+
+
+def shard(module: nn.Module, blocks: Iterable[nn.Module], device: torch.device) -> None:
+    """Shard the parameters of `module` in place (FSDP), to be gathered block by block."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    for part in [*blocks, module]:
+        # the root, too: between steps all parameters are sharded, even after a validation
+        sharded = fully_shard(part, mesh=mesh, reshard_after_forward=True)
+        if device.type == "cpu":  # gloo adds, but does not average
+            sharded.set_force_sum_reduction_for_comms(True)
+
+
+def replicate(module: nn.Module) -> nn.Module:
+    """Return the module such that backward passes average the gradients over the processes."""
+    return DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True)
+
+
+def averaging(module: nn.Module, *, now: bool) -> AbstractContextManager[None]:
+    """Return a context for the forward and backward pass of a micro-batch.
+
+    A replicated module averages the gradients only if `now`, in the last micro-batch of a step;
+    before, each process accumulates its own.
+    """
+    if isinstance(module, DistributedDataParallel) and not now:
+        return module.no_sync()
+    return contextlib.nullcontext()
+
+
+class SharedLoss(nn.Module):
+    """The mean loss of a batch of which each process computes some rows; all get the same value."""
+
+    def __init__(self, next_token_loss: nn.Module, world: World) -> None:
+        super().__init__()
+        self.next_token_loss, self.world = next_token_loss, world
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean over all rows, however few there are."""
+        own = slice(self.world.rank, None, self.world.size)
+        rows = len(inputs[own])
+        if not rows:  # a row of weight 0: with FSDP the others wait for this process
+            own = slice(1)
+        share = rows * self.world.size / len(inputs)
+        return self.world.mean(self.next_token_loss(inputs[own], targets[own]) * share)

@@ -1,0 +1,107 @@
+"""The training loop."""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from lmlib.model import TransformerLM
+from lmlib.monitoring.profiling import profiled
+from lmlib.training.settings import Datasets, Settings, require_trainable
+from lmlib.training.signals import DeferredSignals, Interrupted
+from lmlib.training.store import ResumeStore
+from lmlib.training.trainer import Trainer, TrainResult
+
+logger = logging.getLogger(__name__)
+
+OnStep = Callable[[int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the main process of a run reports, and where.
+
+    on_step:  called after each step that is logged or validated, with the number of finished
+              steps and a dict of
+                  train/loss, optim/lr, optim/grad_norm, optim/param_norm     if it is logged
+                  train/tokens_per_s, train/mfu, train/memory_mb              if it is logged
+                  valid/loss                                                  if it is validated
+              Losses are in nats per token; grad_norm is the norm before clipping; memory_mb is
+              the peak so far (10**6 bytes); mfu is a share of the device's peak, and is left out
+              for an unknown device.
+    trace:    the file for a profile of `train.profile_steps` steps; None: no profile
+    """
+
+    on_step: OnStep = lambda step, metrics: None
+    trace: Path | None = None
+
+
+def train(
+    model: TransformerLM,
+    settings: Settings,
+    data: Datasets,
+    store: ResumeStore,
+    hooks: Hooks | None = None,
+) -> TrainResult:
+    """Train `model`, in place, to `train.num_steps`, from the newest state in `store` if any.
+
+    A resumed run ends with the bits of an uninterrupted one on the same device and number of
+    threads: batches and learning rates are pure functions of the step. With `train.patience` a run
+    may end early, and ends with the weights of the best validation.
+
+    If several processes train, all call this, with stores of the same world, and all get the same
+    result; with fsdp `model` is left sharded.
+
+    Raises Interrupted after SIGINT or SIGTERM, once the state is saved; FloatingPointError when
+    the loss or a gradient is not finite: the states saved before that step stay.
+    """
+    require_trainable(settings, data, store.world.size)
+    trainer = Trainer(model, settings, data, store)
+    with session(trainer, hooks or Hooks()) as report:
+        trainer.begin()
+        while not trainer.finished:
+            step = trainer.take_step()
+            signum = report(trainer.measure(step))
+            if trainer.finished or signum or trainer.checkpoint_is_due():
+                trainer.save()
+            if signum and not trainer.finished:
+                logger.info("state saved after step %d; run again to resume", trainer.step)
+                raise Interrupted(signum)
+    return trainer.result()
+
+
+@contextlib.contextmanager
+def session(trainer: Trainer, hooks: Hooks) -> Iterator[Callable[[dict[str, float]], int]]:
+    """Set up what surrounds the steps: progress bar, order of sums, signals, profile, writer.
+
+    Gives a function to call after each step, with its metrics. It returns the number of the signal
+    that any of the processes has received, or 0.
+    """
+    world, params = trainer.world, trainer.settings.train
+    traced = world.is_main and params.profile_steps > 0
+    with (
+        tqdm(
+            total=params.num_steps,
+            initial=trainer.step,
+            unit="step",
+            desc="train",
+            disable=not world.is_main,
+        ) as bar,
+        trainer.runtime.deterministic(),
+        DeferredSignals() as signals,
+        profiled(hooks.trace if traced else None, params.profile_steps) as profile_step,
+        trainer.store.in_background(),
+    ):
+
+        def report(metrics: dict[str, float]) -> int:
+            if metrics and world.is_main:
+                hooks.on_step(trainer.step, metrics)
+                bar.set_postfix({k.split("/")[1]: f"{v:.4g}" for k, v in metrics.items()})
+            bar.update()
+            profile_step()
+            return int(world.max(signals.received or 0))
+
+        yield report

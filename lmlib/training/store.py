@@ -1,0 +1,212 @@
+"""The states that an interrupted run resumes from."""
+
+import contextlib
+import hashlib
+import io
+import logging
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from filelock import Timeout
+
+from lmlib.checkpoint import checkpoint_state, serialise
+from lmlib.files import write_atomically
+from lmlib.sharding import load_whole
+from lmlib.states import lock_of
+from lmlib.threads import ThreadPool
+from lmlib.training.distributed import World, load_whole_optimizer
+
+logger = logging.getLogger(__name__)
+
+Row = dict[str, int | float]  # a point of a loss curve: its step (a whole number), loss, ...
+Rows = dict[str, list[Row]]  # the name of a loss curve -> its rows
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A part of a run that is saved in its states, as modules and optimizers are."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` needs."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
+        """Restore what `state_dict` returned."""
+        ...
+
+
+class ResumeStore:
+    """The states of one unfinished run, in a folder of its own.
+
+    Each state is a file `step-N.pt`: 64 hexadecimal digits, the SHA-256 of what follows, then a
+    checkpoint with the rows of the loss curves. The newest two are kept: the older one serves
+    when the newest is damaged. Its tensors are whole, however many processes trained.
+
+    The processes of `world` call `lock`, `save` and `load` together. Only the main one writes;
+    all read, and so need the same folder.
+    """
+
+    _kept = 2
+
+    def __init__(self, folder: str | Path, world: World | None = None) -> None:
+        self.folder = Path(folder)
+        self.world = world or World()
+        self._lock = lock_of(self.folder)
+        self._writer: ThreadPool | None = None
+        self._pending_write: Future[None] | None = None
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder; wait while another process trains the same model."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self._acquire(timeout_s=0.0):
+            logger.info("waiting for another process that trains this very model")
+            # in turns of a minute: the other processes of the world must not wait for hours
+            while not self._acquire(timeout_s=60.0):
+                pass
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _acquire(self, timeout_s: float) -> bool:
+        """Return whether the main process could take the lock."""
+        held = True
+        if self.world.is_main:
+            try:
+                self._lock.acquire(timeout=timeout_s)
+            except Timeout:
+                held = False
+        return not self.world.max(not held)
+
+    @contextlib.contextmanager
+    def in_background(self) -> Iterator[None]:
+        """Within, `save` copies the state and a thread writes it, one state at a time.
+
+        An error of a write is raised by the next `save`, or on leaving, which waits for the last
+        write.
+        """
+        with ThreadPool(1) as self._writer:
+            try:
+                yield
+            finally:
+                self._writer = None
+                self._finish_write()
+
+    def _finish_write(self) -> None:
+        write, self._pending_write = self._pending_write, None
+        if write:
+            write.result()
+
+    def save(
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        step: int,
+        rows: Rows,
+        **parts: Stateful,
+    ) -> None:
+        """Write the state after `step` finished steps; then drop all but the newest two.
+
+        `parts` are the other parts of the run that have a state, by name.
+        """
+        self._finish_write()
+        state = self.world.gathered(checkpoint_state(model, optimizer, step))
+        state["rows"] = rows
+        state["parts"] = {name: part.state_dict() for name, part in parts.items()}
+        if not self.world.is_main:
+            return
+        if self._writer:
+            self._pending_write = self._writer.submit(self._write, step, _snapshot(state))
+        else:
+            self._write(step, state)
+
+    def _write(self, step: int, state: dict[str, Any]) -> None:
+        with serialise(state, room=64) as content:
+            with content[64:] as body:
+                content[:64] = hashlib.sha256(body).hexdigest().encode()
+            write_atomically(self.folder / f"step-{step:09d}.pt", content)
+        # a kill in the middle of a write leaves a temporary file, named after the state
+        for old in [*self._files()[self._kept :], *self.folder.glob("*step-*.pt.*")]:
+            old.unlink()
+
+    def load(
+        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, **parts: Stateful
+    ) -> tuple[int, Rows] | None:
+        """Restore the newest undamaged state; return its step and rows, or None without one.
+
+        Damaged ones are removed: left in place, one would count among the newest two. Raises
+        ValueError when the processes do not find the same state.
+        """
+        if not self.world.is_main:
+            self.world.wait()
+        loaded = self._load(model, optimizer, parts)
+        if self.world.is_main:
+            self.world.wait()  # only now do the others look: damaged states are removed
+        step = loaded[0] if loaded else 0
+        newest, oldest = self.world.max(step), -self.world.max(-step)
+        if newest != oldest:
+            raise ValueError(
+                f"{self.folder}: the processes find states of {oldest:.0f} to {newest:.0f} steps; "
+                "the folder must be on a file system that all machines share"
+            )
+        return loaded
+
+    def _load(
+        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, parts: dict[str, Stateful]
+    ) -> tuple[int, Rows] | None:
+        for path in self._files():
+            content = path.read_bytes()
+            digest, body = content[:64], content[64:]
+            if hashlib.sha256(body).hexdigest().encode() != digest:
+                logger.warning("%s: damaged; removed, going back to the state before it", path)
+                path.unlink()
+                continue
+            state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+            load_whole(model, state["model"])
+            load_whole_optimizer(optimizer, state["optimizer"])
+            for name, part in parts.items():
+                part.load_state_dict(state["parts"][name])
+            return state["iteration"], state["rows"]
+        return None
+
+    def _files(self) -> list[Path]:
+        """Return the files of states, newest first."""
+        return sorted(self.folder.glob("step-*.pt"), reverse=True)
+
+
+class Environment:
+    """What the bits of a run depend on besides its settings and data; part of each state."""
+
+    def __init__(self, values: dict[str, str]) -> None:
+        self.values = values
+
+    def state_dict(self) -> dict[str, str]:
+        """Return the values, which a state keeps."""
+        return self.values
+
+    def load_state_dict(self, saved: dict[str, str], /) -> None:
+        """Warn of each value that differs from that of the saved state."""
+        for name, value in self.values.items():
+            if saved.get(name) != value:
+                logger.warning(
+                    "resuming with %s %s from a state saved with %s: sums may be added in "
+                    "another order, so the result may differ from that of an uninterrupted run",
+                    name,
+                    value,
+                    saved.get(name),
+                )
+
+
+def _snapshot(state: Any) -> Any:
+    """Return a copy that training does not change, its tensors on the CPU."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        return {key: _snapshot(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(map(_snapshot, state))
+    return state

@@ -1,0 +1,251 @@
+"""A run: what it holds, and what one step does with it."""
+
+import logging
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.nn.utils import get_total_norm
+
+from lmlib.data import Batch
+from lmlib.model import NextTokenLoss, TransformerLM
+from lmlib.monitoring.throughput import Meter
+from lmlib.optim import build_optimizer, clip_scale
+from lmlib.sharding import whole
+from lmlib.training.distributed import SharedLoss, averaging, replicate, shard
+from lmlib.training.settings import Datasets, Settings
+from lmlib.training.stopping import EarlyStopping, FiniteGuard, require_finite
+from lmlib.training.store import Environment, ResumeStore, Row, Rows, Stateful
+from lmlib.training.validation import sampled_loss
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Rows of the loss curves: `train` each log_every steps, `valid` each valid_every steps.
+
+    `valid_loss` is that of the final weights.
+    """
+
+    train: list[Row]
+    valid: list[Row]
+    valid_loss: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step computed.
+
+    loss:       of this process's part of the batch, in nats per token
+    lr:         the learning rate of the schedule
+    grad_norm:  of all gradients together, before clipping
+    """
+
+    loss: Tensor
+    lr: float
+    grad_norm: Tensor
+
+
+class Trainer:
+    """A run with its model, optimizer, data and states; `train` loops over its steps."""
+
+    def __init__(
+        self, model: TransformerLM, settings: Settings, data: Datasets, store: ResumeStore
+    ) -> None:
+        self.settings, self.data, self.store = settings, data, store
+        self.world = store.world
+        self.parallel = settings.train.parallel if self.world.size > 1 else None
+        self.runtime = settings.runtime(self.world.device(settings.device))
+        self.model = model.to(self.runtime.device).train()
+        data.train.to(self.runtime.device)
+
+        self.sequences_at_a_time = settings.train.sequences_at_a_time(self.world.size)
+        self.next_token_loss: nn.Module = NextTokenLoss(model)
+        if self.parallel == "fsdp":
+            shard(self.next_token_loss, model.layers, self.runtime.device)
+        self.optimizer = build_optimizer(model, settings.optim, self.runtime.dtype)
+        # float16 rounds what is below 3e-8 to 0: scaling the loss scales up small gradients
+        is_float16 = self.runtime.dtype == torch.float16
+        self.scaler = GradScaler(self.runtime.device.type, enabled=is_float16)
+        self.guard = FiniteGuard(self.world.mean)
+        self.stopping = EarlyStopping(settings.train.patience)
+        processes = " ".join([str(self.world.size), *filter(None, [self.parallel])])
+        environment = self.runtime.environment() | {"processes": processes}
+        self.kept: dict[str, Stateful] = {
+            "scaler": self.scaler,
+            "stopping": self.stopping,
+            "environment": Environment(environment),
+        }
+        self.step = 0  # finished steps
+        self.rows: Rows = {"train": [], "valid": []}
+        if (saved := store.load(model, self.optimizer, **self.kept)) is not None:
+            self.step, self.rows = saved
+            logger.info("resuming after step %d of %d", self.step, settings.train.num_steps)
+        self.meter = Meter(model, self.runtime.device, self.runtime.dtype, self.world.size)
+        self.last_save = time.monotonic()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are taken, or patience has run out."""
+        return self.step >= self.settings.train.num_steps or self.stopping.exhausted
+
+    def begin(self) -> None:
+        """Compile and replicate the model if the settings say so, and log what begins."""
+        if self.finished:
+            logger.info("the run is already finished; delete %s to repeat it", self.store.folder)
+            return
+        self.runtime.keep_freed_memory()
+        with self.meter.pause():
+            self._compile()
+            if self.parallel == "ddp":
+                self.next_token_loss = replicate(self.next_token_loss)
+                # DDP fixes its gradient buckets in the first backward pass. Do a throwaway one
+                # first, so that a resumed run buckets, and rounds, the same way.
+                self._rehearse(self.next_token_loss)
+        device = self.runtime.device
+        logger.info(
+            "training %s parameters on %s in %s, steps %d to %d",
+            f"{self.model.num_parameters():,}",
+            f"{self.world.size} x {device.type}" if self.parallel else device,
+            str(self.runtime.dtype).removeprefix("torch."),
+            self.step + 1,
+            self.settings.train.num_steps,
+        )
+
+    def _compile(self) -> None:
+        mode = self.settings.train.compile
+        if self.parallel != "fsdp":
+            self.next_token_loss = self.runtime.compile(self.next_token_loss, self._rehearse, mode)
+        elif self.runtime.should_compile(mode):
+            for block in self.model.layers:  # the compiler cannot trace the gathering in between
+                block.compile(dynamic=False)
+            self._rehearse(self.next_token_loss)
+
+    def _rehearse(self, next_token_loss: nn.Module) -> None:
+        """Pass the first batch forward and backward, and drop its gradients."""
+        try:
+            self._add_gradients(next_token_loss, self._batch(1))
+        finally:
+            self.optimizer.zero_grad()
+
+    def take_step(self) -> Step:
+        """Update the weights once; raise FloatingPointError when a step was not finite."""
+        self.step += 1
+        optim, params = self.settings.optim, self.settings.train
+        lr = optim.lr_at(self.step, params.num_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group["lr_scale"]
+        batch = self._batch(1 if params.overfit_one_batch else self.step)
+        loss = self._add_gradients(self.next_token_loss, batch)
+        self.scaler.unscale_(self.optimizer)
+        grad_norm, clip = clip_scale(self.model.parameters(), optim.max_grad_norm)
+        # the scaler skips a step whose gradients overflow, and tries the next at half the scale
+        may_overflow = self.scaler.get_scale() > 1
+        self.guard.note(self.step, loss, loss if may_overflow else grad_norm)
+        self.scaler.step(self.optimizer, grad_scale=clip)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        self.meter.count(batch[0].numel() * self.world.size)
+        return Step(loss, lr, grad_norm)
+
+    def _batch(self, step: int) -> Batch:
+        """Return this process's part of the batch of a step."""
+        inputs, targets = self.data.train.batch(
+            step,
+            seed=self.settings.train.seed,
+            batch_size=self.settings.train.batch_size,
+            context_length=self.settings.model.context_length,
+            order=self.settings.train.order,
+        )
+        return self.world.part(inputs), self.world.part(targets)
+
+    def _add_gradients(self, next_token_loss: nn.Module, batch: Batch) -> Tensor:
+        """Add the gradients of the mean loss over a batch, part by part; return that loss."""
+        size, rows = self.sequences_at_a_time, len(batch[0])
+        parts = list(zip(*(ids.split(size) for ids in batch), strict=True))
+        total = torch.zeros((), device=self.runtime.device)
+        for number, (inputs, targets) in enumerate(parts, 1):
+            with averaging(next_token_loss, now=number == len(parts)):
+                with self.runtime.autocast():
+                    loss = next_token_loss(inputs, targets) * (size / rows)
+                self.scaler.scale(loss).backward()
+            total += loss.detach()
+        return total
+
+    def measure(self, step: Step) -> dict[str, float]:
+        """Validate and log the step where due; return the metrics, none where neither is."""
+        params = self.settings.train
+        metrics: dict[str, float] = {}
+        if self.finished or self.step % params.valid_every == 0:
+            metrics |= self.validate()  # which may finish the run
+        if self.finished or self.step % params.log_every == 0:
+            metrics |= self.log(step)
+        return metrics
+
+    def log(self, step: Step) -> dict[str, float]:
+        """Add the step to the training curve; return its metrics."""
+        self.guard.check()
+        row: Row = {
+            "step": self.step,
+            "loss": self.world.mean(step.loss).item(),
+            "lr": step.lr,
+            "grad_norm": step.grad_norm.item(),
+        }
+        self.rows["train"].append(row)
+        metrics = {
+            "train/loss": row["loss"],
+            "optim/lr": step.lr,
+            "optim/grad_norm": row["grad_norm"],
+            "optim/param_norm": whole(get_total_norm(self.model.parameters())).item(),
+            **self.meter.read(),
+        }
+        if (peak := self.runtime.peak_memory_bytes()) is not None:
+            metrics["train/memory_mb"] = peak / 1e6
+        return metrics
+
+    def validate(self) -> dict[str, float]:
+        """Add the validation loss to its curve and return it."""
+        self.guard.check()
+        params, size = self.settings.train, self.sequences_at_a_time * self.world.size
+        next_token_loss = self.next_token_loss
+        if self.parallel:
+            next_token_loss = SharedLoss(next_token_loss, self.world)
+        with self.meter.pause(), self.runtime.autocast():
+            loss = sampled_loss(
+                next_token_loss,
+                self.data.valid.tokens,
+                context_length=self.settings.model.context_length,
+                batch_size=size,
+                batches=params.valid_batches * params.batch_size // size,
+            )
+        require_finite(self.step, "the validation loss", loss)
+        self.stopping.update(loss, self.model)
+        self.rows["valid"].append({"step": self.step, "loss": loss})
+        return {"valid/loss": loss}
+
+    def checkpoint_is_due(self) -> bool:
+        """Return whether the steps, or the minutes, of a checkpoint have passed."""
+        params = self.settings.train
+        minutes = (time.monotonic() - self.last_save) / 60
+        late = 0 < params.checkpoint_minutes <= minutes
+        if params.checkpoint_minutes:
+            late = bool(self.world.max(late))
+        return late or self.step % params.checkpoint_every == 0
+
+    def save(self) -> None:
+        """Save the state, unless a step was not finite."""
+        self.guard.check()
+        with self.meter.pause():
+            self.store.save(self.model, self.optimizer, self.step, self.rows, **self.kept)
+        self.last_save = time.monotonic()
+
+    def result(self) -> TrainResult:
+        """Give the model its final weights; return the curves."""
+        valid_loss = self.rows["valid"][-1]["loss"]
+        if self.settings.train.patience:
+            self.stopping.restore_best(self.model)
+            valid_loss = self.stopping.best_loss
+        return TrainResult(**self.rows, valid_loss=valid_loss)

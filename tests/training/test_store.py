@@ -1,0 +1,228 @@
+"""The states that a run resumes from, and the folder that holds them."""
+
+import copy
+import logging
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmlib.files import write_atomically
+from lmlib.states import discard
+from lmlib.training import ResumeStore
+from lmlib.training.store import Environment, Rows
+from tests.test_checkpoint import assert_same_bits, empty, take_step, trained, truncate
+
+ROWS: Rows = {"train": [{"step": 1, "loss": 0.1}], "valid": []}
+
+
+def test_store_is_empty_at_first(tmp_path: Path) -> None:
+    assert ResumeStore(tmp_path / "none").load(*trained(seed=1)) is None
+
+
+def test_store_restores_the_newest_state(tmp_path: Path) -> None:
+    store = ResumeStore(tmp_path)
+    store.save(*trained(seed=1), 9, {"train": [], "valid": []})
+    model, optimizer = trained(seed=2)
+    store.save(model, optimizer, 10, ROWS)
+    other, other_optimizer = trained(seed=3, steps=0)
+    assert store.load(other, other_optimizer) == (10, ROWS)
+    assert_same_bits(other.state_dict(), model.state_dict())
+    assert_same_bits(other_optimizer.state_dict(), optimizer.state_dict())
+
+
+class Counter:
+    """A part of a run whose state is a number."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def state_dict(self) -> dict[str, int]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.count = state["count"]
+
+
+def test_store_restores_the_other_parts_by_their_names(tmp_path: Path) -> None:
+    store = ResumeStore(tmp_path)
+    store.save(*trained(seed=1), 1, ROWS, a=Counter(1), b=Counter(2))
+    a, b = Counter(0), Counter(0)
+    assert store.load(*trained(seed=1), b=b, a=a) == (1, ROWS)
+    assert (a.count, b.count) == (1, 2)
+
+
+def test_store_keeps_the_newest_two(tmp_path: Path) -> None:
+    """Counted by number, not by text: 10 is newer than 9. A torn write of a kill goes, too."""
+    store = ResumeStore(tmp_path)
+    (tmp_path / "step-000000005.pt.tmp").write_bytes(b"half")
+    model, optimizer = trained(seed=1)
+    for step in (8, 9, 10, 11):
+        store.save(model, optimizer, step, ROWS)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["step-000000010.pt", "step-000000011.pt"]
+
+
+def test_store_writes_in_the_background_what_was_when_it_was_asked_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training continues while the state waits to be written: here until everything has changed."""
+    changed = threading.Event()
+
+    def wait_and_write(path: Path, content: bytes) -> None:
+        assert changed.wait(timeout=60)
+        write_atomically(path, content)
+
+    monkeypatch.setattr("lmlib.training.store.write_atomically", wait_and_write)
+    store = ResumeStore(tmp_path)
+    model, optimizer = trained(seed=1)
+    expected = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    rows = copy.deepcopy(ROWS)
+    with store.in_background():
+        store.save(model, optimizer, 1, rows)
+        take_step(model, optimizer)
+        rows["train"].clear()
+        changed.set()
+    other, other_optimizer = trained(seed=3, steps=0)
+    assert store.load(other, other_optimizer) == (1, ROWS)
+    assert_same_bits((other.state_dict(), other_optimizer.state_dict()), expected)
+
+
+def test_store_tells_when_a_state_could_not_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the next state or at the end; what was written before stays."""
+    store = ResumeStore(tmp_path)
+    model, optimizer = trained(seed=1)
+    store.save(model, optimizer, 1, ROWS)
+
+    def fail(_path: Path, _content: bytes) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("lmlib.training.store.write_atomically", fail)
+    with pytest.raises(OSError, match="No space left"), store.in_background():
+        store.save(model, optimizer, 2, ROWS)
+    with store.in_background():
+        store.save(model, optimizer, 2, ROWS)
+        with pytest.raises(OSError, match="No space left"):
+            store.save(model, optimizer, 3, ROWS)
+    assert store.load(model, optimizer) == (1, ROWS)
+
+
+def flip_a_byte(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def flip_the_digest(content: bytes) -> bytes:
+    return b"x" + content[1:]
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_byte, flip_the_digest, empty])
+def test_store_falls_back_from_a_damaged_state(
+    tmp_path: Path, damage: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = ResumeStore(tmp_path)
+    model, optimizer = trained(seed=1)
+    store.save(model, optimizer, 1, ROWS)
+    store.save(*trained(seed=2), 2, ROWS)
+    newest = tmp_path / "step-000000002.pt"
+    newest.write_bytes(damage(newest.read_bytes()))
+
+    other, other_optimizer = trained(seed=3)
+    with caplog.at_level(logging.WARNING):
+        assert store.load(other, other_optimizer) == (1, ROWS)
+    assert f"{newest}: damaged; removed, going back" in caplog.text
+    assert_same_bits(other.state_dict(), model.state_dict())
+
+
+def test_damaged_state_takes_no_place_among_the_newest_two(tmp_path: Path) -> None:
+    store = ResumeStore(tmp_path)
+    model, optimizer = trained(seed=1)
+    store.save(model, optimizer, 10, ROWS)
+    store.save(model, optimizer, 20, ROWS)
+    (tmp_path / "step-000000020.pt").write_bytes(b"")
+    assert store.load(model, optimizer) == (10, ROWS)
+    store.save(model, optimizer, 12, ROWS)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["step-000000010.pt", "step-000000012.pt"]
+
+
+def test_store_with_nothing_but_damage_starts_from_scratch(tmp_path: Path) -> None:
+    store = ResumeStore(tmp_path)
+    model, optimizer = trained(seed=1)
+    store.save(model, optimizer, 1, ROWS)
+    (tmp_path / "step-000000001.pt").write_bytes(b"")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    assert store.load(model, optimizer) is None
+    assert_same_bits(model.state_dict(), before)
+
+
+@contextmanager
+def held_by_another_process(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    code = (
+        "import sys; from lmlib.training import ResumeStore\n"
+        "with ResumeStore(sys.argv[1]).lock():\n"
+        "    print('locked', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)],
+        cwd=Path(__file__).parents[2],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "locked\n"
+        yield holder
+        holder.kill()
+
+
+def test_lock_waits_for_the_other_process(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is free when the holder has gone, even killed."""
+    folder = tmp_path / "resume"
+    with held_by_another_process(folder) as holder, caplog.at_level(logging.INFO):
+        entered = threading.Event()
+
+        def wait_for_it() -> None:
+            with ResumeStore(folder).lock():
+                entered.set()
+
+        waiting = threading.Thread(target=wait_for_it)
+        waiting.start()
+        assert not entered.wait(0.5)
+        holder.kill()
+        waiting.join(timeout=30)
+        assert entered.is_set()
+    assert "waiting for another process that trains this very model" in caplog.text
+
+
+def test_discard_leaves_the_states_of_a_running_training(tmp_path: Path) -> None:
+    """Two experiments that differ only in sampling train the same model."""
+    store = ResumeStore(tmp_path / "resume")
+    store.save(*trained(seed=1), 1, ROWS)
+    with held_by_another_process(store.folder):
+        discard(store.folder)
+        assert len(list(store.folder.iterdir())) == 1
+    discard(store.folder)
+    assert not store.folder.exists()
+    discard(store.folder)  # nothing is there: nothing to do
+
+
+# -- where a state was saved
+
+
+def test_environment_warns_of_what_changed(caplog: pytest.LogCaptureFixture) -> None:
+    saved = Environment({"dtype": "float32", "torch": "1.0"}).state_dict()
+    Environment(dict(saved)).load_state_dict(saved)
+    assert caplog.text == ""
+    Environment({"dtype": "bfloat16", "torch": "2.0"}).load_state_dict(saved)
+    assert "resuming with dtype bfloat16 from a state saved with float32: sums" in caplog.text
+    assert "from a state saved with 1.0: sums may be added in another order" in caplog.text
+    assert len(caplog.records) == 2
