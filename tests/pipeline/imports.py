@@ -40,17 +40,18 @@ def modules_behind(module: Path) -> set[str]:
             elif isinstance(node, ast.ImportFrom) and node.module:
                 # `from lmlib import toystories` names a module, `from lmlib.data import x` may not
                 names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            elif isinstance(node, ast.Constant) and is_package(node.value):
-                names = [node.value, *modules_in(node.value)]  # load_kernels("lmlib.optim.kernels")
+            elif isinstance(node, ast.Constant) and (package := as_package(node.value)):
+                names = [package, *modules_in(package)]  # load_kernels("lmlib.optim.kernels")
             else:
                 continue
             waiting += [file for name in names for file in _files_of(name)]
     return found
 
 
-def is_package(value: object) -> bool:
-    """Return whether a constant is the name of a module of lmlib, which is loaded by its name."""
-    return isinstance(value, str) and value.startswith("lmlib.") and bool(_files_of(value)[1:])
+def as_package(value: object) -> str:
+    """Return a constant that is the name of a module of lmlib, which is loaded by it; else ""."""
+    is_name = isinstance(value, str) and value.startswith("lmlib.") and _files_of(value)[1:]
+    return str(value) if is_name else ""
 
 
 def modules_in(package: str) -> list[str]:

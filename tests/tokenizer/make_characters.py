@@ -16,15 +16,17 @@ import numpy as np
 
 from lmlib.tokenizer import characters
 from lmlib.tokenizer.characters import (
-    CASELESS,
     CLASS_BITS,
+    NUM_CODE_POINTS,
+    UNICODE_VERSION,
+)
+from lmlib.tokenizer.kernels.records import (
+    CASELESS,
     LOWER,
     MARK,
-    NUM_CODE_POINTS,
     NUMBER,
     OTHER,
     SPACE,
-    UNICODE_VERSION,
     UPPER,
 )
 

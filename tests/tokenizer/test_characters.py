@@ -11,21 +11,24 @@ import tokenizers
 from hypothesis import given
 from tokenizers.pre_tokenizers import Split
 
-from lmlib.tokenizer import characters, engine
+from lmlib.tokenizer import characters
 from lmlib.tokenizer.characters import (
-    CASELESS,
-    LOWER,
-    MARK,
     NUM_CODE_POINTS,
-    NUMBER,
-    OTHER,
-    SPACE,
     STAND_INS,
-    UPPER,
     char_class,
     char_classes,
     for_regex,
     regex_class,
+)
+from lmlib.tokenizer.counting import WordCounter
+from lmlib.tokenizer.kernels.records import (
+    CASELESS,
+    LOWER,
+    MARK,
+    NUMBER,
+    OTHER,
+    SPACE,
+    UPPER,
 )
 from lmlib.tokenizer.patterns import PATTERNS
 from lmlib.tokenizer.reference import count_pre_tokens, pre_tokens
@@ -122,7 +125,7 @@ def test_kernels_and_plain_python_split_every_character_alike(pattern: str) -> N
     chosen = sorted(classified | set(telling_characters()))
     data = "".join(f"a{c}1 {c}!" for c in chosen).encode()
     splitter = Splitter(pattern, [])
-    counter = engine.WordCounter()
+    counter = WordCounter()
     counter.add_text(data, splitter)
     assert counter.words().to_dict() == count_pre_tokens(data, splitter)
 

@@ -1,4 +1,4 @@
-"""Learning merges: the kernels against the reference and against counting everything anew."""
+"""Learning merges: the kernels against the reference and against counting everything again."""
 
 import random
 from collections import Counter
@@ -8,7 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lmlib.tokenizer.learning import learn_merges
+from lmlib.tokenizer import learning
+from lmlib.tokenizer.counting import WordCounts
+from lmlib.tokenizer.learning import Learner, learn_merges
 from lmlib.tokenizer.reference import learn_merges as learn_plainly
 from tests.tokenizer.strategies import brute_force_merges
 
@@ -21,20 +23,9 @@ words_of_letters = st.lists(st.sampled_from([b"a", b"b", b"ab", b"aaaa", b"c", b
 small_words = st.dictionaries(words_of_letters.map(b"".join), weights, max_size=12)
 
 
-def learn(words: dict[bytes, int], num_merges: int, stop: int = 0) -> list[Pair]:
+def learn(words: dict[bytes, int], num_merges: int) -> list[Pair]:
     """Return the merges that the kernels learn from the words."""
-    data = np.frombuffer(b"".join(words), np.uint8)  # read-only
-    starts = np.cumsum([0, *map(len, words)], dtype=np.int64)
-    counts = np.array(list(words.values()), np.int64)
-    merges = np.full((num_merges, 2), -1, np.int32)
-    progress = np.array([0, stop], np.int64)
-    num_learnt = learn_merges(data, starts, counts, merges, progress)
-    assert progress[0] == num_learnt
-    assert np.all(merges[num_learnt:] == -1)
-    tokens = [bytes([byte]) for byte in range(256)]
-    for left, right in merges[:num_learnt].tolist():
-        tokens.append(tokens[left] + tokens[right])
-    return [(tokens[left], tokens[right]) for left, right in merges[:num_learnt].tolist()]
+    return learn_merges(WordCounts.from_dict(words), num_merges)
 
 
 def some_words(num_words: int, letters: str, seed: int) -> dict[bytes, int]:
@@ -113,14 +104,40 @@ def test_no_words_no_pairs_no_merges() -> None:
     assert learn({b"ab": 1}, 0) == []
 
 
-def test_stops_when_told() -> None:
-    assert learn({b"abcd": 1}, 3, stop=1) == []
+def test_progress_is_told_and_can_stop_it() -> None:
+    """Ctrl-C works between two calls of the kernel."""
+    words = WordCounts.from_dict(some_words(500, "abcdefgh", 1))
+    seen: list[int] = []
+    learn_merges(words, 200, seen.append)
+    assert seen == [64, 128, 192, 200]
+
+    def stop(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learn_merges(words, 200, stop)
+
+
+def test_the_table_of_pairs_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a merge, and while rare pairs are counted again; 676 pairs of letters fit at first."""
+    rooms: list[int] = []
+    make_room = Learner._make_room
+
+    def noted(learner: Learner, size: int) -> None:
+        rooms.append(size)
+        make_room(learner, size)
+
+    monkeypatch.setattr(learning, "FIRST_ROOM", 1 << 10)
+    monkeypatch.setattr(Learner, "_make_room", noted)
+    words = some_words(20_000, "abcdefghijklmnopqrstuvwxyz", 2)
+    assert learn(words, 3000) == learn_plainly(words, 3000)
+    assert rooms == [1 << (10 + k) for k in range(len(rooms))]
+    assert len(rooms) > 3
 
 
 def test_too_many_bytes() -> None:
     """A view that repeats one byte, so that no memory is needed."""
     data = np.broadcast_to(np.uint8(0), ((1 << 31) - 2,))
-    starts = np.array([0, len(data)], np.int64)
-    merges, progress = np.empty((1, 2), np.int32), np.zeros(2, np.int64)
+    words = WordCounts(data, np.array([0, len(data)], np.int64), np.ones(1, np.int64))
     with pytest.raises(ValueError, match=r"have 2147483646 bytes in 1 words; .* train on a part"):
-        learn_merges(data, starts, np.ones(1, np.int64), merges, progress)
+        learn_merges(words, 1)
