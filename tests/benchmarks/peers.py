@@ -189,9 +189,8 @@ def encode_cl100k_quicktok(job: Job) -> Prepared:
     folder.mkdir(exist_ok=True)
     quicktok, core = import_module("quicktok"), import_module("quicktok._import_core")
     core.write_files(str(folder), "ours", *ranks_of(job), "cl100k", nfc=False)
-    core.ensure_tables(
-        str(folder), str(Path(str(quicktok.__file__)).parent / "data"), "cl100k", False
-    )
+    tables = str(Path(str(quicktok.__file__)).parent / "data")
+    core.ensure_tables(str(folder), tables, "cl100k", nfc=False)
     encoding = quicktok.get_encoding("ours", str(folder))
     texts = documents(job.corpus)
     return Prepared(lambda: encoding.encode_batch(texts, job.num_threads), lambda result: result[0])
