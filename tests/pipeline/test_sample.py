@@ -44,6 +44,21 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_no_compiler_is_imported(trained: Path) -> None:
+    """The kernels are compiled already: Numba, and scipy which comes with it, are not needed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.sample", "--prompt", "Once", *SETTINGS],
+        cwd=trained,
+        env=os.environ | {"PYTHONPROFILEIMPORTTIME": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    assert {"lmlib.native", "torch", "stages.cli"} <= imported
+    assert not {"numba", "scipy"} & imported
+
+
 @pytest.fixture
 def run(trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Return a function that runs the stage with `arguments` and returns what it printed."""
