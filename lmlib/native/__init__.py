@@ -24,16 +24,17 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from llvmlite import binding
 from numpy.typing import NDArray
 
 from lmlib.files import write_atomically
+
+if TYPE_CHECKING:  # llvmlite maps 200 MB: it is imported where kernels are needed
+    from llvmlite.binding import TargetMachine
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +120,8 @@ class ObjectCode:
 
     def link(self) -> SimpleNamespace:
         """Return the kernels as functions; the code stays in memory until the process ends."""
+        from llvmlite import binding
+
         engine = binding.create_mcjit_compiler(binding.parse_assembly(""), target_machine())
         engine.add_object_file(binding.ObjectFileRef.from_data(self.code))
         engine.finalize_object()
@@ -129,8 +132,10 @@ class ObjectCode:
         return kernels
 
 
-def target_machine() -> binding.TargetMachine:
+def target_machine() -> "TargetMachine":
     """Return what emits code for this processor."""
+    from llvmlite import binding
+
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     return binding.Target.from_default_triple().create_target_machine(
@@ -152,6 +157,10 @@ def cache_folders() -> Iterator[Path]:
 @cache
 def file_name(package: str) -> str:
     """Return the name of the file with the object code of a package, as it is now."""
+    from importlib.metadata import version
+
+    from llvmlite import binding
+
     parts = [version("numba"), version("llvmlite"), platform.machine(), platform.system()]
     parts += [binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()]
     parts += sorted(f"{k}={v}" for k, v in os.environ.items() if k.startswith("NUMBA_"))
