@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lmlib.model import KVCache, RMSNorm, TransformerLM
 from lmlib.native import address_of, load_kernels, record
-from lmlib.sampling.kernels.records import BLOCK, COLUMNS, HEAD, MULTIPLE, room_size
+from lmlib.sampling.kernels.records import BLOCK, COLUMNS, HEAD, MULTIPLE, WORK, room_size
 from lmlib.threads import shared_pool
 
 KERNELS = "lmlib.sampling.kernels"
@@ -33,15 +33,15 @@ class CpuDecoder:
         self.blocks = np.concatenate([self._block(layer) for layer in model.layers])
         self.head = record(
             HEAD,
-            d_model=model.params.d_model,
             gain=_gain(model.ln_final),
             weight=_address(model.lm_head.weight),
             vocab_size=model.vocab_size,
         )
         self.head["eps"] = model.params.norm_eps
+        self.weights = address_of(self.blocks), len(self.blocks), address_of(self.head)
 
     def _block(self, layer: Any) -> NDArray[Any]:
-        """Return the BLOCK of a layer, still without tokens."""
+        """Return the BLOCK of a layer."""
         attn, ffn, params = layer.attn, layer.ffn, self.model.params
         fields = {
             "num_heads": params.num_heads,
@@ -116,23 +116,21 @@ class CpuDecoder:
         context_length, d_ff = (int(self.blocks[name][0]) for name in ("context_length", "d_ff"))
         num_rows, d_model = min(CHUNK, len(tokens)), self.embeddings.shape[1]
         room = np.empty(room_size(num_rows, d_model, d_ff, context_length), np.float32)
-        jobs = self.blocks.copy()
-        layers = keys_values.strides[0] * np.arange(len(jobs))
-        jobs["keys_values"] = address_of(keys_values) + layers
-        jobs["num_sequences"] = len(cache.lengths)
-        jobs["room"] = address_of(room)
         for start in range(0, len(tokens), CHUNK):  # earlier tokens of a sequence come first
-            x = self.embeddings[tokens[start : start + CHUNK]]
-            jobs["x"], jobs["num_rows"] = address_of(x), len(x)
-            jobs["sequences"] = address_of(sequences) + sequences.itemsize * start
-            jobs["positions"] = address_of(positions) + positions.itemsize * start
-            for layer in range(len(jobs)):
-                self.kernels.block(address_of(jobs) + BLOCK.itemsize * layer)
-            if logits is not None:
-                head = self.head.copy()
-                head["x"], head["num_rows"], head["room"] = address_of(x), len(x), address_of(room)
-                head["logits"] = address_of(logits) + logits.strides[0] * (first + start)
-                self.kernels.logits(address_of(head))
+            chunk = slice(start, start + CHUNK)
+            x = self.embeddings[tokens[chunk]]
+            work = record(
+                WORK,
+                x=x,
+                num_rows=len(x),
+                sequences=sequences[chunk],
+                positions=positions[chunk],
+                keys_values=keys_values,
+                num_sequences=len(cache.lengths),
+                logits=0 if logits is None else logits[first + start : last],
+                room=room,
+            )
+            self.kernels.decode(*self.weights, address_of(work))
 
 
 def fits(model: TransformerLM) -> bool:

@@ -18,10 +18,11 @@ from numba import types
 from numba.core import cgutils
 
 from lmlib.native.compiling import address_of, intrinsic, kernel, part, prefetch_at, view
-from lmlib.sampling.kernels.records import BLOCK, COLUMNS, HEAD
+from lmlib.sampling.kernels.records import BLOCK, COLUMNS, HEAD, MULTIPLE, WORK
 
 # of a vector: 4 x 4 sums and 4 + 4 factors fit the 32 registers of AVX-512, or nearly the 16 of AVX
 LANES = 16 if binding.get_host_cpu_features().get("avx512f") else 8
+assert MULTIPLE % LANES == 0  # the sizes that `cpu_decoder.fits` lets through fill whole vectors
 AHEAD = 4  # tiles, by which weights are prefetched before they are needed
 
 fused = part(fastmath={"contract"})
@@ -269,40 +270,39 @@ def attend(query, keys, values, length, scores, out):
         column += LANES
 
 
-@kernel
+@fused
 @no_type_check
-def block(blocks):
-    """Apply the BLOCK at an address, and keep the keys and values of its tokens; return 0."""
-    job = view(blocks, 1, BLOCK)[0]
-    num_rows, num_heads, d_head, d_ff = job.num_rows, job.num_heads, job.d_head, job.d_ff
+def apply(block, number, work, x):
+    """Apply block `number` of a model to x, and keep the keys and values of its tokens."""
+    num_rows, num_heads, d_head, d_ff = work.num_rows, block.num_heads, block.d_head, block.d_ff
     d_model = num_heads * d_head
     square, wide, narrow = (d_model, d_model), (d_ff, d_model), (d_model, d_ff)
-    x = view(job.x, (num_rows, d_model), np.float32)
-    sequences = view(job.sequences, num_rows, np.int64)
-    positions = view(job.positions, num_rows, np.int64)
-    cache_shape = (2, job.num_sequences, num_heads, job.context_length, d_head)
-    keys_values = view(job.keys_values, cache_shape, np.float32)
+    sequences = view(work.sequences, num_rows, np.int64)
+    positions = view(work.positions, num_rows, np.int64)
+    cache_shape = (2, work.num_sequences, num_heads, block.context_length, d_head)
+    cache_size = 4 * 2 * work.num_sequences * block.context_length * d_model
+    keys_values = view(work.keys_values + cache_size * number, cache_shape, np.float32)
     size = 4 * num_rows * d_model
-    normed = view(job.room, (num_rows, d_model), np.float32)
-    added = view(job.room + size, (num_rows, d_model), np.float32)
-    queries = view(job.room + 2 * size, (num_rows, d_model), np.float32)
-    hidden = view(job.room + 3 * size, (num_rows, d_ff), np.float32)
-    gate = view(job.room + 3 * size + 4 * num_rows * d_ff, (num_rows, d_ff), np.float32)
-    scores = view(job.room + 3 * size + 8 * num_rows * d_ff, job.context_length, np.float32)
-    first_gain, second_gain = (0, 0) if job.post else (job.gain1, job.gain2)
+    normed = view(work.room, (num_rows, d_model), np.float32)
+    added = view(work.room + size, (num_rows, d_model), np.float32)
+    queries = view(work.room + 2 * size, (num_rows, d_model), np.float32)
+    hidden = view(work.room + 3 * size, (num_rows, d_ff), np.float32)
+    gate = view(work.room + 3 * size + 4 * num_rows * d_ff, (num_rows, d_ff), np.float32)
+    scores = view(work.room + 3 * size + 8 * num_rows * d_ff, block.context_length, np.float32)
+    first_gain, second_gain = (0, 0) if block.post else (block.gain1, block.gain2)
 
-    normalise(x, first_gain, job.eps, normed)
-    product(normed, view(job.q, square, np.float32), queries)
+    normalise(x, first_gain, block.eps, normed)
+    product(normed, view(block.q, square, np.float32), queries)
     for which in range(2):
-        product(normed, view(job.v if which else job.k, square, np.float32), added)
+        product(normed, view(block.v if which else block.k, square, np.float32), added)
         for row in range(num_rows):
             for head in range(num_heads):
                 kept = keys_values[which, sequences[row], head, positions[row]]
                 for i in range(d_head):
                     kept[i] = added[row, head * d_head + i]
-    if job.cos:
-        cos = view(job.cos, (job.context_length, d_head // 2), np.float32)
-        sin = view(job.sin, (job.context_length, d_head // 2), np.float32)
+    if block.cos:
+        cos = view(block.cos, (block.context_length, d_head // 2), np.float32)
+        sin = view(block.sin, (block.context_length, d_head // 2), np.float32)
         for row in range(num_rows):
             at = positions[row]
             for head in range(num_heads):
@@ -319,37 +319,47 @@ def block(blocks):
                 scores,
                 normed[row, of_head],
             )
-    product(normed, view(job.output, square, np.float32), added)
+    product(normed, view(block.output, square, np.float32), added)
     add(x, added)
-    if job.post:
-        normalise(x, job.gain1, job.eps, x)
+    if block.post:
+        normalise(x, block.gain1, block.eps, x)
 
-    normalise(x, second_gain, job.eps, normed)
-    product(normed, view(job.w1, wide, np.float32), hidden)
+    normalise(x, second_gain, block.eps, normed)
+    product(normed, view(block.w1, wide, np.float32), hidden)
     one = np.float32(1)
     for row in range(num_rows):
         for i in range(d_ff):
             hidden[row, i] /= one + math.exp(-hidden[row, i])
-    if job.w3:
-        product(normed, view(job.w3, wide, np.float32), gate)
+    if block.w3:
+        product(normed, view(block.w3, wide, np.float32), gate)
         for row in range(num_rows):
             for i in range(d_ff):
                 hidden[row, i] *= gate[row, i]
-    product(hidden, view(job.w2, narrow, np.float32), added)
+    product(hidden, view(block.w2, narrow, np.float32), added)
     add(x, added)
-    if job.post:
-        normalise(x, job.gain2, job.eps, x)
-    return np.int64(0)
+    if block.post:
+        normalise(x, block.gain2, block.eps, x)
 
 
 @kernel
 @no_type_check
-def logits(heads):
-    """Compute the logits of the HEAD at an address; return 0."""
-    job = view(heads, 1, HEAD)[0]
-    shape = (job.num_rows, job.d_model)
-    normed = view(job.room, shape, np.float32)
-    normalise(view(job.x, shape, np.float32), job.gain, job.eps, normed)
-    weight = view(job.weight, (job.vocab_size, job.d_model), np.float32)
-    product(normed, weight, view(job.logits, (job.num_rows, job.vocab_size), np.float32))
+def decode(blocks, num_blocks, heads, works):
+    """Apply a model's blocks, an array of BLOCK, to a WORK; compute the logits with a HEAD.
+
+    All arguments but `num_blocks` are addresses. Returns 0.
+    """
+    model, head, work = (
+        view(blocks, num_blocks, BLOCK),
+        view(heads, 1, HEAD)[0],
+        view(works, 1, WORK)[0],
+    )
+    d_model = model[0].num_heads * model[0].d_head
+    x = view(work.x, (work.num_rows, d_model), np.float32)
+    for number in range(num_blocks):
+        apply(model[number], number, work, x)
+    if work.logits:
+        normed = view(work.room, (work.num_rows, d_model), np.float32)
+        normalise(x, head.gain, head.eps, normed)
+        weight = view(head.weight, (head.vocab_size, d_model), np.float32)
+        product(normed, weight, view(work.logits, (work.num_rows, head.vocab_size), np.float32))
     return np.int64(0)

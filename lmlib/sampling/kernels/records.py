@@ -5,16 +5,10 @@ import numpy as np
 COLUMNS = 4  # results of a product at a time, so the least number of them
 MULTIPLE = 16  # divides every size that is summed over: the most lanes of a vector
 
-# A block of the model and what it is applied to. Fields with a shape are addresses of float32,
-# 0 where the model has no such weight.
+# A block of the model. Fields with a shape are addresses of float32, 0 where the model has no such
+# weight.
 BLOCK = np.dtype(
     [
-        ("x", np.int64),  # (num_rows, d_model): rows are tokens; replaced by the output
-        ("num_rows", np.int64),
-        ("sequences", np.int64),  # (num_rows,) int64: the sequence of the cache of each token
-        ("positions", np.int64),  # (num_rows,) int64: its position; it sees the keys up to its own
-        ("keys_values", np.int64),  # (2, num_sequences, num_heads, context_length, d_head)
-        ("num_sequences", np.int64),
         ("num_heads", np.int64),
         ("context_length", np.int64),
         ("d_head", np.int64),
@@ -32,22 +26,31 @@ BLOCK = np.dtype(
         ("sin", np.int64),
         ("eps", np.float32),
         ("post", np.int32),  # whether the norms come after the residual connections
-        ("room", np.int64),  # (`room_size`,) to work with
     ]
 )
 
 # The last norm and the output matrix
 HEAD = np.dtype(
     [
-        ("x", np.int64),  # (num_rows, d_model)
-        ("num_rows", np.int64),
-        ("d_model", np.int64),
         ("gain", np.int64),  # (d_model,), 0 in a model without norms
-        ("eps", np.float32),
         ("weight", np.int64),  # (vocab_size, d_model)
         ("vocab_size", np.int64),
-        ("logits", np.int64),  # (num_rows, vocab_size): the result
-        ("room", np.int64),  # (num_rows, d_model) to work with
+        ("eps", np.float32),
+    ]
+)
+
+# The tokens that the blocks are applied to, and the cache of their sequences
+WORK = np.dtype(
+    [
+        ("x", np.int64),  # (num_rows, d_model) float32: rows are tokens; replaced by the output
+        ("num_rows", np.int64),
+        ("sequences", np.int64),  # (num_rows,) int64: the sequence of the cache of each token
+        ("positions", np.int64),  # (num_rows,) int64: its position; it sees the keys up to its own
+        # (num_blocks, 2, num_sequences, num_heads, context_length, d_head) float32
+        ("keys_values", np.int64),
+        ("num_sequences", np.int64),
+        ("logits", np.int64),  # (num_rows, vocab_size) float32: the result; 0: not wanted
+        ("room", np.int64),  # (`room_size`,) float32 to work with
     ]
 )
 
