@@ -90,7 +90,10 @@ def test_ours_and_a_peer_give_the_same_ids(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mode", "expected"),
     [
-        (["--tasks", "train", "encode_file", "startup"], ["kernels for training", "second call"]),
+        (
+            ["--tasks", "train", "encode_file", "encode_cl100k", "fresh", "startup"],
+            ["load kernels", "second call", "pattern of cl100k", "process: the whole process"],
+        ),
         (["--growth", "--tasks", "train", "encode_file"], ["train_bpe, 1 MB", "encode_file, 1 MB"]),
         (["--odd", "--tasks", "encode_file"], ["MB of prose", "1 MB of digits"]),
     ],
