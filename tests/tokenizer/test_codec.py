@@ -462,11 +462,11 @@ def test_encode_file_looks_before_it_works(tokenizer: Tokenizer, tmp_path: Path)
     src.write_text("some text")
     (tmp_path / "link").hardlink_to(src)
     for same in (src, tmp_path / "link"):
-        with pytest.raises(ValueError, match="is the file to encode; give the ids a file of"):
+        with pytest.raises(ValueError, match="is the file to encode; write the ids to another"):
             tokenizer.encode_file(src, same)
-    with pytest.raises(ValueError, match="is a folder; name the file in it to write"):
+    with pytest.raises(ValueError, match="is a folder; name a file in it for the ids"):
         tokenizer.encode_file(src, tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"a\.npy: its folder is missing; make it first"):
+    with pytest.raises(FileNotFoundError, match=r"a\.npy: its folder is missing; create it first"):
         tokenizer.encode_file(src, tmp_path / "missing" / "a.npy")
     with pytest.raises(ValueError, match="chunk_bytes is 0; give at least 1"):
         tokenizer.encode_file(src, dst, chunk_bytes=0)
@@ -573,7 +573,7 @@ def test_errors_say_what_to_do(tokenizer: Tokenizer, way: str) -> None:
         Tokenizer({0: b"a", 9: b"b"}, []).decode([3])
     with pytest.raises(TypeError, match="encode: b'ab' is bytes, not str; decode bytes first"):
         tokenizer.encode(b"ab")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="encode_batch: texts is one text; pass a list"):
+    with pytest.raises(ValueError, match="encode_batch: texts is a single string; pass a list"):
         tokenizer.encode_batch("ab")
     for encode in (
         tokenizer.encode,

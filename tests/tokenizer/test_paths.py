@@ -70,7 +70,7 @@ def test_a_range_ends_where_the_file_ends(tmp_path: Path) -> None:
     for path in (tmp_path / "a.txt", "memory://a.txt"):
         assert read_range(as_file(path), 2, 5) == b"234"
         assert read_range(as_file(path), 8, 10) == b"89"
-        with pytest.raises(ValueError, match=r"a.txt: has become shorter while it was read.* 10\."):
+        with pytest.raises(ValueError, match=r"a.txt: has become shorter while being read.* 10;"):
             read_range(as_file(path), 8, 11)
 
 
@@ -83,10 +83,10 @@ def test_a_corpus_that_shrinks_is_no_shorter_corpus(
         path.write_bytes(b"the beginning")
 
     path.write_bytes(corpus_file.read_bytes())
-    with pytest.raises(ValueError, match="has become shorter while it was read"):
+    with pytest.raises(ValueError, match="has become shorter while being read"):
         train_bpe(path, 700, [END], pattern=".", num_workers=1, chunk_bytes=99, on_progress=shrink)
     path.write_bytes(corpus_file.read_bytes())
-    with pytest.raises(ValueError, match="has become shorter while it was read"):
+    with pytest.raises(ValueError, match="has become shorter while being read"):
         tokenizer.encode_file(path, dst, num_workers=1, chunk_bytes=99, on_progress=shrink)
     assert not dst.exists()
 
@@ -110,7 +110,7 @@ def test_a_folder_is_no_missing_file(tmp_path: Path) -> None:
 def test_a_server_that_does_not_tell_sizes_is_refused() -> None:
     with serve(Site({"/a.txt": b"0123456789"}, sizes=False)) as site:
         file = as_file(f"{site.url}/a.txt")
-        with pytest.raises(ValueError, match="does not tell the size"):
+        with pytest.raises(ValueError, match="does not report the file"):
             file.stat()
 
 
