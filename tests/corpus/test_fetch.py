@@ -131,7 +131,7 @@ def test_no_server(tmp_path: Path) -> None:
     with pytest.raises(ConnectionError) as caught:
         download(f"{url}/a.txt", tmp_path)
     assert re.search(
-        "source=url: .*/a.txt cannot be had from 127.0.0.1 .*connect and run again, or .*"
+        "source=url: cannot download .*/a.txt from 127.0.0.1 .*connect and run again, or .*"
         "corpus.source=toystories .*corpus.source=local",
         str(caught.value),
     )
@@ -141,7 +141,7 @@ def test_no_server(tmp_path: Path) -> None:
 def test_addresses_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nosuch://x/a.txt cannot be opened .*nosuch"):
         download("nosuch://x/a.txt", tmp_path)
-    with pytest.raises(ValueError, match=r"a\.pdf is of an unknown kind"):
+    with pytest.raises(ValueError, match=r"a\.pdf has an unknown format"):
         download("https://127.0.0.1:1/a.pdf", tmp_path)
 
 
@@ -161,7 +161,7 @@ def test_check_digest(tmp_path: Path) -> None:
     check_digest(
         tmp_path / "a", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", "a"
     )
-    with pytest.raises(ValueError, match="damaged or another version"):
+    with pytest.raises(ValueError, match="damaged or a different version"):
         check_digest(tmp_path / "a", "0" * 64, "a")
 
 
@@ -241,9 +241,9 @@ def test_hub_offline_without_cache(tmp_path: Path) -> None:
     result = write_from_hub(tmp_path, "tinystories", HF_HUB_OFFLINE="1")
     assert result.returncode == 1
     assert re.fullmatch(
-        r"ConnectionError: corpus.source=tinystories: roneneldan/TinyStories/\S+train.txt cannot "
-        r"be had from https://huggingface.co \(.*offline mode.*\); connect and run again, or .*"
-        r"corpus.source=toystories .*corpus.source=local .*\n",
+        r"ConnectionError: corpus.source=tinystories: cannot download roneneldan/TinyStories/"
+        r"\S+train.txt from https://huggingface.co \(.*offline mode.*\); connect and run again, or "
+        r".*corpus.source=toystories .*corpus.source=local .*\n",
         result.stderr,
     )
     assert not (tmp_path / "out").exists()
@@ -252,6 +252,6 @@ def test_hub_offline_without_cache(tmp_path: Path) -> None:
 def test_hub_without_the_file(tmp_path: Path) -> None:
     with serve(Site({})) as site:
         result = write_from_hub(tmp_path, "owt", HF_ENDPOINT=site.url)
-    assert "ConnectionError: corpus.source=owt: stanford-cs336/owt-sample/" in result.stderr
+    assert "corpus.source=owt: cannot download stanford-cs336/owt-sample/" in result.stderr
     assert "404" in result.stderr
     assert result.stderr.count("\n") == 1

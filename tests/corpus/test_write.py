@@ -81,7 +81,7 @@ def test_split_does_not_depend_on_how_documents_lie_in_files(tmp_path: Path) -> 
 def test_local_contradictions(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(TRAIN)
     (tmp_path / "b.txt").write_bytes(VALID)
-    with pytest.raises(ValueError, match=r"a\.txt is a file of corpus.train and of corpus.valid"):
+    with pytest.raises(ValueError, match=r"a\.txt is in corpus.train and in corpus.valid"):
         write(replace(PARAMS, train=("?.txt",), valid=("a.txt",)), tmp_path)
     digest = hashlib.sha256(TRAIN).hexdigest()
     with pytest.raises(ValueError, match=r"corpus\.sha256 has 1 digests for 2 files"):
