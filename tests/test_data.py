@@ -209,7 +209,7 @@ def test_largest_id_of_the_vocabulary_is_accepted(tmp_path: Path) -> None:
 def test_id_beyond_the_vocabulary(tmp_path: Path) -> None:
     tokens = np.arange(50, dtype=np.uint16)
     tokens[20] = 100
-    with pytest.raises(ValueError, match=r"holds token id 100, the vocabulary ends at 99$"):
+    with pytest.raises(ValueError, match=r"holds token id 100, but the vocabulary ends at 99$"):
         TokenDataset.open(write(tmp_path, tokens))
 
 
@@ -273,7 +273,7 @@ def test_array_of_another_kind(tmp_path: Path, tokens: np.ndarray, held: str) ->
 
 def test_file_of_another_run_than_its_sidecar(tmp_path: Path) -> None:
     path = write(tmp_path, info=replace(INFO, tokens=51))
-    with pytest.raises(ValueError, match=r"holds 50 tokens, train\.json says 51$"):
+    with pytest.raises(ValueError, match=r"holds 50 tokens, but train\.json says 51$"):
         TokenDataset.open(path)
 
 
@@ -324,7 +324,7 @@ def test_require_tokenizer(tmp_path: Path) -> None:
     dataset = TokenDataset.open(write(tmp_path, info=info))
     dataset.require_tokenizer(tokenizer)
     tokenizer.write_text("{ }", encoding="utf-8")
-    message = r"train\.npy: was made with another tokenizer than .*tokenizer\.json$"
+    message = r"train\.npy: was not made with the tokenizer .*tokenizer\.json$"
     with pytest.raises(ValueError, match=message):
         dataset.require_tokenizer(tokenizer)
 

@@ -28,7 +28,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_start_waits_no_longer_than_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     die_at_the_start(monkeypatch)
-    with pytest.raises(MemoryError, match="a new thread did not begin"):
+    with pytest.raises(MemoryError, match="a new thread did not start"):
         start_thread(list)
 
 
