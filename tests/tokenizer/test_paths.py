@@ -31,7 +31,7 @@ def check(corpus_file: Path, tokenizer: Tokenizer, tmp_path: Path) -> Check:
 
 
 def test_a_corpus_in_memory(check: Check, corpus_file: Path) -> None:
-    """Threads see it; other processes have a memory of their own."""
+    """Threads see it, but other processes have their own memory."""
     fsspec.filesystem("memory").pipe_file("/corpus.txt", corpus_file.read_bytes())
     with ThreadPoolExecutor(2) as executor:
         check("memory://corpus.txt", executor)
@@ -40,7 +40,7 @@ def test_a_corpus_in_memory(check: Check, corpus_file: Path) -> None:
 def test_a_corpus_in_a_bucket(
     check: Check, corpus_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The environment says where the store is and who asks."""
+    """The environment gives the endpoint and the credentials."""
     with serve_bucket(corpus_file.read_bytes()) as options:
         monkeypatch.setenv("AWS_ENDPOINT_URL", options["endpoint_url"])
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", options["key"])
@@ -56,7 +56,7 @@ def test_a_corpus_in_a_local_file_system_of_fsspec(check: Check, corpus_file: Pa
 def test_what_names_a_file() -> None:
     memory = fsspec.filesystem("memory")
     stored = StoredFile(memory, "/a.txt")
-    local = Path.cwd() / "a.txt"  # whole: a worker may have been started in another folder
+    local = Path.cwd() / "a.txt"  # absolute: a worker may run in another folder
     assert as_file("a.txt") == as_file(Path("a.txt")) == as_file(local) == local
     assert as_file("memory://a.txt") == as_file(stored) == stored
     assert as_files("a.txt") == as_files(iter(["a.txt"])) == [local]

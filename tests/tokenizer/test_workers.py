@@ -1,4 +1,4 @@
-"""Processes behind pipes, and executors of the caller."""
+"""Processes behind pipes, and the caller's executors."""
 
 import math
 import os
@@ -27,7 +27,7 @@ def test_results_come_in_order() -> None:
 
 
 def test_few_results_wait_in_memory() -> None:
-    """Two tasks for each worker are under way, and one more when a result is handed out."""
+    """Two tasks per worker are submitted, and one more when a result is yielded."""
     with ThreadPoolExecutor(3) as executor:
         for num_workers, under_way in ((None, 2 * 3), (10, 2 * 10)):
             tasks = iter([(2, n) for n in range(100)])
@@ -56,7 +56,7 @@ def test_a_chunk_is_tried_again_when_its_process_dies(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Nothing is lost and nothing counts twice."""
+    """Nothing is lost or counted twice."""
     with ProcessExecutor(2) as executor:
         note = tmp_path / "note"
         dying = DyingWorkers(executor, note)
@@ -74,7 +74,7 @@ def test_a_chunk_is_tried_again_when_its_process_dies(
 
 
 def assert_died(pid: int) -> None:
-    """Nobody reuses the number of a process so soon."""
+    """Process ids are not reused so soon."""
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
