@@ -15,7 +15,7 @@ from lmlib.corpus.documents import file_format, find_files, read_pieces, split_a
 
 
 def documents(path: Path, text_field: str = "text", chunk_bytes: int = 7) -> list[bytes]:
-    """The documents of a file, their pieces joined; what follows the last separator is the last."""
+    """The documents of a file, pieces joined; the text after the last separator is the last."""
     result = [b""]
     for text, ended in read_pieces(path, text_field, chunk_bytes):
         result[-1] += text
@@ -29,7 +29,7 @@ def documents(path: Path, text_field: str = "text", chunk_bytes: int = 7) -> lis
     st.integers(min_value=1, max_value=20),
 )
 def test_pieces_do_not_depend_on_the_chunks(parts: list[bytes], chunk_bytes: int) -> None:
-    """Also when a separator is cut in two, and when half a separator is plain text."""
+    """This includes a separator cut in two, and half a separator that is plain text."""
     text = b"".join(parts)
     chunks = [text[i : i + chunk_bytes] for i in range(0, len(text), chunk_bytes)]
     found = [b""]
@@ -139,7 +139,7 @@ def test_find_files(tmp_path: Path) -> None:
     names = [
         path.relative_to(tmp_path).as_posix() for path in find_files(["b.txt", "?.txt"], tmp_path)
     ]
-    assert names == ["b.txt", "a.txt"]  # each once, a glob in the order of the names
+    assert names == ["b.txt", "a.txt"]  # each once, those of a glob in the order of their names
     assert len(find_files(["**/*.txt"], tmp_path)) == 4
     assert find_files([str(tmp_path / "[x].txt")], Path("/")) == [tmp_path / "[x].txt"]
     with pytest.raises(FileNotFoundError, match=r"no file matches z\*\.txt .*correct corpus.train"):
@@ -149,7 +149,7 @@ def test_find_files(tmp_path: Path) -> None:
 
 
 def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The test may run as root, who may read everything: hence the stand-in for os.access."""
+    """The test may run as root, who may read everything, so os.access is replaced."""
     (tmp_path / "a.txt").write_text("text")
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(PermissionError, match=r"a\.txt is not readable; change its permissions"):

@@ -13,7 +13,7 @@ LISTS = {"PARENTS": ({"name": "Mom"}, {"name": "Dad"}), "PETS": ({"name": "Rex"}
 
 @pytest.fixture
 def file(tmp_path: Path) -> Callable[[str], Path]:
-    """Return a function that writes a text to a file and returns its path."""
+    """Return a function that writes text to a file and returns its path."""
 
     def write(text: str) -> Path:
         path = tmp_path / "made.txt"
