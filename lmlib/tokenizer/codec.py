@@ -330,8 +330,8 @@ class Tokenizer:
 
         Once they are loaded, this tokenizer still needs tables, which take as long to build as
         plain Python takes for ENGINE_HABIT_BYTES. They are built after that much text, since more
-        is then likely to follow. Short texts, one by one, never load the kernels, however many
-        they are; `encode_batch` does for all of them together.
+        is then likely to follow. Short texts encoded one by one never load the kernels, however
+        many there are; `encode_batch` does, for all of them together.
         """
         if not self._can_use_engine:
             return False

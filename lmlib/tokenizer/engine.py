@@ -21,7 +21,7 @@ from lmlib.tokenizer.splitting import Splitter
 logger = logging.getLogger(__name__)
 
 KERNELS = "lmlib.tokenizer.kernels"
-# Of a text: with fewer, plain Python is faster than loading the kernels, or than compiling them.
+# Smaller texts are done in plain Python sooner than the kernels are loaded, or compiled.
 ENGINE_MIN_BYTES, COMPILING_MIN_BYTES = 1 << 18, 1 << 22
 MAX_BYTES = 1 << 30  # of a text, or of the long words of one counter: offsets are 32 bits wide
 ENGINE_MAX_ID = (1 << 20) - 1  # tables have a row for each id

@@ -116,7 +116,7 @@ class Splitter:
                 yield place
 
     def last_cut(self, text: str) -> int:
-        """Return the last cut in a text of which more will follow, or 0 if there is none."""
+        """Return the last cut in a text that will be continued, or 0 if there is none."""
         # After `end` an unseen character could still complete a special token or a pair.
         end = len(text) - max(1, self._reach)
         width = 256

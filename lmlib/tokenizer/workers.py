@@ -97,7 +97,7 @@ def _result(future: Future[Result]) -> Result:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Add to the error of an executor that takes no more tasks what to do about it."""
+    """Explain, in the error, what to do about an executor that takes no more tasks."""
     try:
         yield
     except BrokenExecutor as error:

@@ -193,8 +193,8 @@ def merge_long(ids, n, merges, mask):
     """Merge a word of any length in O(n log n); return the number of ids left, or -1: no memory.
 
     A heap has the pairs that can merge, as rank << 32 | offset: the first is the leftmost of the
-    lowest rank. A pair of which a token has been merged in the meantime stays in the heap and is
-    skipped.
+    lowest rank. If a token of a pair has been merged in the meantime, the pair stays in the heap
+    and is skipped when it comes up.
 
     ids   address of n uint32; a token is at the offset of its first byte, NONE at the others
     """
