@@ -18,20 +18,20 @@ Order = Literal["random", "epochs"]
 
 
 class TokenDataset:
-    """A file of token ids, memory-mapped: opening it reads no more than it needs to be checked."""
+    """A memory-mapped file of token ids."""
 
     def __init__(self, tokens: np.ndarray, info: TokenInfo, name: str = "the token array") -> None:
         self.tokens = tokens
         self.info = info
-        self.name = name  # what errors call it
+        self.name = name  # for error messages
         self.device = torch.device("cpu")  # of the batches
         self._on_device: Tensor | None = None  # all tokens, when they are kept there
 
     @classmethod
     def open(cls, path: str | Path) -> "TokenDataset":
-        """Open `path` (.npy) and its .json.
+        """Open `path` (.npy) and its .json, and check them; the ids are read once for that.
 
-        Raises FileNotFoundError when one is missing, ValueError when it is damaged or they differ.
+        Raises FileNotFoundError if one is missing, ValueError if one is damaged or they disagree.
         """
         path = Path(path)
         info = read_token_info(path)
@@ -48,18 +48,19 @@ class TokenDataset:
             )
         if len(tokens) != info.tokens:
             raise ValueError(
-                f"{path}: holds {len(tokens)} tokens, {path.with_suffix('.json').name} says "
+                f"{path}: holds {len(tokens)} tokens, but {path.with_suffix('.json').name} says "
                 f"{info.tokens}"
             )
         largest = max((int(block.max()) for block in blocks(tokens)), default=0)
         if largest >= info.vocab_size:
             raise ValueError(
-                f"{path}: holds token id {largest}, the vocabulary ends at {info.vocab_size - 1}"
+                f"{path}: holds token id {largest}, but the vocabulary ends at "
+                f"{info.vocab_size - 1}"
             )
         return cls(tokens, info, str(path))
 
     def require_context(self, context_length: int) -> None:
-        """Raise ValueError when the file is too short for one sequence."""
+        """Raise ValueError if the file is too short for one sequence."""
         if len(self.tokens) <= context_length:
             raise ValueError(
                 f"{self.name}: {len(self.tokens)} tokens are too few for model.context_length="
@@ -68,14 +69,14 @@ class TokenDataset:
             )
 
     def require_tokenizer(self, tokenizer_json: Path) -> None:
-        """Raise ValueError when the file was made with another tokenizer than this one."""
+        """Raise ValueError if the file was made with a tokenizer other than this one."""
         if sha256_file(tokenizer_json) != self.info.tokenizer_sha256:
-            raise ValueError(f"{self.name}: was made with another tokenizer than {tokenizer_json}")
+            raise ValueError(f"{self.name}: was not made with the tokenizer {tokenizer_json}")
 
     def to(self, device: torch.device) -> None:
-        """Give batches on `device` from now on.
+        """Return batches on `device` from now on.
 
-        A CUDA device takes the whole file when that needs at most a quarter of its free memory:
+        The whole file is copied to a CUDA device if it takes at most a quarter of its free memory:
         batches are then assembled there, and only their starts are copied.
         """
         self.device, self._on_device = device, None
@@ -89,8 +90,8 @@ class TokenDataset:
     ) -> Batch:
         """Return inputs and targets of `step`, counted from 1: a pure function of its arguments.
 
-        random  every window of context_length tokens is as likely as any other, at any time
-        epochs  windows without overlap, each once before any comes again (see `epoch_starts`)
+        random  every window of context_length tokens is equally likely at every step
+        epochs  windows without overlap, each used once before any is repeated (see `epoch_starts`)
         """
         self.require_context(context_length)
         if order == "epochs":
@@ -105,21 +106,21 @@ class TokenDataset:
             return _split(to_device(_windows(self.tokens, starts, context_length), self.device))
         columns = torch.arange(context_length + 1, device=self.device)
         places = to_device(torch.from_numpy(starts), self.device).unsqueeze(1) + columns
-        mask = (1 << 8 * self.tokens.itemsize) - 1  # takes the sign back
+        mask = (1 << 8 * self.tokens.itemsize) - 1  # back to unsigned
         return _split(self._on_device[places].long() & mask)
 
 
 def epoch_starts(
     positions: Int[np.ndarray, " rows"], num_tokens: int, context_length: int, *, seed: int
 ) -> Int[np.ndarray, " rows"]:
-    """Return the first token of each window at `positions` in the sequence of all epochs.
+    """Return the index of the first token of each window at `positions` in the order of all epochs.
 
-    An epoch cuts the tokens, from an offset of its own, into windows side by side, and takes
-    each once in an order of its own. All epochs have the same number of windows; one leaves out
-    fewer than 2 * context_length tokens at the ends of the file, the next one others.
+    Each epoch cuts the tokens into adjacent windows, from an offset of its own, and takes each
+    window once, in an order of its own. All epochs have the same number of windows; each leaves out
+    fewer than 2 * context_length tokens at the ends of the file, but not always the same ones.
 
-    Offset and order come from (seed, epoch) alone, and each window's place in the order is computed
-    without the others: that needs no memory however long the file is, and no earlier steps.
+    Offset and order depend on (seed, epoch) alone, and each window's place in the order is computed
+    without the others: this needs constant memory, however long the file is, and no earlier steps.
     """
     windows = max(1, (num_tokens - context_length) // context_length)
     offsets = min(context_length, num_tokens - windows * context_length)
@@ -136,11 +137,11 @@ def epoch_starts(
 def permute(
     x: Int[np.ndarray, " rows"], n: int, rng: np.random.Generator, *, rounds: int = 4
 ) -> Int[np.ndarray, " rows"]:
-    """Return the places of `x` in a permutation of 0 .. n - 1 that `rng` chooses.
+    """Return the images of `x` under a permutation of 0 .. n - 1 that `rng` chooses.
 
-    A Feistel network: x is a place in a table of rows and columns, a little larger than n, and
-    each round shifts the row by a hash of the column, then the column by a hash of the row, which
-    can be undone. A place of n or more is shuffled again until it is below n.
+    A Feistel network: x is a cell in a table of rows and columns with slightly more than n cells.
+    Each round shifts the row by a hash of the column, then the column by a hash of the row, which
+    is invertible. A result of n or more is shuffled again until it is below n.
 
     Source:  Black & Rogaway 2002, "Ciphers with arbitrary finite domains" (generalised Feistel,
              cycle walking).
@@ -181,7 +182,7 @@ def get_batch(
     *,
     rng: np.random.Generator | None = None,
 ) -> Batch:
-    """Return `batch_size` random sequences of a token array and, one token later, their targets.
+    """Return `batch_size` random sequences of a token array, and their targets one token later.
 
     Starts are drawn with replacement, uniformly from [0, len(tokens) - context_length). Both
     tensors are int64 of shape (batch_size, context_length), on `device`.
@@ -210,5 +211,5 @@ def _split(windows: Int[Tensor, "batch context_and_1"]) -> Batch:
 
 
 def _signed(tokens: np.ndarray) -> Tensor:
-    """Return the tokens as PyTorch's signed integers of the same bits: it can index only those."""
+    """Return the tokens as signed integers of the same bits: PyTorch can index only those."""
     return torch.from_numpy(np.array(tokens).view(f"int{8 * tokens.itemsize}"))

@@ -1,4 +1,4 @@
-"""Files that are replaced atomically, files read with errors that name them, and their hashes."""
+"""Replace files atomically, read files with errors that name them, and hash files."""
 
 import csv
 import hashlib
@@ -14,11 +14,11 @@ from typing import Any
 
 @contextmanager
 def replacing(*paths: Path) -> Iterator[list[Path]]:
-    """Yield a new path next to each of `paths`, to be written; at the end they replace `paths`.
+    """Yield a temporary path next to each of `paths`; at the end these files replace `paths`.
 
-    After an exception or a crash `paths` are as before: all new files are on the disk before the
-    first of them is renamed. Makes missing folders. The new names are unique, so that processes
-    that write the same file do not disturb each other: the last one to finish wins.
+    If an exception or a crash comes before that, `paths` stay as they were: all new files are on
+    disk before the first one is renamed. Creates missing folders. The temporary names are unique,
+    so processes that write the same file do not interfere: the last one to finish wins.
     """
     parts = [path.with_name(f".{path.name}.{secrets.token_hex(4)}.part") for path in paths]
     for path in paths:
@@ -36,7 +36,7 @@ def replacing(*paths: Path) -> Iterator[list[Path]]:
 
 
 def write_atomically(path: str | Path, content: bytes | memoryview) -> None:
-    """Replace the file `path` by one with this content; see `replacing`."""
+    """Replace the file `path` with one of this content; see `replacing`."""
     with replacing(Path(path)) as (part,):
         part.write_bytes(content)
 
@@ -48,7 +48,7 @@ def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
 
 
 def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write at least one row, all with the same columns, below a line of their names; atomically.
+    """Write a header and at least one row, all with the same columns, atomically.
 
     A float is written with all its digits.
     """
@@ -60,10 +60,10 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_json(path: str | Path, *, missing: str = "no such file") -> dict[str, Any]:
-    """Return the JSON object that the file `path` holds.
+    """Return the JSON object in the file `path`.
 
-    Raises FileNotFoundError, with the text `missing`, when the file does not exist, and ValueError
-    when it holds anything else. Both name the file.
+    Raises FileNotFoundError, with the text `missing`, if the file does not exist, and ValueError
+    if it contains anything else. Both name the file.
     """
     path = Path(path)
     if not path.is_file():
@@ -78,9 +78,9 @@ def read_json(path: str | Path, *, missing: str = "no such file") -> dict[str, A
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Return the mapping that the YAML 1.2 file `path` holds.
+    """Return the mapping in the YAML 1.2 file `path`.
 
-    Raises ValueError, naming the file, when it is not valid or holds anything else.
+    Raises ValueError, naming the file, if it is not valid or contains anything else.
     """
     from ruamel.yaml import YAML, YAMLError  # here: most users of this module need no parser
 

@@ -1,9 +1,9 @@
 """Sections of params.yaml as frozen dataclasses.
 
-The file is read as YAML 1.2 (ruamel.yaml, the parser DVC itself writes with): YAML 1.1 readers
-such as PyYAML read `1e-05`, which is what `dvc exp run -S optim.lr=1e-5` writes, as a string.
+The file is read as YAML 1.2 with ruamel.yaml, which DVC writes it with. YAML 1.1 readers such as
+PyYAML read `1e-05`, which is what `dvc exp run -S optim.lr=1e-5` writes, as a string.
 
-The type of a field says which numbers it allows, and `check_bounds` in `__post_init__` enforces it:
+The type of a field says which values it allows, and `check_bounds` in `__post_init__` enforces it:
 
     num_steps: Count
     max_grad_norm: Annotated[Positive, ".inf: no clipping"]     # the text ends the error message
@@ -27,7 +27,7 @@ class Bound:
     allows: Callable[[Any], bool]
 
 
-# no comparison with NaN holds: each bound excludes it
+# every comparison with NaN is false, so each bound excludes it
 Count = Annotated[int, Bound("at least 1", lambda n: n >= 1)]
 CountOrZero = Annotated[int, Bound("at least 0", lambda n: n >= 0)]
 Positive = Annotated[float, Bound("above 0", lambda x: x > 0)]
@@ -38,7 +38,7 @@ FractionAboveZero = Annotated[float, Bound("in (0, 1]", lambda x: 0 < x <= 1)]
 
 
 def check_bounds(params: Any) -> None:
-    """Raise ValueError for the first field of a dataclass whose value its type does not allow."""
+    """Raise ValueError for the first field of a dataclass whose value is out of bounds."""
     for name, hint in typing.get_type_hints(type(params), include_extras=True).items():
         value, notes = getattr(params, name), getattr(hint, "__metadata__", ())
         advice = "".join(f" ({note})" for note in notes if isinstance(note, str))
@@ -50,8 +50,8 @@ def check_bounds(params: Any) -> None:
 def load_params(path: str | Path, section: str, cls: type[T]) -> T:
     """Return `section` of the YAML file `path` as the dataclass `cls`.
 
-    Raises ValueError, which names file, section and key, for an unknown, missing or mistyped key or
-    a value that `cls.__post_init__` rejects; FileNotFoundError if there is no file.
+    Raises ValueError, naming file, section and key, for an unknown or missing key, a value of the
+    wrong type, or one that `cls.__post_init__` rejects; FileNotFoundError if there is no file.
     """
     from ruamel.yaml import YAML, YAMLError  # here: callers of from_dict need no parser
 
@@ -71,7 +71,7 @@ def load_params(path: str | Path, section: str, cls: type[T]) -> T:
 def from_dict(cls: type[T], values: dict[str, Any], where: str) -> T:
     """Return the dataclass `cls` made from `values`; errors begin with `where`.
 
-    Every field must be given, even one with a default, so that a file shows each value in use.
+    Every field must be given, even if it has a default, so that a file shows all values in use.
     """
     if not isinstance(values, dict):  # JSON may hold anything
         raise ValueError(f"{where}: holds {values!r:.80}; it should hold keys and values")
@@ -93,7 +93,7 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str) -> T:
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
-    """Return `value` converted to the type `hint`; raise ValueError when it has another type."""
+    """Return `value` converted to the type `hint`; raise ValueError if it has another type."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType or origin is typing.Union:
         for choice in args:
@@ -102,7 +102,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
             except ValueError:
                 continue
     elif origin is typing.Literal:
-        # `in` alone would take True for 1
+        # `in` alone would accept True for 1
         if any(value == choice and type(value) is type(choice) for choice in args):
             return value
         raise ValueError(f"{where} is {value!r}; choose one of {', '.join(map(str, args))}")

@@ -1,4 +1,4 @@
-"""The folder with the resume states of one unfinished run: its lock, and its removal."""
+"""The folder with the resume states of one unfinished run: lock it and remove it."""
 
 import contextlib
 import shutil

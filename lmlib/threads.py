@@ -1,8 +1,8 @@
-"""Threads that cannot make their caller wait for ever.
+"""Threads that cannot make their caller wait forever.
 
-`threading.Thread.start` waits, without a limit, until the new thread says that it runs. One that
-runs out of memory before that never does: https://github.com/python/cpython/issues/140746. Under
-a limit of memory a program must end or go on, not hang.
+`threading.Thread.start` waits without a timeout for the new thread to report that it runs. A thread
+that runs out of memory before that never reports: https://github.com/python/cpython/issues/140746.
+Under a memory limit a program must end or continue, not hang.
 """
 
 import _thread
@@ -23,11 +23,11 @@ Task = tuple[Future[Any], Callable[[], Any]]
 
 
 def start_thread(function: Callable[[], object]) -> _thread.LockType:
-    """Call `function()` in another thread, which does not keep the process from ending.
+    """Call `function()` in another thread, which does not keep the process from exiting.
 
     Returns a lock that is free once the function has returned: `acquire(timeout=s)` waits for it.
-    Raises RuntimeError where the system gives no thread, MemoryError where the new one has not
-    begun after START_LIMIT_S.
+    Raises RuntimeError if the system refuses a thread, MemoryError if the new one has not started
+    after START_LIMIT_S.
     """
     begun, running = _thread.allocate_lock(), _thread.allocate_lock()
     begun.acquire()
@@ -45,12 +45,12 @@ def start_thread(function: Callable[[], object]) -> _thread.LockType:
     _thread.start_new_thread(run, ())
     if not begun.acquire(timeout=START_LIMIT_S):
         is_wanted = False
-        raise MemoryError("a new thread did not begin, probably for want of memory")
+        raise MemoryError("a new thread did not start, probably for lack of memory")
     return running
 
 
 class ThreadPool(Executor):
-    """Calls functions in up to `max_workers` threads; where none can be had, in the caller's."""
+    """Calls functions in up to `max_workers` threads, or in the caller's if none can be started."""
 
     def __init__(self, max_workers: int) -> None:
         self._max_workers = max_workers
@@ -88,7 +88,7 @@ class ThreadPool(Executor):
             self._idle.release()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls; wait for those begun and, unless cancelled, for those scheduled."""
+        """Accept no more calls; wait for those that run and, unless cancelled, those scheduled."""
         self._is_open = False
         if cancel_futures:
             while not self._tasks.empty():
@@ -103,7 +103,7 @@ class ThreadPool(Executor):
 
 
 def _settle(future: Future[Any], call: Callable[[], Any]) -> None:
-    """Give a future what the call returns or raises, unless it was cancelled before."""
+    """Set what the call returns or raises on a future, unless it has been cancelled."""
     if not future.set_running_or_notify_cancel():
         return
     try:
@@ -122,9 +122,9 @@ def num_cores() -> int:
 
 
 def shared_pool() -> ThreadPool:
-    """Return as many threads as there are cores, the same at each call, for short pieces of work.
+    """Return a pool with one thread per core, the same at each call, for short pieces of work.
 
-    They are of this very process: a forked one has none of its parent's.
+    It belongs to this process: a fork inherits no threads, so it gets a pool of its own.
     """
     return _pool_of(os.getpid())
 

@@ -1,4 +1,4 @@
-"""Token files: what a file of token ids was made from, and how many documents it holds."""
+"""Token files: what a file of token ids was made from, and how many documents it contains."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -41,10 +41,10 @@ def write_token_info(path: str | Path, info: TokenInfo) -> None:
 
 
 def count_documents(tokens: np.ndarray, separator_id: int | None, blank_ids: set[int]) -> int:
-    """Return the number of documents: each ends with the separator, the last one need not.
+    """Return the number of documents; each ends with the separator, except perhaps the last.
 
-    Tokens after the last separator are not a document if all are `blank_ids`, tokens of white
-    space, as after a newline at the end of the file. Without separators a text is one document.
+    Tokens after the last separator are not a document if all are in `blank_ids` (tokens of white
+    space), as after a newline at the end of the file. A text without separators is one document.
     """
     if separator_id is None:
         return min(len(tokens), 1)

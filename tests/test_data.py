@@ -1,4 +1,4 @@
-"""Token files and batches: what a file must hold, and which windows a batch takes."""
+"""Token files and batches: what a file must contain, and which windows a batch takes."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -62,7 +62,7 @@ def test_uint32_ids_above_65535_do_not_wrap() -> None:
 
 
 def test_batches_differ_without_a_generator() -> None:
-    """Nothing is seeded behind the caller's back, nor is the global generator used."""
+    """The global generator is neither seeded nor used."""
     tokens = np.arange(100_000)
     np.random.seed(0)  # noqa: NPY002
     first, _ = get_batch(tokens, 8, 4)
@@ -90,7 +90,7 @@ def test_batch_is_a_pure_function_of_seed_and_step(tmp_path: Path, order: str) -
 
 
 def test_random_order_draws_with_the_generator_of_seed_and_step(tmp_path: Path) -> None:
-    """The batches of trainings gone by stay what they were."""
+    """The batches of past runs do not change."""
     inputs, _ = TokenDataset.open(write(tmp_path)).batch(7, seed=1, batch_size=4, context_length=8)
     starts = np.random.Generator(np.random.PCG64([1, 7])).integers(0, 50 - 8, size=4)
     assert inputs[:, 0].tolist() == starts.tolist()
@@ -122,7 +122,7 @@ def test_permute_is_a_permutation(n: int, seed: int) -> None:
 
 
 def test_permute_sends_each_place_anywhere() -> None:
-    """7 places, 1,400 permutations: each pair 200 times, standard deviation 13."""
+    """7 places, 1,400 permutations: each pair occurs 200 times, standard deviation 13."""
     counts = np.zeros((7, 7), dtype=int)
     for seed in range(1400):
         counts[np.arange(7), permute(np.arange(7), 7, np.random.default_rng(seed))] += 1
@@ -130,7 +130,7 @@ def test_permute_sends_each_place_anywhere() -> None:
 
 
 def test_permute_leaves_no_order_behind() -> None:
-    """Neighbours come no nearer to each other than chance has it: 1/3 of the length apart."""
+    """Neighbours are as far apart as in a random permutation: 1/3 of the length on average."""
     n = 100_000
     order = permute(np.arange(n), n, np.random.default_rng(0))
     assert abs(np.diff(order)).mean() / n == pytest.approx(1 / 3, abs=0.005)
@@ -154,7 +154,7 @@ def test_permute_of_more_windows_than_memory_holds() -> None:
 def test_an_epoch_takes_each_window_once(
     num_tokens: int, context_length: int, batch_size: int, seed: int
 ) -> None:
-    """Batches put end to end are epochs put end to end, whatever the size of a batch."""
+    """Concatenated batches are concatenated epochs, whatever the batch size."""
     context_length = min(context_length, num_tokens - 1)
     windows = max(1, (num_tokens - context_length) // context_length)
     steps = -(-3 * windows // batch_size)
@@ -209,7 +209,7 @@ def test_largest_id_of_the_vocabulary_is_accepted(tmp_path: Path) -> None:
 def test_id_beyond_the_vocabulary(tmp_path: Path) -> None:
     tokens = np.arange(50, dtype=np.uint16)
     tokens[20] = 100
-    with pytest.raises(ValueError, match=r"holds token id 100, the vocabulary ends at 99$"):
+    with pytest.raises(ValueError, match=r"holds token id 100, but the vocabulary ends at 99$"):
         TokenDataset.open(write(tmp_path, tokens))
 
 
@@ -273,7 +273,7 @@ def test_array_of_another_kind(tmp_path: Path, tokens: np.ndarray, held: str) ->
 
 def test_file_of_another_run_than_its_sidecar(tmp_path: Path) -> None:
     path = write(tmp_path, info=replace(INFO, tokens=51))
-    with pytest.raises(ValueError, match=r"holds 50 tokens, train\.json says 51$"):
+    with pytest.raises(ValueError, match=r"holds 50 tokens, but train\.json says 51$"):
         TokenDataset.open(path)
 
 
@@ -324,7 +324,7 @@ def test_require_tokenizer(tmp_path: Path) -> None:
     dataset = TokenDataset.open(write(tmp_path, info=info))
     dataset.require_tokenizer(tokenizer)
     tokenizer.write_text("{ }", encoding="utf-8")
-    message = r"train\.npy: was made with another tokenizer than .*tokenizer\.json$"
+    message = r"train\.npy: was not made with the tokenizer .*tokenizer\.json$"
     with pytest.raises(ValueError, match=message):
         dataset.require_tokenizer(tokenizer)
 
@@ -357,7 +357,7 @@ def test_count_documents_without_a_separator() -> None:
 
 
 def test_count_documents_across_blocks() -> None:
-    """More tokens than one block of 2**22 holds, a separator in each."""
+    """There are more tokens than one block of 2**22 holds, and a separator in each block."""
     tokens = np.ones((1 << 22) + 2, dtype=np.uint16)
     tokens[[0, -1]] = 0
     assert count_documents(tokens, separator_id=0, blank_ids=set()) == 2

@@ -38,7 +38,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_write_replaces_the_file_and_not_its_content(tmp_path: Path) -> None:
-    """Whoever has opened the old file reads it to its end."""
+    """A process that has the old file open can read it to its end."""
     path = tmp_path / "checkpoint.pt"
     write_atomically(path, b"old")
     with path.open("rb") as reader:
@@ -48,7 +48,7 @@ def test_write_replaces_the_file_and_not_its_content(tmp_path: Path) -> None:
 
 
 def test_write_json(tmp_path: Path) -> None:
-    """Folders are made, nothing else is left, and the text is the same for the same values."""
+    """Folders are created, no other file is left, and equal values give equal text."""
     path = tmp_path / "new" / "metrics.json"
     write_json(path, {"loss": 1.5, "text": "Größe"})
     assert path.read_text(encoding="utf-8") == '{\n  "loss": 1.5,\n  "text": "Größe"\n}\n'
@@ -64,7 +64,7 @@ def test_write_json_keeps_the_old_file_when_it_fails(tmp_path: Path) -> None:
 
 
 def test_two_that_write_one_file(tmp_path: Path) -> None:
-    """Each writes a file of its own, and the last to finish wins."""
+    """Each process writes a file of its own, and the last to finish wins."""
     path = tmp_path / "cache"
     with replacing(path) as (first,), replacing(path) as (second,):
         first.write_bytes(b"first")
@@ -78,7 +78,7 @@ def test_several_files_are_replaced_together_or_not_at_all(tmp_path: Path) -> No
     train, valid = tmp_path / "train.txt", tmp_path / "valid.txt"
     write_atomically(train, b"old")
     with pytest.raises(FileNotFoundError), replacing(train, valid) as (part, _):
-        part.write_bytes(b"new")  # and nothing for the other
+        part.write_bytes(b"new")  # and no file for the other
     assert train.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [train]
 
@@ -90,7 +90,7 @@ def test_a_new_file_has_the_usual_permissions(tmp_path: Path) -> None:
 
 
 def test_write_csv(tmp_path: Path) -> None:
-    """Numbers with all their digits, texts as they are."""
+    """Numbers have all their digits, and strings are unchanged."""
     path = tmp_path / "curve.csv"
     write_csv(path, [{"context": "1.5", "loss": 0.1}, {"context": "2", "loss": 1 / 3}])
     assert path.read_bytes() == b"context,loss\n1.5,0.1\n2,0.3333333333333333\n"

@@ -92,7 +92,7 @@ class Rate:
     [("1e-05", 1e-5), ("3e-4", 3e-4), ("3.0e-3", 3e-3), ("1", 1.0), ("10_000.0", 1e4)],
 )
 def test_numbers_as_yaml_1_2_writes_them(tmp_path: Path, text: str, value: float) -> None:
-    """`1e-05` is what `dvc exp run -S optim.lr=1e-5` writes; YAML 1.1 takes it for a text."""
+    """`1e-05` is what `dvc exp run -S optim.lr=1e-5` writes; YAML 1.1 reads it as a string."""
     rate = load_params(write(tmp_path, f"optim:\n  lr: {text}\n"), "optim", Rate)
     assert rate.lr == value
     assert type(rate.lr) is float
@@ -204,7 +204,7 @@ def test_missing_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["optim: {lr: 1", "optim:\n  lr: 1\n  lr: 2\n", "a\tb: ["])
 def test_invalid_yaml(tmp_path: Path, text: str) -> None:
-    """Also a key given twice: the first value would be lost in silence."""
+    """This includes a repeated key, whose first value would be lost silently."""
     with pytest.raises(ValueError, match=r"params\.yaml: not valid YAML: "):
         load_params(write(tmp_path, text), "optim", Rate)
 

@@ -1,4 +1,4 @@
-"""Threads that start or are given up, and a pool that works with as many as it can have."""
+"""Threads that start or are given up, and a pool that works with as many as it can get."""
 
 import _thread
 import threading
@@ -12,13 +12,13 @@ from lmlib.threads import ThreadPool, shared_pool, start_thread
 
 
 def die_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let new threads die before they run anything, as those without memory do."""
+    """Make new threads die before they run anything, as they do when memory runs out."""
     monkeypatch.setattr(threads, "START_LIMIT_S", 0.1)
     monkeypatch.setattr(_thread, "start_new_thread", lambda function, arguments: 1)
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the system give no threads."""
+    """Make the system refuse new threads."""
 
     def start(function: object, arguments: object) -> int:
         raise RuntimeError("can't start new thread")
@@ -28,7 +28,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_start_waits_no_longer_than_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     die_at_the_start(monkeypatch)
-    with pytest.raises(MemoryError, match="a new thread did not begin"):
+    with pytest.raises(MemoryError, match="a new thread did not start"):
         start_thread(list)
 
 
@@ -55,7 +55,7 @@ def test_the_lock_is_free_when_the_function_has_returned() -> None:
 
 def test_calls_run_side_by_side_in_as_many_threads() -> None:
     with ThreadPool(2) as pool:
-        both = threading.Barrier(2, timeout=60)  # broken unless two are there at once
+        both = threading.Barrier(2, timeout=60)  # breaks unless two threads run at once
         assert {future.result() for future in [pool.submit(both.wait) for _ in range(2)]} == {0, 1}
         assert len({pool.submit(threading.get_ident).result() for _ in range(50)}) <= 2
 

@@ -1,4 +1,4 @@
-"""The corpus: documents from a generator, the Hugging Face Hub, local files or addresses."""
+"""The corpus: documents from a generator, the Hugging Face Hub, local files or URLs."""
 
 from lmlib.corpus.params import CorpusParams
 from lmlib.corpus.write import write_corpus

@@ -1,7 +1,7 @@
-"""Reading a corpus as documents: .txt, .jsonl (both also .gz) and .parquet, a piece at a time.
+"""Read a corpus as documents: .txt, .jsonl (either also .gz) and .parquet, one piece at a time.
 
 A piece is a pair (text, ended): some bytes of a document, and whether a separator follows them.
-A document may come in many pieces, so that a file of one document is never held in memory.
+A document may come in many pieces, so even a file of a single document is never held in memory.
 """
 
 import gzip
@@ -23,18 +23,18 @@ Piece = tuple[bytes, bool]
 
 
 def find_files(patterns: Iterable[str], root: Path) -> list[Path]:
-    """Return the files that `patterns` (paths or globs, relative to `root`) name, each once.
+    """Return the files that match `patterns` (paths or globs, relative to `root`), each once.
 
-    The order is that of the patterns, and within a glob that of the names. Raises
-    FileNotFoundError for a pattern without a file, ValueError for a folder, PermissionError for
-    a file that may not be read.
+    Files are in the order of the patterns, and within a glob in that of their names. Raises
+    FileNotFoundError for a pattern that matches no file, ValueError for a folder, PermissionError
+    for a file that is not readable.
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
         path = root / Path(pattern).expanduser()
         if path.is_dir():
             raise ValueError(f"corpus: {path} is a folder; name its files, as in {pattern}/*.txt")
-        # a file whose name holds brackets is that file, not a glob; Path.glob wants no absolute one
+        # an existing name with brackets is a file, not a glob; Path.glob takes no absolute patterns
         names = [path] if path.exists() else map(Path, sorted(glob(str(path), recursive=True)))  # noqa: PTH207
         files = [name for name in names if not name.is_dir()]
         if not files:
@@ -44,26 +44,26 @@ def find_files(patterns: Iterable[str], root: Path) -> list[Path]:
             )
         for file in files:
             if not os.access(file, os.R_OK):
-                raise PermissionError(f"corpus: {file} may not be read; change its permissions")
+                raise PermissionError(f"corpus: {file} is not readable; change its permissions")
         found.update(dict.fromkeys(files))
     return list(found)
 
 
 def file_format(name: str) -> str:
-    """Return which of SUFFIXES `name` ends with; raise ValueError when none."""
+    """Return the one of SUFFIXES that `name` ends with; raise ValueError if there is none."""
     for suffix in SUFFIXES:
         if name.lower().endswith(suffix):
             return suffix
     raise ValueError(
-        f"corpus: {name} is of an unknown kind; corpus files end with one of {', '.join(SUFFIXES)}"
+        f"corpus: {name} has an unknown format; corpus files end with one of {', '.join(SUFFIXES)}"
     )
 
 
 def read_pieces(path: Path, text_field: str, chunk_bytes: int = 1 << 20) -> Iterator[Piece]:
-    """Yield the pieces of the file `path`, its format taken from the name.
+    """Yield the pieces of the file `path`, whose name gives its format.
 
-    Raises ValueError when the content is not what the name says, naming file and line; OSError
-    when it cannot be read.
+    Raises ValueError, naming file and line, if the content does not have that format; OSError if
+    it cannot be read.
     """
     suffix = file_format(path.name)
     if suffix == ".parquet":
@@ -74,8 +74,8 @@ def read_pieces(path: Path, text_field: str, chunk_bytes: int = 1 << 20) -> Iter
 
 
 def split_at_separators(chunks: Iterable[bytes]) -> Iterator[Piece]:
-    """Yield the pieces of the text that `chunks` make when joined."""
-    held = len(SEPARATOR) - 1  # the most of a separator that a chunk may end with
+    """Yield the pieces of the text that is the concatenation of `chunks`."""
+    held = len(SEPARATOR) - 1  # the longest incomplete separator at the end of a chunk
     rest = b""
     for chunk in chunks:
         *ended, rest = (rest + chunk).split(SEPARATOR)
@@ -103,7 +103,7 @@ def _read_jsonl(path: Path, text_field: str) -> Iterator[Piece]:
                 record = json.loads(line)
             except (ValueError, RecursionError) as error:
                 raise ValueError(
-                    f"{where} is not JSON ({error}); a .jsonl file has one object on each line"
+                    f"{where} is not JSON ({error}); a .jsonl file has one object per line"
                 ) from error
             if not isinstance(record, dict) or text_field not in record:
                 has = ", ".join(record) if isinstance(record, dict) else type(record).__name__
@@ -133,14 +133,14 @@ def _read_parquet(path: Path, text_field: str) -> Iterator[Piece]:
                     yield _as_piece(text, f"corpus: {path}, row {row}, column {text_field!r}")
     except pa.ArrowInvalid as error:
         raise ValueError(
-            f"corpus: {path} is not a whole parquet file ({error}); download or write it again"
+            f"corpus: {path} is not a complete parquet file ({error}); download or write it again"
         ) from error
 
 
 def _as_piece(text: object, where: str) -> Piece:
     if not isinstance(text, str):
-        raise ValueError(f"{where} is a {type(text).__name__}, not a text; correct that record")
-    # JSON can spell half of a surrogate pair, which no UTF-8 can hold: it becomes "?"
+        raise ValueError(f"{where} is of type {type(text).__name__}, not str; correct that record")
+    # JSON can encode half of a surrogate pair, which UTF-8 cannot: it becomes "?"
     return text.encode("utf-8", "replace"), True
 
 
@@ -153,5 +153,6 @@ def _open(path: Path) -> Iterator[gzip.GzipFile | io.BufferedReader]:
             yield file
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise ValueError(
-                f"corpus: {path} is not a whole gzip file ({error}); download or compress it again"
+                f"corpus: {path} is not a complete gzip file ({error}); download or compress it "
+                "again"
             ) from error

@@ -1,4 +1,4 @@
-"""Fetch corpus files: from the Hugging Face Hub, or from any address that fsspec understands."""
+"""Fetch corpus files: from the Hugging Face Hub, or from any address that fsspec supports."""
 
 import hashlib
 import logging
@@ -23,14 +23,14 @@ HUB_FILES = {
     "owt": ("stanford-cs336/owt-sample", ("owt_train.txt.gz", "owt_valid.txt.gz")),
 }
 CHUNK_BYTES = 1 << 20
-ATTEMPTS = 6  # in a row without a new byte
+ATTEMPTS = 6  # consecutive attempts without a new byte before giving up
 FIRST_WAIT_S = 0.5  # doubled after each such attempt
 
 logger = logging.getLogger(__name__)
 
 
 class _BrokenOff(Exception):
-    """A transfer that may succeed when tried again; `reached` bytes of the file are there."""
+    """A transfer that may succeed when retried; `reached` bytes of the file have arrived."""
 
     def __init__(self, reason: str, reached: int) -> None:
         super().__init__(reason)
@@ -38,28 +38,28 @@ class _BrokenOff(Exception):
 
 
 def check_digest(path: Path, expected: str, name: str) -> None:
-    """Raise ValueError when the sha256 of the file `path` is not `expected`."""
+    """Raise ValueError if the sha256 of the file `path` is not `expected`."""
     actual = sha256_file(path)
     if actual != expected.lower():
         raise ValueError(
-            f"corpus: {name} has sha256 {actual}, but {expected} is expected: it is damaged or "
-            "another version; fetch it again, or correct corpus.sha256"
+            f"corpus: {name} has sha256 {actual}, but {expected} is expected: it is damaged or a "
+            "different version; fetch it again, or correct corpus.sha256"
         )
 
 
 def fetch_from_hub(source: str) -> tuple[Path, Path]:
     """Return the training and the validation file of `source` in the cache of huggingface_hub.
 
-    Files that the Hub names by their sha256 are checked against it. Raises ConnectionError when
-    a file is neither in the cache nor to be had, ValueError when one is damaged.
+    Files that the Hub names by their sha256 are checked against it. Raises ConnectionError if a
+    file is neither in the cache nor can be downloaded, ValueError if one is damaged.
     """
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     from huggingface_hub.utils import logging as hub_logging
 
-    # the base class of its HTTP library's errors, whichever library that is in this version
+    # the base class of the errors of its HTTP library, which depends on its version
     http_error: type[Exception] = HfHubHTTPError.__bases__[0]
-    # RuntimeError: a transfer of its compiled client that failed
+    # RuntimeError: a failed transfer of its compiled client
     errors = (http_error, LocalEntryNotFoundError, ConnectionError, TimeoutError, RuntimeError)
     hub_logging.set_verbosity_error()  # it would report each attempt, twice
     repository, filenames = HUB_FILES[source]
@@ -73,7 +73,7 @@ def fetch_from_hub(source: str) -> tuple[Path, Path]:
             raise ConnectionError(
                 _out_of_reach(source, f"{repository}/{filename}", constants.ENDPOINT, cause)
             ) from error
-        blob = Path(path).resolve()  # large files lie in the cache under their sha256
+        blob = Path(path).resolve()  # the cache names large files by their sha256
         if re.fullmatch("[0-9a-f]{64}", blob.name):
             try:
                 check_digest(blob, blob.name, filename)
@@ -89,12 +89,12 @@ def fetch_from_hub(source: str) -> tuple[Path, Path]:
 def downloaded(
     addresses: Sequence[str], digests: Sequence[str], folder: Path
 ) -> Iterator[list[Path]]:
-    """Yield the files behind `addresses`, downloaded to `folder` and removed when all went well.
+    """Yield the files behind `addresses`, downloaded to `folder` and removed on success.
 
-    A download that breaks off resumes at its last byte, in this run or, since `folder` keeps it, in
+    An interrupted download resumes at its last byte, in this run or, since `folder` keeps it, in
     the next one; a file that has changed at its address meanwhile is fetched from scratch. Raises
-    ConnectionError when an address cannot be reached, FileNotFoundError when it holds nothing,
-    ValueError when it cannot be opened and for a wrong sha256.
+    ConnectionError if an address cannot be reached, FileNotFoundError if there is no file,
+    ValueError if it cannot be opened or has the wrong sha256.
     """
     from filelock import FileLock
 
@@ -107,7 +107,7 @@ def downloaded(
             try:
                 check_digest(file, digest, _shown(address))
             except ValueError:
-                file.unlink()  # or the next run would find it again
+                file.unlink()  # otherwise the next run would use it again
                 raise
         yield files
         for file in dict.fromkeys(files):
@@ -115,7 +115,7 @@ def downloaded(
 
 
 def _download(address: str, folder: Path) -> Path:
-    """Return the file behind `address`, tried again for as long as new bytes arrive."""
+    """Return the file behind `address`; retry as long as new bytes arrive."""
     filesystem, path = _filesystem(address)
     furthest = failures = 0
     while True:
@@ -129,7 +129,7 @@ def _download(address: str, folder: Path) -> Path:
                     _out_of_reach("url", _shown(address), _host(address), error)
                 ) from error
             logger.info(
-                "corpus: %s broke off after %d bytes (%s); trying again",
+                "corpus: %s was interrupted after %d bytes (%s); trying again",
                 _shown(address),
                 error.reached,
                 error,
@@ -138,11 +138,11 @@ def _download(address: str, folder: Path) -> Path:
 
 
 def _attempt(address: str, filesystem: Any, path: str, folder: Path) -> Path:
-    """Download what is still missing of the file; raise _BrokenOff when that goes wrong."""
+    """Download the missing part of the file; raise _BrokenOff if the transfer fails."""
     with _transfer(address, reached=0):
         info = filesystem.info(path)
     size: int | None = info.get("size")
-    # named by the version, so that half of an old file is never continued with a new one
+    # the name contains the version, so that part of an old file is never continued with a new one
     marks = ("size", "ETag", "Last-Modified", "LastModified", "mtime", "md5Hash", "updated")
     version = _short_hash(repr([info.get(mark) for mark in marks]))
     prefix = _short_hash(address)
@@ -150,8 +150,8 @@ def _attempt(address: str, filesystem: Any, path: str, folder: Path) -> Path:
     part = whole.with_name(whole.name + ".part")
     for old in set(folder.glob(f"{prefix}-*")) - {whole, part}:
         old.unlink()
-    if not whole.exists():  # else the last run downloaded it and failed later
-        # without a size we cannot tell whether something is missing: start from scratch
+    if not whole.exists():  # otherwise the last run downloaded it and failed later
+        # without a size we cannot tell whether anything is missing: start from scratch
         part.open("wb" if size is None else "ab").close()
         if size is None or part.stat().st_size != size:
             _append(address, filesystem, path, part, size)
@@ -181,12 +181,12 @@ def _append(address: str, filesystem: Any, path: str, part: Path, size: int | No
         if size is not None and reached != size:
             if reached > size:
                 file.truncate(0)
-            raise _BrokenOff(f"{reached} bytes came instead of {size}", min(reached, size))
+            raise _BrokenOff(f"received {reached} bytes instead of {size}", min(reached, size))
         os.fsync(file.fileno())
 
 
 def _open_at(filesystem: Any, path: str, offset: int) -> tuple[Any, int]:
-    """Open a remote file at `offset`, or at 0 when its server cannot; return it and its offset."""
+    """Open a remote file at `offset`, or at 0 if its server cannot; return it and its offset."""
     if "http" not in filesystem.protocol:
         file = filesystem.open(path, "rb")
         file.seek(offset)
@@ -194,20 +194,20 @@ def _open_at(filesystem: Any, path: str, offset: int) -> tuple[Any, int]:
     headers = {"Accept-Encoding": "identity"}  # the stored bytes, whose size is known
     if offset:
         headers["Range"] = f"bytes={offset}-"
-    # block_size=0: one long answer, in place of a request for every block
+    # block_size=0: one long response instead of a request for every block
     file = filesystem.open(path, "rb", block_size=0, size=1, headers=headers)
     return file, offset if file.r.status == 206 else 0
 
 
 @contextmanager
 def _transfer(address: str, reached: int) -> Iterator[None]:
-    """Turn errors of a transfer into _BrokenOff, or FileNotFoundError when no retry can help."""
+    """Turn errors of a transfer into _BrokenOff, or into FileNotFoundError if no retry can help."""
     import aiohttp
 
     try:
         yield
     except (OSError, aiohttp.ClientError) as error:
-        # fsspec reports whatever kept it from asking a server as FileNotFoundError
+        # fsspec reports anything that prevents the request as FileNotFoundError
         cause = (isinstance(error, FileNotFoundError) and error.__cause__) or error
         status = getattr(cause, "status", 0)
         refused = 400 <= status < 500 and status not in (408, 416, 429)
@@ -221,14 +221,14 @@ def _transfer(address: str, reached: int) -> Iterator[None]:
 
 
 def _filesystem(address: str) -> tuple[Any, str]:
-    """Return fsspec's file system for `address`, and the path there."""
+    """Return fsspec's file system for `address`, and the path in it."""
     import fsspec
 
     options: dict[str, Any] = {}
     if address.startswith(("http:", "https:")):
         import aiohttp
 
-        # no limit on the whole, which may take hours; trust_env: proxies of the environment
+        # no limit on the total, which may take hours; trust_env: use the environment's proxies
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
         options = {"client_kwargs": {"timeout": timeout, "trust_env": True}}
     try:
@@ -236,15 +236,15 @@ def _filesystem(address: str) -> tuple[Any, str]:
     except (ValueError, ImportError) as error:
         raise ValueError(
             f"corpus.source=url: {_shown(address)} cannot be opened ({_one_line(error)}); correct "
-            "the address, or install what its protocol needs"
+            "the address, or install the package its protocol needs"
         ) from error
 
 
 def _out_of_reach(source: str, what: str, host: str, error: BaseException) -> str:
     return (
-        f"corpus.source={source}: {what} cannot be had from {host} ({_one_line(error)}); connect "
-        "and run again, or do without a network: corpus.source=toystories makes a corpus here, "
-        "corpus.source=local takes files of yours"
+        f"corpus.source={source}: cannot download {what} from {host} ({_one_line(error)}); connect "
+        "and run again, or work offline: corpus.source=toystories generates a corpus, "
+        "corpus.source=local uses your files"
     )
 
 
@@ -253,7 +253,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def _shown(address: str) -> str:
-    return address.split("?")[0]  # a query may hold a secret
+    return address.split("?")[0]  # a query may contain a secret
 
 
 def _name(address: str) -> str:

@@ -7,13 +7,13 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class CorpusParams:
-    """Where the text comes from. A source reads its own keys and leaves the others alone.
+    """Where the text comes from. A source reads its own keys and ignores the others.
 
     toystories              seed, train_bytes, valid_bytes
     tinystories, owt        none
     local, url              train, valid, text_field, valid_fraction, sha256
 
-    Raises ValueError when a key that `source` reads has a value that cannot be meant.
+    Raises ValueError if a key that `source` reads has an invalid value.
     """
 
     source: Literal["toystories", "tinystories", "owt", "local", "url"]
@@ -23,8 +23,8 @@ class CorpusParams:
     train: tuple[str, ...]  # local: paths or globs; url: addresses
     valid: tuple[str, ...]  # empty: split `train` by a hash of each document
     text_field: str  # the field of .jsonl and the column of .parquet that holds the text
-    valid_fraction: float  # of the documents, when `valid` is empty
-    sha256: tuple[str, ...]  # of each file, train before valid; empty: unchecked
+    valid_fraction: float  # of the documents, if `valid` is empty
+    sha256: tuple[str, ...]  # of each file, train before valid; empty: not checked
 
     def __post_init__(self) -> None:
         if self.source == "toystories":
@@ -43,7 +43,7 @@ class CorpusParams:
                 raise ValueError(f"{name} holds an empty text; its items should be {kind}")
         if not self.valid and not 0 < self.valid_fraction < 1:
             raise ValueError(
-                f"valid_fraction is {self.valid_fraction}; it should lie between 0 and 1, "
+                f"valid_fraction is {self.valid_fraction}; it should be between 0 and 1, "
                 "or name validation files in valid"
             )
         if not self.text_field:
@@ -51,7 +51,7 @@ class CorpusParams:
         for digest in self.sha256:
             if not re.fullmatch("[0-9a-fA-F]{64}", digest):
                 raise ValueError(f"sha256 holds {digest!r}; a digest has 64 hexadecimal digits")
-        # globs of a local corpus are counted when they are resolved
+        # the files of a local corpus are counted when its globs are expanded
         addresses = len(self.train) + len(self.valid)
         if self.source == "url" and self.sha256 and len(self.sha256) != addresses:
             raise ValueError(

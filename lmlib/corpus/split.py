@@ -1,4 +1,4 @@
-"""From corpus files to the two texts: copied as they are, or split by a hash of each document."""
+"""Turn corpus files into the two texts: copy them, or split them by a hash of each document."""
 
 import hashlib
 import logging
@@ -18,9 +18,9 @@ logger = logging.getLogger(__name__)
 
 
 def copy_files(paths: Iterable[Path], text_field: str, output: Path, on_bytes: OnBytes) -> None:
-    """Write the documents of `paths` to `output`; one text file alone is copied byte for byte.
+    """Write the documents of `paths` to `output`; a single text file is copied byte for byte.
 
-    Raises ValueError when they hold nothing but white space.
+    Raises ValueError if they contain only white space.
     """
     paths = list(paths)
     blank, separated = True, False
@@ -44,11 +44,11 @@ def split_files(
 ) -> None:
     """Write about `valid_fraction` of the documents of `paths` to `valid_path`, the rest to train.
 
-    A document belongs to validation when the first 8 bytes of the sha256 of its text without
-    white space, read as a fraction of 2**64, lie below `valid_fraction`: neither the order of the
-    files nor their number matters, and equal documents stay together. Where that leaves one side
-    empty (few documents, or one text without separators) the validation share is cut from the
-    end. Raises ValueError when the text does not suffice for two sides.
+    A document belongs to validation if the first 8 bytes of the sha256 of its text without white
+    space, read as a fraction of 2**64, are below `valid_fraction`: neither the order of the files
+    nor their number matters, and equal documents stay together. If that leaves one side empty (few
+    documents, or one text without separators), the validation share is cut from the end. Raises
+    ValueError if there is too little text for two sides.
     """
     paths = list(paths)
     with train_path.open("w+b") as train, valid_path.open("w+b") as valid:
@@ -71,7 +71,7 @@ def split_files(
 
 
 class _Splitter:
-    """Writes documents of any length to train, and moves those that belong there to valid."""
+    """Writes documents of any length to train, then moves those for validation to valid."""
 
     def __init__(self, train: BinaryIO, valid: BinaryIO, valid_fraction: float) -> None:
         self.train = train
@@ -88,13 +88,13 @@ class _Splitter:
 
     def write(self, text: bytes) -> None:
         self.train.write(text)
-        # without white space: CRLF or one more newline does not make another document
+        # without white space: CRLF or an extra newline does not make a different document
         inked = text.translate(None, WHITESPACE)
         self.digest.update(inked)
         self.blank = self.blank and not inked
 
     def end_document(self, separator: bytes) -> None:
-        """Close the document with `separator`; one without any text is dropped."""
+        """Close the document with `separator`; drop it if it has no text."""
         if self.blank:
             self.train.seek(self.start)
             self.train.truncate()
@@ -111,15 +111,15 @@ class _Splitter:
 def _check_found(found: bool, separated: bool, paths: list[Path]) -> None:
     names = ", ".join(map(str, paths[:3])) + (", ..." if len(paths) > 3 else "")
     if not found:
-        raise ValueError(f"corpus: there is no text in {names}; name files that hold some")
+        raise ValueError(f"corpus: there is no text in {names}; name files that contain some")
     if not separated:
         logger.info(
-            "corpus: no %s in %s: each file is taken as one document", SEPARATOR.decode(), names
+            "corpus: no %s in %s: each file counts as one document", SEPARATOR.decode(), names
         )
 
 
 def _separate(file: BinaryIO) -> None:
-    """End the last document of `file` with a separator, unless it has one or there is none."""
+    """End `file` with a separator, unless it has one there or is empty."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - 64))
     if size and not file.read().rstrip().endswith(SEPARATOR):
@@ -127,7 +127,7 @@ def _separate(file: BinaryIO) -> None:
 
 
 def _move(source: BinaryIO, start: int, target: BinaryIO) -> None:
-    """Move the bytes of `source` from `start` on to the end of `target`."""
+    """Move the bytes of `source` after offset `start` to the end of `target`."""
     source.seek(start)
     target.seek(0, os.SEEK_END)
     while chunk := source.read(CHUNK_BYTES):
@@ -139,10 +139,10 @@ def _move(source: BinaryIO, start: int, target: BinaryIO) -> None:
 def _cut_from_end(
     train: BinaryIO, valid: BinaryIO, valid_fraction: float, num_documents: int
 ) -> None:
-    """Move the last `valid_fraction` of the bytes of `train` to `valid`, from a boundary on.
+    """Move about the last `valid_fraction` of the bytes of `train` to `valid`, cut at a boundary.
 
-    The boundary is the end of a document or a line if one lies within one more share, else a
-    space, else the start of a UTF-8 character.
+    The boundary is the end of a document or a line if one is within one more share, else a space,
+    else the start of a UTF-8 character.
     """
     size = train.seek(0, os.SEEK_END)
     end = _end_of_text(train, size)
@@ -160,7 +160,7 @@ def _cut_from_end(
         )
     _move(train, cut, valid)
     logger.info(
-        "corpus: the hash does not split %d document(s): the last %d bytes are the validation text",
+        "corpus: hashing cannot split %d document(s): the last %d bytes are the validation text",
         num_documents,
         size - cut,
     )
@@ -178,7 +178,7 @@ def _end_of_text(file: BinaryIO, size: int) -> int:
 
 def _boundary(block: bytes, target: int, share: int) -> int:
     """Return the index of `block`, near `target`, at which a text may be cut."""
-    # looks past the target, so that no cut falls inside a separator
+    # the block extends past the target, so that no cut falls inside a separator
     found = block.rfind(SEPARATOR, max(0, target - max(share, len(SEPARATOR))))
     if found >= 0:
         return found + len(SEPARATOR)

@@ -11,12 +11,12 @@ from lmlib.monitoring.progress import byte_bar
 
 
 def write_corpus(params: CorpusParams, train_path: Path, valid_path: Path, root: Path) -> None:
-    """Write the corpus that `params` names to `train_path` and `valid_path`.
+    """Write the corpus that `params` describes to `train_path` and `valid_path`.
 
-    Both are the bytes the source gave, documents separated by <|endoftext|>, and neither is
-    empty. Paths in `params` are relative to `root`; a download that broke off waits in
-    `root`/data/.partial for the next run. Raises ValueError, FileNotFoundError or another
-    OSError with one sentence that says what to do; the files there then stay as they were.
+    Both hold the bytes of the source, with documents separated by <|endoftext|>, and neither is
+    empty. Paths in `params` are relative to `root`; an interrupted download stays in
+    `root`/data/.partial for the next run. Raises ValueError, FileNotFoundError or another OSError
+    that says what to do; existing files then stay as they are.
     """
     if params.source == "toystories":
         with replacing(train_path, valid_path) as parts:
@@ -54,14 +54,14 @@ def _write_toystories(params: CorpusParams, train_path: Path, valid_path: Path) 
 
 
 def _check_local(params: CorpusParams, train: list[Path], valid: list[Path]) -> None:
-    """Raise ValueError for files of an unknown kind, in both lists, or with a wrong sha256."""
+    """Raise ValueError for a file of unknown format, in both lists, or with a wrong sha256."""
     files = train + valid
     for path in files:
         file_format(path.name)
     for path in train:
         if path in valid:
             raise ValueError(
-                f"corpus: {path} is a file of corpus.train and of corpus.valid; take it out of one"
+                f"corpus: {path} is in corpus.train and in corpus.valid; remove it from one"
             )
     if params.sha256 and len(params.sha256) != len(files):
         raise ValueError(
@@ -77,7 +77,7 @@ def _write_files(
 ) -> None:
     """Write the documents of `train` and `valid`, or of `train` alone, split in two."""
     files = train + valid
-    # what a compressed or structured file holds is known only after reading it
+    # the size of the text in a compressed or structured file is known only after reading it
     plain = all(file_format(path.name) == ".txt" for path in files)
     total = sum(path.stat().st_size for path in files) if plain else None
     with byte_bar("corpus", total) as on_bytes:

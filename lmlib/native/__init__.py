@@ -1,14 +1,14 @@
-"""Kernels that are ready at once: compiled by Numba one time, then loaded as object code.
+"""Kernels that start at once: compiled by Numba one time, then loaded as object code.
 
-A kernel is a function of int64s, which are numbers and addresses, that returns an int64. It is
-written in a restricted Python in the modules of a package (see compiling.py) and called through
-ctypes, without the GIL. Loading the kernels of a package takes milliseconds and imports neither
-Numba nor the modules that define them.
+A kernel takes int64s, which are numbers or addresses, and returns an int64. It is written in a
+subset of Python in the modules of a package (see compiling.py) and called through ctypes, without
+the GIL. Loading the kernels of a package takes milliseconds and imports neither Numba nor the
+modules that define them.
 
 The object code is kept in a file in the virtual environment, or else in the user's cache folder.
-The file's name has the hash of everything the code depends on: the sources of the package and of
-this one, the versions of Numba and llvmlite, and the processor. A file that is missing, damaged or
-cannot be written costs time, never a result: the kernels are compiled again.
+The file's name contains the hash of everything the code depends on: the sources of the package and
+of this one, the versions of Numba and llvmlite, and the processor. A file that is missing, damaged
+or not writable costs time but never changes a result: the kernels are compiled again.
 """
 
 import ctypes
@@ -38,7 +38,7 @@ if TYPE_CHECKING:  # llvmlite maps 200 MB: it is imported where kernels are need
 
 logger = logging.getLogger(__name__)
 
-KEPT_FILES = 8  # of each package in a folder: those of the latest versions of its sources
+KEPT_FILES = 8  # per package and folder: one for each of the latest versions of its sources
 
 _lock = threading.RLock()
 _loaded: dict[str, SimpleNamespace] = {}
@@ -47,8 +47,8 @@ _loaded: dict[str, SimpleNamespace] = {}
 def load_kernels(package: str) -> Any:
     """Return the kernels of a package or module, such as "lmlib.optim.kernels", as attributes.
 
-    The first time on a machine they are compiled, which takes up to a minute and is announced.
-    Raises ImportError where there is no Numba to compile them, and MemoryError.
+    The first time on a machine they are compiled, which takes up to a minute and logs a warning.
+    Raises ImportError if Numba is not available to compile them, and MemoryError.
     """
     with _lock:
         if package not in _loaded:
@@ -68,12 +68,12 @@ def is_compiled(package: str) -> bool:
 
 
 def address_of(array: NDArray[Any]) -> int:
-    """Return the address of an array's first item; it is valid while the array lives."""
+    """Return the address of an array's first item; it is valid as long as the array exists."""
     return array.__array_interface__["data"][0]
 
 
 def record(kind: np.dtype[Any], **fields: int | NDArray[Any]) -> NDArray[Any]:
-    """Return one record as an array of length 1, zero but for some fields; arrays by address."""
+    """Return a record as an array of length 1; an array is stored as its address, the rest is 0."""
     array = np.zeros(1, kind)
     for name, value in fields.items():
         array[name] = address_of(value) if isinstance(value, np.ndarray) else value
@@ -82,10 +82,10 @@ def record(kind: np.dtype[Any], **fields: int | NDArray[Any]) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class ObjectCode:
-    """The machine code of a package's kernels, for this processor, and how many arguments each has.
+    """The machine code of a package's kernels for this processor, and each one's argument count.
 
-    In a file it is a SHA-256 of what follows, a line of JSON (kernel -> number of arguments), and
-    the object file.
+    A file of it holds a SHA-256 of what follows, a line of JSON (kernel -> number of arguments),
+    and the object file.
     """
 
     num_arguments: dict[str, int]
@@ -93,14 +93,14 @@ class ObjectCode:
 
     @classmethod
     def compile(cls, package: str) -> Self:
-        """Compile the kernels of a package, and keep them where a folder can be written."""
+        """Compile the kernels of a package, and keep them in the first writable folder."""
         logger.warning("compiling the kernels of %s, once: up to a minute", package)
         from lmlib.native.compiling import compile_package  # here: it imports Numba
 
         compiled = cls(*compile_package(package))
         body = json.dumps(compiled.num_arguments).encode() + b"\n" + compiled.code
         for folder in cache_folders():
-            with suppress(OSError):  # read-only or full: the next one, or none
+            with suppress(OSError):  # read-only or full: try the next one
                 write_atomically(folder / file_name(package), hashlib.sha256(body).digest() + body)
                 _remove_old(folder, package)
                 break
@@ -108,7 +108,7 @@ class ObjectCode:
 
     @classmethod
     def read(cls, package: str) -> Self | None:
-        """Return what was kept of a package, or None."""
+        """Return the object code kept for a package, or None."""
         for folder in cache_folders():
             with suppress(OSError):
                 content = (folder / file_name(package)).read_bytes()
@@ -133,7 +133,7 @@ class ObjectCode:
 
 
 def target_machine() -> "TargetMachine":
-    """Return what emits code for this processor."""
+    """Return LLVM's code generator for this processor."""
     from llvmlite import binding
 
     binding.initialize_native_target()
@@ -147,7 +147,7 @@ def target_machine() -> "TargetMachine":
 
 
 def cache_folders() -> Iterator[Path]:
-    """Yield the folders for object code: of the virtual environment, of the user."""
+    """Yield the folders for object code: the virtual environment's, then the user's."""
     if sys.prefix != sys.base_prefix:
         yield Path(sys.prefix) / "lmlib"
     with suppress(RuntimeError):  # a user without a home
@@ -156,7 +156,7 @@ def cache_folders() -> Iterator[Path]:
 
 @cache
 def file_name(package: str) -> str:
-    """Return the name of the file with the object code of a package, as it is now."""
+    """Return the name of the file with the object code of a package's current sources."""
     from importlib.metadata import version
 
     from llvmlite import binding

@@ -1,8 +1,8 @@
-"""Compile kernels with Numba, into object code that needs neither Numba nor Python to run.
+"""Compile kernels with Numba into object code that needs neither Numba nor Python to run.
 
-The modules of a package of kernels decorate with `kernel` the functions that Python calls, and
-with `part` those that kernels call. Both are compiled without Numba's runtime, so they cannot
-allocate arrays; they work on memory whose address they are given:
+In the modules of a package of kernels, `kernel` decorates the functions that Python calls, and
+`part` those that kernels call. Both are compiled without Numba's runtime, so they cannot allocate
+arrays; they work on memory at the addresses passed to them:
 
     @kernel
     def total(numbers, count):
@@ -13,7 +13,7 @@ allocate arrays; they work on memory whose address they are given:
 
     load_kernels("package").total(array.ctypes.data, len(array))
 
-All arguments of a kernel are int64s, and so is what it returns.
+All arguments of a kernel are int64s, and so is its result.
 """
 
 import importlib
@@ -30,18 +30,18 @@ from numba.np.arrayobj import get_itemsize, make_array, populate_array
 
 from lmlib.native import sources_of, target_machine
 
-intrinsic: Any = extending.intrinsic  # it gives a function its first argument itself
+intrinsic: Any = extending.intrinsic  # passes a function its first argument itself
 
-# What object code may call: it is linked to the C library that Python itself uses.
+# The functions that object code may call: it is linked to the C library that Python itself uses.
 C_FUNCTIONS = frozenset({"malloc", "free", "memcpy", "memmove", "memset", "expf", "sqrt", "sqrtf"})
 
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
-# Numba would compile these too, for callers that are not there.
+# Numba would otherwise compile wrappers for callers that do not exist.
 NO_WRAPPERS: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
 def part(function: Callable[..., Any] | None = None, **options: Any) -> Any:
-    """Decorate a function that kernels call; `options` are further ones of numba.njit."""
+    """Decorate a function that kernels call; `options` are additional options of numba.njit."""
     decorator = njit(**OPTIONS, **NO_WRAPPERS, **options)
     return decorator(function) if function else decorator
 
@@ -90,7 +90,7 @@ def address_of(typing_context, array):
 
 @intrinsic
 def allocate(typing_context, size):
-    """Return the address of `size` bytes of new memory, or 0 where there is none; free it."""
+    """Return the address of `size` bytes of new memory, or 0 if there is none; `free` it."""
 
     def generate(context, builder, signature, args):
         kind = ir.FunctionType(ir.IntType(8).as_pointer(), [ir.IntType(64)])
@@ -102,7 +102,7 @@ def allocate(typing_context, size):
 
 @intrinsic
 def free(typing_context, address):
-    """Give back memory that `allocate` has given."""
+    """Free memory that `allocate` returned."""
 
     def generate(context, builder, signature, args):
         anything = ir.IntType(8).as_pointer()
@@ -118,7 +118,7 @@ def _declared(module: ir.Module, name: str, kind: ir.FunctionType) -> ir.Functio
 
 
 def prefetch_at(builder: Any, address: Any, locality: int) -> None:
-    """Ask for the bytes at an address, to read: into all caches (3), or not into the first (2)."""
+    """Prefetch the bytes at an address to read: into all caches (3), or all but the first (2)."""
     byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
     kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
     function = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
@@ -126,9 +126,9 @@ def prefetch_at(builder: Any, address: Any, locality: int) -> None:
 
 
 def compile_package(package: str) -> tuple[dict[str, int], bytes]:
-    """Return how many arguments each kernel of a package's modules has, and the object code."""
+    """Return the number of arguments of each kernel in a package's modules, and the object code."""
     if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
-        raise ImportError("NUMBA_DISABLE_JIT is set: no kernels can be compiled")
+        raise ImportError("NUMBA_DISABLE_JIT is set: cannot compile kernels; unset it")
     modules = [importlib.import_module(package)]
     if hasattr(modules[0], "__path__"):
         names = {path.stem for path in sources_of(package)} - {"__init__"}
@@ -146,12 +146,14 @@ def compile_package(package: str) -> tuple[dict[str, int], bytes]:
     undefined = {f.name for f in program.functions if f.is_declaration}
     unknown = {name for name in undefined - C_FUNCTIONS if not name.startswith("llvm.")}
     if unknown:
-        raise ImportError(f"the kernels of {package} need {', '.join(sorted(unknown))}")
+        raise ImportError(
+            f"the kernels of {package} call {', '.join(sorted(unknown))}, which they cannot link to"
+        )
     return num_arguments, target_machine().emit_object(program)
 
 
 def _compiled(name: str, kernel: Any, arguments: tuple[Any, ...]) -> binding.ModuleRef:
-    """Return the module of one kernel, in which only a C function of its name is visible."""
+    """Return the module of one kernel, which exports only a C function of its name."""
     kernel.compile(arguments)
     compiled = kernel.overloads[arguments]
     if compiled.signature.return_type != types.int64:
@@ -161,7 +163,7 @@ def _compiled(name: str, kernel: Any, arguments: tuple[Any, ...]) -> binding.Mod
     values = ", ".join(f"i64 %{number}" for number in range(len(arguments)))
     kinds = "".join(", i64" for _ in arguments)
     given = "".join(f", i64 %{number}" for number in range(len(arguments)))
-    # Numba's functions return a status, here always 0, and take a place for the result.
+    # Numba's functions return a status, here always 0, and take an address for the result.
     module.link_in(
         binding.parse_assembly(
             f"""

@@ -1,11 +1,11 @@
-r"""The class of every character, in one version of Unicode, whatever is installed.
+r"""The class of every character in one version of Unicode, whichever version is installed.
 
-Every release of Unicode adds letters, and `regex` follows the newest one: a tokenizer that asked
-it would split the same text differently after an upgrade. The named patterns take their classes
+Every release of Unicode adds letters, and `regex` follows the newest one: a tokenizer that relied
+on it would split the same text differently after an upgrade. The named patterns take their classes
 from characters.bin, which has the Unicode version of tiktoken 0.14 and tokenizers 0.23, so that
 ids equal theirs. The kernels read the whole table. Plain Python runs `regex`, and first replaces
-the characters that the installed `regex` classifies differently (`for_regex`). Patterns of the
-user's own follow the installed `regex`.
+the characters that the installed `regex` classifies differently (`for_regex`). Custom patterns
+follow the installed `regex`.
 
 Source: general categories of the Unicode Character Database; `\s` is its property White_Space.
 tests/tokenizer/make_characters.py writes characters.bin.
@@ -23,14 +23,14 @@ from lmlib.tokenizer.kernels.records import OTHER
 UNICODE_VERSION = "16.0.0"
 NUM_CODE_POINTS = 0x110000
 
-# One character of each class: of the same class in every version of Unicode, beyond ASCII, and
-# neither named in a pattern nor part of a contraction when case is ignored.
+# One non-ASCII character of each class. It has that class in every version of Unicode, is not named
+# in a pattern, and is not part of a contraction when case is ignored.
 STAND_INS = "\u00a7\u0300\u0660\u3000\u00c0\u00e0\u05d0"
 
-CLASS_BITS = 3  # of a run in characters.bin
+CLASS_BITS = 3  # the lowest bits of a run in characters.bin
 CLASS_MASK = (1 << CLASS_BITS) - 1
 
-# Characters met so far whose class is the same in the installed `regex`; emptied when too many.
+# Characters seen so far that the installed `regex` puts into the same class; emptied when full.
 MAX_AGREED = 1 << 16
 _agreed: set[str] = set()
 
@@ -53,7 +53,7 @@ def char_classes() -> NDArray[np.uint8]:
 
 
 def char_class(character: str) -> int:
-    """Return the class of one character, without the megabyte of `char_classes`."""
+    """Return the class of one character without building the megabyte of `char_classes`."""
     runs = _runs()
     last = ord(character) << CLASS_BITS | CLASS_MASK
     return int(runs[runs.searchsorted(np.uint32(last), side="right") - 1]) & CLASS_MASK
@@ -66,10 +66,10 @@ def regex_class(character: str) -> int:
 
 
 def for_regex(text: str) -> str:
-    """Return a text of the same length which `regex` splits as UNICODE_VERSION splits `text`.
+    """Return a text of the same length that `regex` splits as `text` under UNICODE_VERSION.
 
-    Each character that the installed `regex` puts into another class becomes a stand-in of the
-    right class. Lone surrogates, which represent bytes of invalid UTF-8, stay as they are.
+    Each character that the installed `regex` puts into another class is replaced by one of
+    STAND_INS. Lone surrogates, which represent bytes of invalid UTF-8, stay as they are.
     """
     if text.isascii():
         return text

@@ -28,22 +28,22 @@ from lmlib.tokenizer.workers import map_in_order, open_executor
 
 PathLike = str | os.PathLike[str]
 AllowedSpecial = Literal["all", "none"] | set[str] | frozenset[str]
-OnProgress = Callable[[str, int, int], None]  # (what, bytes done, bytes in all)
+OnProgress = Callable[[str, int, int], None]  # (stage, bytes done, total bytes)
 
-LONG_PRE_TOKEN = 100  # bytes; from here on a heap beats trying every pair again
+LONG_PRE_TOKEN = 100  # bytes; from this length on, a heap is faster than trying every pair again
 CACHE_SIZE = 1 << 16  # pre-tokens
 STREAM_CHARS = 1 << 15  # characters read ahead by encode_iterable, at most 4 bytes each
 CHUNK_BYTES = 1 << 20  # bytes of a file, or of a batch of texts, that one worker holds at a time
-CLUSTER_CHUNK_BYTES = 1 << 24  # the same with an executor: the tokenizer travels with each chunk
-ENGINE_HABIT_BYTES = 1 << 16  # what a tokenizer does plainly though the kernels are loaded already
-BYTES_PER_ID = 4  # of text, about
+CLUSTER_CHUNK_BYTES = 1 << 24  # the same with an executor: each chunk carries the tokenizer
+ENGINE_HABIT_BYTES = 1 << 16  # encoded in plain Python before loaded kernels are used
+BYTES_PER_ID = 4  # of text, roughly
 
 
 class Tokenizer:
     """Byte-level BPE with a fixed vocabulary.
 
         vocab            id -> bytes; ids may have gaps
-        merges           pairs of tokens, the most important first
+        merges           pairs of tokens, the highest priority first
         special_tokens   never split and never merged; where two overlap the longest match wins;
                          those missing from the vocabulary get the next ids, in the order given
         pattern          "gpt2", "cl100k", "o200k", or a regular expression that finds pre-tokens
@@ -63,10 +63,10 @@ class Tokenizer:
         self.merges = [(left, right) for left, right in merges]
         self.pattern = pattern
         self.special_tokens = check_special_tokens(special_tokens)
-        # of two ids with the same bytes the lower one is used
+        # where two ids have the same bytes, the lower one is used
         by_bytes = {token: token_id for token_id, token in sorted(self.vocab.items(), reverse=True)}
         if self.vocab and min(self.vocab) < 0:
-            raise ValueError(f"vocab: id {min(self.vocab)} is negative; ids start at 0.")
+            raise ValueError(f"vocab: id {min(self.vocab)} is negative; ids start at 0")
         for token in self.special_tokens:
             if token.encode() not in by_bytes:
                 next_id = max(self.vocab, default=-1) + 1
@@ -124,10 +124,10 @@ class Tokenizer:
         """Return the ids of each text as an array of `dtype`.
 
         The arrays may be views of one that holds the ids of many texts, which stays in memory as
-        long as any of them: copy those to be kept for long.
+        long as any of them does: copy those that you keep for long.
         """
         if isinstance(texts, str):
-            raise ValueError("encode_batch: texts is one text; pass a list of texts: [text].")
+            raise ValueError("encode_batch: texts is a single string; pass a list: [text]")
         texts = list(texts)
         splitter = self._splitter_for(allowed_special)
         data = [encode_strictly(text, "encode_batch") for text in texts]
@@ -151,10 +151,10 @@ class Tokenizer:
     def encode_iterable(
         self, iterable: Iterable[str], *, allowed_special: AllowedSpecial = "all"
     ) -> Iterator[int]:
-        """Yield the ids of the joined text, whatever the chunks, in constant memory.
+        """Yield the ids of the joined text, however it is chunked, in constant memory.
 
         Reads ahead at most 128 kB of text, except where no cut is provably safe for longer: inside
-        one giant pre-token, and, with a custom pattern, between two special tokens.
+        a giant pre-token and, with a custom pattern, between two special tokens.
         """
         splitter = self._splitter_for(allowed_special)
         pending: list[str] = []
@@ -170,7 +170,7 @@ class Tokenizer:
                 cut = splitter.last_cut(text)
                 yield from self._encode_piece(text[:cut], splitter)
                 pending, size = [text[cut:]], len(text) - cut
-                # Without a cut, look again only after as much text again: linear in all.
+                # If there is no cut, look again when the text has doubled: linear in total.
                 goal = max(STREAM_CHARS, 2 * size)
         yield from self._encode_piece("".join(pending), splitter)
 
@@ -186,13 +186,12 @@ class Tokenizer:
     ) -> int:
         """Encode the file `src` into the one-dimensional array file `dst`; return its length.
 
-        `dst` is a .npy of `dtype` for `np.load(dst, mmap_mode="r")`; it appears whole or not at
-        all. The file is read as bytes, about `chunk_bytes` per worker at a time; bytes that are
-        no UTF-8 are encoded one by one. `executor` may be any concurrent.futures.Executor whose
-        workers see the path `src`.
+        `dst` is a .npy of `dtype` for `np.load(dst, mmap_mode="r")`, written atomically. The file
+        is read as bytes, about `chunk_bytes` per worker at a time; invalid UTF-8 is encoded byte
+        by byte. `executor` may be any concurrent.futures.Executor whose workers can read `src`.
 
-        Raises FileNotFoundError where `src` or the folder of `dst` is missing, and ValueError where
-        either is a folder, or both are one file.
+        Raises FileNotFoundError if `src` or the folder of `dst` is missing, and ValueError if
+        either is a folder or both are the same file.
         """
         file, dst = as_file(src), Path(dst)
         check_is_file(file, "to encode")
@@ -231,7 +230,7 @@ class Tokenizer:
     def encode_range(
         self, file: CorpusFile, start: int, end: int, *, use_engine: bool
     ) -> NDArray[np.unsignedinteger]:
-        """Return the ids of a byte range of a file, which need not be UTF-8, as `dtype`."""
+        """Return the ids of a byte range of a file as `dtype`; it need not be valid UTF-8."""
         if use_engine:
             encoder = self._get_encoder()
             return encoder.encode_range(file, start, end, self._splitter, self.dtype)
@@ -241,16 +240,16 @@ class Tokenizer:
     # -- ids to text
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """Return the bytes of the tokens; raise ValueError for what is no id of the vocabulary."""
+        """Return the bytes of the tokens; raise ValueError for an id not in the vocabulary."""
         return bytes(self._decode(ids))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of the tokens, with U+FFFD where they are no valid UTF-8."""
+        """Return the text of the tokens, with U+FFFD in place of invalid UTF-8."""
         return str(self._decode(ids), "utf-8", errors="replace")
 
     def _decode(self, ids: Iterable[int]) -> bytes | memoryview:
         if isinstance(ids, np.ndarray) and ids.ndim != 1:
-            raise ValueError(f"decode: ids has shape {ids.shape}; pass one row at a time.")
+            raise ValueError(f"decode: ids has shape {ids.shape}; pass one row at a time")
         ids = ids if isinstance(ids, list | np.ndarray) else list(ids)
         if self._wants_engine(BYTES_PER_ID * len(ids)):
             numbers = _as_uint32(ids)
@@ -265,8 +264,8 @@ class Tokenizer:
         except KeyError as error:
             raise ValueError(
                 f"decode: {error.args[0]!r} is not a token id; this vocabulary has "
-                f"{len(self.vocab)} ids, the greatest is {self.vocab_size - 1}. Were the ids made "
-                "with another tokenizer?"
+                f"{len(self.vocab)} ids, the greatest is {self.vocab_size - 1}; decode with the "
+                "tokenizer that made the ids"
             ) from None
 
     # -- files
@@ -290,7 +289,7 @@ class Tokenizer:
             if vocab.get(token_id) != token.encode():
                 raise ValueError(
                     f"{folder}: bpe.json gives {token!r} the id {token_id}, vocab.json does not; "
-                    "the files belong to two tokenizers: save one of them again."
+                    "the files belong to different tokenizers; save one of them again"
                 )
         merges = files.read_merges(folder / "merges.txt")
         return cls(vocab, merges, list(special_ids), pattern=pattern)
@@ -317,21 +316,22 @@ class Tokenizer:
             if unknown:
                 raise ValueError(
                     f"allowed_special names {', '.join(map(repr, unknown))}, but the special "
-                    f"tokens are {self.special_tokens}; name one of these or pass 'all' or 'none'."
+                    f"tokens are {self.special_tokens}; name one of these or pass 'all' or 'none'"
                 )
             return _splitter(self.pattern, frozenset(allowed_special))
         if allowed_special == "all":
             return self._splitter
         if allowed_special == "none":
             return _splitter(self.pattern, frozenset())
-        raise ValueError(f"allowed_special is {allowed_special!r}; pass 'all', 'none' or a set.")
+        raise ValueError(f"allowed_special is {allowed_special!r}; pass 'all', 'none' or a set")
 
     def _wants_engine(self, num_bytes: int) -> bool:
-        """Whether to use the kernels: they can do this tokenizer, and the text repays getting them.
+        """Return whether the kernels support this tokenizer, and the text repays loading them.
 
-        Once they are loaded, it takes the tables of a tokenizer, built in the time that plain
-        Python takes for ENGINE_HABIT_BYTES: when so much was done plainly, more is likely to
-        come. Many short texts alone never load them; `encode_batch` does with all at once.
+        Once they are loaded, this tokenizer still needs tables, which take as long to build as
+        plain Python takes for ENGINE_HABIT_BYTES. They are built after that much text, since more
+        is then likely to follow. Short texts encoded one by one never load the kernels, however
+        many there are; `encode_batch` does, for all of them together.
         """
         if not self._can_use_engine:
             return False
@@ -349,12 +349,12 @@ class Tokenizer:
 
     def _encode_piece(self, text: str, splitter: Splitter) -> list[int]:
         data = encode_strictly(text, "encode_iterable")
-        if self._encoder is not None:  # never loads the kernels: a stream promises little memory
+        if self._encoder is not None:  # never load the kernels: a stream promises little memory
             return self._encoder.encode(data, splitter)
         return self._encode_plainly(text, splitter)
 
     def _encode_plainly(self, text: str, splitter: Splitter) -> list[int]:
-        """Return the ids of a text, in which surrogates stand for bytes that are no UTF-8."""
+        """Return the ids of a text whose lone surrogates represent bytes of invalid UTF-8."""
         ids: list[int] = []
         cache = self._cache
         for piece, is_special in splitter.parts(text):
@@ -379,7 +379,7 @@ class Tokenizer:
             byte = pre_token[ids.index(-1)]
             raise ValueError(
                 f"the vocabulary has no token for the byte 0x{byte:02X} of {pre_token[:50]!r}; "
-                "add the 256 single bytes to it."
+                "add the 256 single bytes to it"
             )
         merge = apply_merges if len(ids) < LONG_PRE_TOKEN else apply_merges_long
         return merge(ids, self._merge_table)
@@ -393,13 +393,13 @@ def encode_chunk(
 
 
 def _check_destination(dst: Path, src: CorpusFile) -> None:
-    """Raise an error where `dst` cannot be written, or would replace what is read."""
+    """Raise an error if `dst` cannot be written or is the file that is read."""
     if dst.is_dir():
-        raise ValueError(f"{dst}: is a folder; name the file in it to write the ids to.")
+        raise ValueError(f"{dst}: is a folder; name a file in it for the ids")
     if not dst.parent.is_dir():
-        raise FileNotFoundError(f"{dst}: its folder is missing; make it first.")
+        raise FileNotFoundError(f"{dst}: its folder is missing; create it first")
     if isinstance(src, Path) and dst.exists() and dst.samefile(src):
-        raise ValueError(f"{dst}: is the file to encode; give the ids a file of their own.")
+        raise ValueError(f"{dst}: is the file to encode; write the ids to another file")
 
 
 def _as_list(ids: list[int] | NDArray) -> list[int]:
@@ -407,7 +407,7 @@ def _as_list(ids: list[int] | NDArray) -> list[int]:
 
 
 def _as_uint32(ids: list[int] | NDArray) -> NDArray[np.uint32] | None:
-    """Return the ids as an array, or None where there are any that cannot be ids."""
+    """Return the ids as an array, or None if any of them cannot be an id."""
     if not isinstance(ids, np.ndarray):
         try:
             return np.frombuffer(array("I", ids), dtype=np.uint32)
@@ -423,7 +423,7 @@ def _as_uint32(ids: list[int] | NDArray) -> NDArray[np.uint32] | None:
 
 @lru_cache(maxsize=2)
 def _rebuild(pickled: bytes) -> Tokenizer:
-    """Return the tokenizer that was pickled; a worker that gets it again builds it once."""
+    """Return the tokenizer that was pickled; a worker that gets it again builds it only once."""
     vocab, merges, special_tokens, pattern = pickle.loads(pickled)
     return Tokenizer(vocab, merges, special_tokens, pattern=pattern)
 
@@ -443,7 +443,7 @@ def _merge_table(
             if token not in by_bytes:
                 raise ValueError(
                     f"merge {rank} joins {left!r} and {right!r}, but {token!r} is not in the "
-                    "vocabulary; give the vocab and the merges of one tokenizer."
+                    "vocabulary; give the vocab and the merges of one tokenizer"
                 )
         pair = by_bytes[left], by_bytes[right]
         table.setdefault(pair, (rank, by_bytes[left + right]))

@@ -19,7 +19,7 @@ class WordCounts:
     """Distinct pre-tokens ("words") and how often each occurs.
 
     data     (bytes,) uint8: the words, one after the other
-    starts   (words + 1,) int64: where each begins in `data`, and the end
+    starts   (words + 1,) int64: where each begins in `data`, then the end
     counts   (words,) int64
     """
 
@@ -32,12 +32,12 @@ class WordCounts:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all words together."""
+        """The total length of all words in bytes."""
         return len(self.data)
 
     @property
     def longest(self) -> int:
-        """Bytes of the longest word."""
+        """The length of the longest word in bytes."""
         return int(np.diff(self.starts).max(initial=0))
 
     @staticmethod
@@ -50,7 +50,7 @@ class WordCounts:
         )
 
     def to_dict(self) -> dict[bytes, int]:
-        """Return the words as a dict; equal words are added up."""
+        """Return the words as a dict; the counts of equal words are added up."""
         data = self.data.tobytes()
         starts = self.starts.tolist()
         counts: dict[bytes, int] = {}
@@ -61,7 +61,7 @@ class WordCounts:
 
 
 class WordCounter:
-    """A table of pre-tokens and how often each was seen, to which one thread at a time adds."""
+    """A table of pre-tokens and their counts; only one thread at a time may add to it."""
 
     def __init__(self) -> None:
         self._kernels = load()
@@ -79,7 +79,7 @@ class WordCounter:
         return int(self._table["num_words"][0])
 
     def add_text(self, data: bytes, splitter: Splitter) -> None:
-        """Add the pre-tokens of a text outside of special tokens."""
+        """Add the pre-tokens of a text outside special tokens."""
         check_size(int(self._table["arena_used"][0]) + len(data))
         rules, text = TextRules.of(splitter), padded(data)
         ends = np.empty(len(data), dtype=np.int32)
@@ -117,7 +117,7 @@ class WordCounter:
         self._count_all(count, len(words))
 
     def _count_all(self, count: Callable[[int], int], last: int) -> None:
-        """Call count(done), which returns how much is done, until that is `last`."""
+        """Call count(done), which returns the new `done`, and make room until that is `last`."""
         done = 0
         while (done := count(done)) < last:
             self._make_room()
@@ -139,7 +139,7 @@ class WordCounter:
             table["rows"], table["num_rows"] = address_of(rows), len(rows)
 
     def words(self) -> WordCounts:
-        """Return what was counted."""
+        """Return the words counted so far."""
         table = self._table[0]
         data = np.empty(int(table["num_bytes"]), np.uint8)
         starts = np.empty(len(self) + 1, np.int64)

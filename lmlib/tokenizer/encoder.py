@@ -14,26 +14,26 @@ from lmlib.tokenizer.kernels.records import JOB, PADDING, ROOM_BYTES
 from lmlib.tokenizer.paths import CorpusFile, read_into
 from lmlib.tokenizer.splitting import Splitter
 
-# Cached pre-tokens of one tokenizer, 32 bytes each, and how many more make a fresh start worth it.
+# Rows of a tokenizer's cache, 32 bytes each. A cache that lost MAX_LOST words is replaced.
 CACHE_ROWS = 1 << 19
 MAX_LOST = CACHE_ROWS // 4
 KEPT_BYTES = 1 << 21  # of text for which a thread keeps room
-FREE = (1 << 64) - 1  # in the table of merges
+FREE = (1 << 64) - 1  # key of a free row in the table of merges
 
 
 class Cache:
-    """Ids of pre-tokens that were met before, for all threads; see JOB."""
+    """The ids of pre-tokens seen before, shared by all threads; see JOB."""
 
     def __init__(self) -> None:
         memory = np.zeros(32 * CACHE_ROWS + 128, dtype=np.uint8)
-        start = -address_of(memory) % 128  # four rows are two lines of the processor's caches
+        start = -address_of(memory) % 128  # align four rows with two lines of the processor's cache
         self.rows = memory[start : start + 32 * CACHE_ROWS]
         self.lost = np.zeros(1, dtype=np.int64)
 
 
 @dataclass(frozen=True)
 class Tables:
-    """What texts are encoded with: how they are split, the ids of special tokens, the cache."""
+    """What texts are encoded with: splitting rules, the ids of special tokens, the cache."""
 
     rules: TextRules
     special_ids: NDArray[np.uint32]
@@ -53,9 +53,9 @@ class Tables:
 
 
 class Workspace:
-    """What one thread at a time encodes with: room for texts, their pre-tokens and their ids.
+    """The buffers that one thread at a time encodes with: texts, their pre-tokens and their ids.
 
-    Its `job` is for a single text, from 0 to starts[1], and has not to be changed for the next one.
+    Its `job` encodes a single text, from 0 to starts[1], and is reused for the next one.
     """
 
     def __init__(self, **fields: NDArray[Any] | int) -> None:
@@ -81,7 +81,7 @@ class Workspace:
                 self.job[name] = value
 
     def make_room(self, size: int) -> None:
-        """Have room for texts of `size` bytes in all."""
+        """Allocate buffers for texts of `size` bytes in total."""
         self.size = size
         self.data = np.empty(size + PADDING, dtype=np.uint8)
         self.text = self.data.data  # faster to write to than through NumPy
@@ -121,7 +121,7 @@ class Encoder:
         self._idle: list[Workspace] = []  # append and pop are atomic
 
     def encode(self, data: bytes, splitter: Splitter) -> list[int]:
-        """Return the ids of UTF-8, or of any bytes."""
+        """Return the ids of bytes, which need not be valid UTF-8."""
         space = self._workspace(len(data), splitter)
         space.text[: len(data)] = data
         ids = self._encode_one(space, len(data)).tolist()
@@ -131,7 +131,7 @@ class Encoder:
     def encode_many(
         self, texts: Sequence[bytes], splitter: Splitter, dtype: type[np.unsignedinteger]
     ) -> tuple[NDArray[np.unsignedinteger], NDArray[np.int64]]:
-        """Return the ids of all texts, and where those of each begin, and the end."""
+        """Return the ids of all texts, the offset at which those of each begin, and the end."""
         starts = np.cumsum([0, *map(len, texts)], dtype=np.int64)
         id_starts = np.empty_like(starts)
         size = int(starts[-1])
@@ -161,7 +161,7 @@ class Encoder:
         return ids
 
     def _workspace(self, size: int, splitter: Splitter) -> Workspace:
-        """Return a workspace with room for texts of `size` bytes in all."""
+        """Return a workspace with room for texts of `size` bytes in total."""
         check_size(size)
         try:
             space = self._idle.pop()
@@ -177,7 +177,7 @@ class Encoder:
         return space
 
     def _tables_for(self, splitter: Splitter) -> Tables:
-        """Return the tables for a splitter: those of the last text, while the cache is good."""
+        """Return the tables for a splitter, built again only when the cache has been replaced."""
         cache = self._cache
         if cache.lost[0] > MAX_LOST:
             self._cache = cache = Cache()
@@ -189,12 +189,12 @@ class Encoder:
         return tables
 
     def _encode_one(self, space: Workspace, size: int) -> NDArray[np.uint32]:
-        """Return the ids of the text in a workspace, where they are."""
+        """Return the ids of the text in a workspace, as a view of its memory."""
         space.starts[1] = size
         return self._encode(space, space.address)
 
     def _encode(self, space: Workspace, job: int) -> NDArray[np.uint32]:
-        """Do the JOB at an address; return its ids, which are in the workspace."""
+        """Run the JOB at an address; return its ids, as a view of the workspace."""
         num_ids = self._kernels.encode_texts(job)
         if num_ids < 0:
             raise MemoryError("no memory to merge a long pre-token")
@@ -218,7 +218,7 @@ class TokenTable:
         self._tokens = padded(b"".join(vocab.values()))
 
     def decode(self, ids: NDArray[np.uint32]) -> NDArray[np.uint8] | None:
-        """Return the bytes of the tokens, or None where an id is unknown."""
+        """Return the bytes of the tokens, or None if an id is unknown."""
         ids = np.ascontiguousarray(ids)
         given = address_of(ids), len(ids)
         places = address_of(self._places), len(self._places)

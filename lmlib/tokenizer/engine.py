@@ -1,6 +1,6 @@
-"""The fast path: when to use the kernels, and what they need of a text.
+"""The fast path: when to use the kernels, and how a text is passed to them.
 
-The kernels are compiled once on a machine; from then on lmlib.native loads them in milliseconds.
+The kernels are compiled once per machine; from then on lmlib.native loads them in milliseconds.
 """
 
 import logging
@@ -21,18 +21,18 @@ from lmlib.tokenizer.splitting import Splitter
 logger = logging.getLogger(__name__)
 
 KERNELS = "lmlib.tokenizer.kernels"
-# Of a text: below, plain Python is done before the kernels are loaded, or before they are compiled.
+# Smaller texts are done in plain Python sooner than the kernels are loaded, or compiled.
 ENGINE_MIN_BYTES, COMPILING_MIN_BYTES = 1 << 18, 1 << 22
-MAX_BYTES = 1 << 30  # of a text, and of the long words of one counter: offsets are 32 bits wide
+MAX_BYTES = 1 << 30  # of a text, or of the long words of one counter: offsets are 32 bits wide
 ENGINE_MAX_ID = (1 << 20) - 1  # tables have a row for each id
 ENGINE_PATTERNS = {"gpt2": GPT2, "cl100k": CL100K, "o200k": O200K}
 
-# Address space that the kernels need, in bytes: to be compiled, by Numba and LLVM; to be loaded;
-# and for the tables and the cache of one tokenizer.
+# Address space, in bytes, that it takes to compile the kernels with Numba and LLVM, to load them,
+# and to hold the tables and the cache of one tokenizer.
 COMPILING_BYTES, LOADING_BYTES, TABLES_BYTES = 1 << 30, 1 << 28, 1 << 26
 
 
-# -- getting ready
+# -- loading the kernels
 
 _cannot_load = False
 
@@ -43,7 +43,7 @@ def is_loaded() -> bool:
 
 
 def pays(num_bytes: int) -> bool:
-    """Return whether the kernels are loaded, or a text repays loading them, which is then done."""
+    """Return whether the kernels are loaded; load them first if a text of this size repays it."""
     if is_loaded():
         return True
     if num_bytes < ENGINE_MIN_BYTES:
@@ -52,10 +52,10 @@ def pays(num_bytes: int) -> bool:
 
 
 def try_load() -> bool:
-    """Load the kernels unless they are loaded; return False where that cannot be done.
+    """Load the kernels unless they are loaded; return False if they cannot be loaded.
 
-    Where memory is limited it is not tried: LLVM ends the process when it gets none, and plain
-    Python gives the same results with little.
+    It does not try when too little memory is allowed: LLVM ends the process when it gets none,
+    and plain Python gives the same results with little memory.
     """
     global _cannot_load
     if is_loaded():
@@ -67,8 +67,8 @@ def try_load() -> bool:
     try:
         load()
     except (MemoryError, ImportError, OSError, SystemError) as error:
-        _cannot_load = True  # half-imported packages would fail in other ways at the next try
-        logger.warning("the tokenizer's kernels cannot be loaded (%r): plain Python is used", error)
+        _cannot_load = True  # half-imported packages would fail in other ways next time
+        logger.warning("the tokenizer's kernels cannot be loaded (%r); using plain Python", error)
         return False
     return True
 
@@ -77,10 +77,10 @@ def fits(num_bytes: int) -> bool:
     """Return whether the limits of this process leave room for `num_bytes` (Linux; else True)."""
     if sys.platform != "linux":
         return True
-    import resource  # Unix alone has it
+    import resource  # exists on Unix only
 
     try:
-        # in pages: the whole, ..., data and stack
+        # in pages: total size, ..., data and stack
         whole, *_, data, _ = map(int, Path("/proc/self/statm").read_text().split())
     except (MemoryError, OSError):
         return False
@@ -93,12 +93,12 @@ def fits(num_bytes: int) -> bool:
 
 
 def load() -> Any:
-    """Return the kernels; the first time on a machine they are compiled."""
+    """Return the kernels; they are compiled the first time on a machine."""
     return native.load_kernels(KERNELS)
 
 
 def padded(data: bytes) -> NDArray[np.uint8]:
-    """Return the bytes and PADDING more; raise ValueError for more than MAX_BYTES."""
+    """Return the bytes and PADDING bytes after them; raise ValueError above MAX_BYTES."""
     check_size(len(data))
     array = np.empty(len(data) + PADDING, dtype=np.uint8)
     array[: len(data)] = np.frombuffer(data, dtype=np.uint8)
@@ -106,21 +106,21 @@ def padded(data: bytes) -> NDArray[np.uint8]:
 
 
 def check_size(num_bytes: int) -> None:
-    """Raise ValueError for a text in which offsets would not fit into 32 bits."""
+    """Raise ValueError for a text whose offsets do not fit into 32 bits."""
     if num_bytes > MAX_BYTES:
         raise ValueError(
-            f"{num_bytes:,} bytes of text in one piece, the limit is {MAX_BYTES:,}: cut it up, or "
-            "use smaller chunks, encode_file or encode_iterable. (A file is not cut inside of a "
-            "pre-token, such as a run of spaces.)"
+            f"{num_bytes:,} bytes of text in one piece, the limit is {MAX_BYTES:,}; cut it up, or "
+            "use smaller chunks, encode_file or encode_iterable (a file is never cut inside a "
+            "pre-token, such as a run of spaces)"
         )
 
 
 @dataclass(frozen=True)
 class TextRules:
-    """How the kernels split a text: addresses, which are valid while this object lives.
+    """How the kernels split a text; the addresses are valid while this object lives.
 
-    classes   of the table with the class of every character
-    special   of a SPECIAL
+    classes   address of the table with the class of every character
+    special   address of a SPECIAL
     """
 
     pattern: int
@@ -130,7 +130,7 @@ class TextRules:
 
     @staticmethod
     def of(splitter: Splitter) -> "TextRules":
-        """Return the rules of a splitter; built once for the same."""
+        """Return the rules of a splitter; equal splitters share them."""
         return _text_rules(splitter.pattern, splitter.special_bytes)
 
 
@@ -157,7 +157,7 @@ def _text_rules(pattern: str, tokens: tuple[bytes, ...]) -> TextRules:
 
 
 def find_cut(splitter: Splitter, data: bytes, first: int, last: int) -> int:
-    """Return what `splitter.find_cut(data, first, last)` does, or another cut as good."""
+    """Return the cut that `splitter.find_cut(data, first, last)` finds, or another valid one."""
     text, rules = padded(data), TextRules.of(splitter)
     return load().find_cut(
         native.address_of(text),

@@ -18,17 +18,17 @@ from lmlib.tokenizer.kernels.records import (
     TOKEN,
 )
 
-MERGES_AT_A_TIME = 64  # in one call of the kernel; between two of them Ctrl-C works
-FIRST_ROOM = 1 << 17  # pairs in the table at first: more than pairs of bytes
+MERGES_AT_A_TIME = 64  # per call of the kernel; Ctrl-C takes effect between calls
+FIRST_ROOM = 1 << 17  # initial size of the table of pairs: more than there are pairs of bytes
 
 
 def learn_merges(
     words: WordCounts, num_merges: int, on_progress: Callable[[int], None] | None = None
 ) -> list[tuple[bytes, bytes]]:
-    """Return the merges in the order learnt; fewer than asked when no pair is left.
+    """Return the merges in the order learnt; fewer than `num_merges` if no pair is left.
 
-    `on_progress` is called with the number of merges learnt so far. Raises ValueError when bytes
-    and words together are more than 2**31 - 2.
+    `on_progress` is called with the number of merges learnt so far. Raises ValueError when the
+    number of bytes plus the number of words exceeds 2**31 - 2.
     """
     state = Learner(words, num_merges)
     learnt = 0
@@ -53,8 +53,8 @@ class Learner:
         num_cells = words.num_bytes + len(words) + 1
         if num_cells >= 1 << 31:  # places are int32
             raise ValueError(
-                f"the distinct words have {words.num_bytes} bytes in {len(words)} words; together "
-                "the limit is 2**31 - 2: train on a part of the corpus."
+                f"the distinct words have {words.num_bytes} bytes in {len(words)} words; the limit "
+                "of their sum is 2**31 - 2; train on a part of the corpus"
             )
         self._kernels = load()
         self.merges = np.empty((wanted, 2), np.int32)
@@ -85,11 +85,11 @@ class Learner:
 
     @property
     def num_learnt(self) -> int:
-        """How many merges are learnt."""
+        """The number of merges learnt so far."""
         return int(self._state["learnt"][0])
 
     def learn(self, until: int) -> bool:
-        """Learn until there are `until` merges; return False when no pair is left before."""
+        """Learn until there are `until` merges; return False if the pairs run out before."""
         while True:
             result = self._kernels.learn(address_of(self._state), until)
             if result != NEEDS_ROOM:
@@ -97,7 +97,7 @@ class Learner:
             self._make_room(2 * int(self._state["room"][0]))
 
     def _make_room(self, room: int) -> None:
-        """Make the table of pairs and the heap as large; `room` is a power of two."""
+        """Enlarge the table of pairs and the heap to `room` entries, a power of two."""
         used = int(self._state["num_pairs"][0])
         pairs, heap = np.empty(room, PAIR), np.empty(room, ENTRY)
         if used:

@@ -22,6 +22,6 @@ class TokenizerParams:
                 f"special tokens need at least {smallest}"
             )
         if "" in self.special_tokens:
-            raise ValueError("special_tokens holds an empty text")
+            raise ValueError("special_tokens holds an empty string; remove it")
         if len(set(self.special_tokens)) < len(self.special_tokens):
-            raise ValueError("special_tokens names the same token twice")
+            raise ValueError("special_tokens lists a token twice; remove one")

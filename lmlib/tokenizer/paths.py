@@ -23,20 +23,20 @@ class StoredFile:
         return self.fs.unstrip_protocol(self.path)
 
     def is_file(self) -> bool:
-        """Whether the file is there."""
+        """Return whether the file exists."""
         return self.fs.isfile(self.path)
 
     def is_dir(self) -> bool:
-        """Whether it is a folder."""
+        """Return whether it is a folder."""
         return self.fs.isdir(self.path)
 
     def stat(self) -> SimpleNamespace:
-        """Return the size in bytes as `st_size`; raise ValueError where the store has none."""
+        """Return the size in bytes as `st_size`; raise ValueError if the store does not know it."""
         size = self.fs.size(self.path)
         if size is None:
             raise ValueError(
-                f"{self}: the server does not tell the size of the file, so it cannot be cut into "
-                "chunks; download it first."
+                f"{self}: the server does not report the file's size, so it cannot be cut into "
+                "chunks; download it first"
             )
         return SimpleNamespace(st_size=size)
 
@@ -46,38 +46,38 @@ CorpusPath = str | os.PathLike[str] | StoredFile
 
 
 def as_file(path: CorpusPath) -> CorpusFile:
-    """Return a local path in full, or the file in a store that an address such as s3://… names.
+    """Return the absolute path of a local file, or the file at an address such as s3://….
 
-    The environment gives an address its options (keys, endpoint); to give them in Python pass
+    The options of an address (keys, endpoint) come from the environment; to set them in Python pass
     `StoredFile(fsspec.filesystem("s3", key=…), "bucket/corpus.txt")`.
     """
     if isinstance(path, str) and "://" in path:
-        import fsspec  # not before it is needed: importing it takes a tenth of a second
+        import fsspec  # here: importing it takes a tenth of a second
 
         return StoredFile(*fsspec.url_to_fs(path))
     if isinstance(path, StoredFile):
         return path
-    return Path(path).absolute()  # a worker may have been started in another folder
+    return Path(path).absolute()  # a worker may run in another folder
 
 
 def as_files(paths: CorpusPath | Iterable[CorpusPath]) -> list[CorpusFile]:
-    """Return `as_file` of each path, or of the only one."""
+    """Return `as_file` of each path; a single path gives a list of one."""
     if isinstance(paths, str | os.PathLike | StoredFile):
         return [as_file(paths)]
     return [as_file(path) for path in paths]
 
 
 def check_is_file(file: CorpusFile, purpose: str) -> None:
-    """Raise FileNotFoundError where there is nothing, ValueError where there is a folder."""
+    """Raise FileNotFoundError if the file does not exist, ValueError if it is a folder."""
     if file.is_file():
         return
     if file.is_dir():
-        raise ValueError(f"{file}: is a folder; name a file in it {purpose}.")
-    raise FileNotFoundError(f"{file}: no such file {purpose}; check the path.")
+        raise ValueError(f"{file}: is a folder; name a file in it {purpose}")
+    raise FileNotFoundError(f"{file}: no such file {purpose}; check the path")
 
 
 def read_range(file: CorpusFile, start: int, end: int) -> bytes:
-    """Return the bytes from `start` to `end`; raise ValueError where the file ends before."""
+    """Return the bytes from `start` to `end`; raise ValueError if the file is too short."""
     if isinstance(file, Path):
         with file.open("rb") as opened:
             opened.seek(start)
@@ -89,7 +89,7 @@ def read_range(file: CorpusFile, start: int, end: int) -> bytes:
 
 
 def read_into(file: CorpusFile, start: int, memory: memoryview) -> None:
-    """Fill the memory with the bytes from `start`; raise ValueError where there are too few."""
+    """Fill the memory with the bytes from `start`; raise ValueError if there are too few."""
     end = start + len(memory)
     if isinstance(file, Path):
         with file.open("rb") as opened:
@@ -100,14 +100,14 @@ def read_into(file: CorpusFile, start: int, memory: memoryview) -> None:
 
 
 def _check_length(file: CorpusFile, start: int, end: int, length: int) -> None:
-    """Raise ValueError where not as many bytes were read as wanted."""
+    """Raise ValueError unless exactly the bytes from `start` to `end` were read."""
     if length < end - start:
         raise ValueError(
-            f"{file}: has become shorter while it was read; bytes {start} to {end} were wanted, "
-            f"and it ends at {start + length}. Run again when nothing writes to it."
+            f"{file}: has become shorter while being read: bytes {start} to {end} are wanted, but "
+            f"it ends at {start + length}; run again when nothing writes to it"
         )
     if length > end - start:
         raise ValueError(
             f"{file}: the server sends the whole file when asked for a part of it; download it "
-            "first."
+            "first"
         )

@@ -1,12 +1,13 @@
 r"""Named pre-token patterns, and where each lets a text be cut in two.
 
-A pattern splits text into pre-tokens; no merge crosses their borders. A pattern that has no name
-here is a regular expression in the syntax of the `regex` package. What is a letter, a number or
-white space is decided for the named patterns by characters.py, in one version of Unicode, and for
-other expressions by the installed `regex`, in its own.
+A pattern splits text into pre-tokens; no merge crosses their borders. Any pattern not named here
+is a regular expression in the syntax of the `regex` package. The named patterns take the classes
+of characters (letter, number, white space) from characters.py, in one version of Unicode; other
+expressions take them from the installed `regex`, in its version.
 
-A *cut* is a place where the two sides, split separately, give the pre-tokens of the whole. For
-a named pattern the two characters around the place decide, and `cut` matches where it is safe:
+A *cut* is a place where a text can be divided: its two sides, split separately, give the pre-tokens
+of the whole. For a named pattern this depends on the two adjacent characters alone, and `cut`
+matches where it is safe:
 
 - The left character is a letter or a number and the right one is of another class. Runs of
   letters and of numbers contain nothing else, so the pre-token ends here whatever follows, and
@@ -15,14 +16,14 @@ a named pattern the two characters around the place decide, and `cut` matches wh
   at the start of a pre-token. In `cl100k` punctuation includes the line ends after it, hence
   `[^\S\r\n]` there.
 
-An apostrophe before a letter is never a cut, since "'ll" may begin there; nor is white space
-before anything, since ` ?` and `\s+(?!\S)` bind it to what follows.
+There is never a cut between an apostrophe and a letter, since "'ll" may begin there, nor after
+white space, since ` ?` and `\s+(?!\S)` bind it to what follows.
 
 `o200k` differs after letters: marks and a contraction may follow them in the same pre-token, so
-neither a mark nor an apostrophe is cut from a letter. Before any other character that is not a
-letter, letters split as at the end of a text, since their expression only asks whether a letter
-or a mark follows. A change of case is not a cut (see "x'vE"), nor is the place between a mark and
-punctuation, because a mark may belong to either letters or punctuation.
+there is no cut between a letter and a mark or an apostrophe. Before any other character that is
+not a letter, letters split as at the end of a text, since their expression only asks whether a
+letter or a mark follows. A change of case is not a cut (see "x'vE"), nor is the place between a
+mark and punctuation, because a mark may belong to either letters or punctuation.
 """
 
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ import regex
 
 @dataclass(frozen=True)
 class Pattern:
-    """How to split text into pre-tokens; `cut` is empty where no place is provably safe."""
+    """How to split text into pre-tokens; `cut` is empty if no place is provably safe."""
 
     split: str
     cut: str
@@ -45,7 +46,7 @@ PATTERNS = {
         split=r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
         cut=r"(?<=\p{L})(?=\P{L})|(?<=\p{N})(?=\P{N})|(?<=\S)(?=\s)",
     ),
-    # cl100k_base of OpenAI's tiktoken 0.14 (GPT-3.5, GPT-4), its `$` written `(?![\s\S])`, which
+    # cl100k_base of OpenAI's tiktoken 0.14 (GPT-3.5, GPT-4), with `(?![\s\S])` for its `$`: it
     # means the very end of the text in every dialect
     "cl100k": Pattern(
         split=(
@@ -77,7 +78,7 @@ def find_pattern(name_or_regex: str) -> Pattern:
         regex.compile(name_or_regex)
     except regex.error as error:
         raise ValueError(
-            f"pattern {name_or_regex!r} is not a valid regular expression: {error}. Give "
-            f"{' or '.join(map(repr, PATTERNS))}, or an expression in the `regex` package's syntax."
+            f"pattern {name_or_regex!r} is not a valid regular expression: {error}; give "
+            f"{' or '.join(map(repr, PATTERNS))}, or an expression in the `regex` package's syntax"
         ) from error
     return Pattern(split=name_or_regex, cut="")

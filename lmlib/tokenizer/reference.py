@@ -25,9 +25,9 @@ def compile_pattern(pattern: str) -> "regex.Pattern[str]":
 
 
 def pre_tokens(text: str, pattern: str) -> Iterator[str]:
-    """Yield the pre-tokens of a text without special tokens; they join to the text.
+    """Yield the pre-tokens of a text without special tokens; joined, they are the text.
 
-    What a custom pattern does not match becomes a pre-token too, so that nothing is lost.
+    Text that a custom pattern does not match becomes a pre-token too, so that nothing is lost.
     """
     start = 0
     searched = for_regex(text) if pattern in PATTERNS else text
@@ -43,7 +43,7 @@ def pre_tokens(text: str, pattern: str) -> Iterator[str]:
 
 
 def count_pre_tokens(data: bytes, splitter: Splitter) -> Counter[bytes]:
-    """Return how often each pre-token occurs outside of special tokens."""
+    """Return how often each pre-token occurs outside special tokens."""
     counts: Counter[str] = Counter()
     for piece, is_special in splitter.parts(data.decode("utf-8", "surrogateescape")):
         if not is_special:
@@ -52,7 +52,7 @@ def count_pre_tokens(data: bytes, splitter: Splitter) -> Counter[bytes]:
 
 
 class _Candidate:
-    """A pair in the heap: the more frequent first, ties to the greater pair of bytes."""
+    """A pair in the heap; more frequent pairs come first, ties go to the greater pair of bytes."""
 
     __slots__ = ("count", "pair")
 
@@ -69,10 +69,10 @@ def learn_merges(
     num_merges: int,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Pair]:
-    """Return the merges in the order learnt; fewer than `num_merges` when no pair is left.
+    """Return the merges in the order learnt; fewer than `num_merges` if no pair is left.
 
     Counts are updated, not recomputed: only words with the merged pair are touched. The heap is
-    lazy: an entry whose count has changed is pushed again, with the new count, when it comes up.
+    lazy: an entry whose count has changed is pushed again, with the new count, when it is popped.
     """
     words = [[bytes([byte]) for byte in word] for word in word_counts]
     word_count = list(word_counts.values())
@@ -104,7 +104,7 @@ def learn_merges(
                 pair_count[pair] += word_count[index]
                 words_with[pair].add(index)
                 touched.add(pair)
-        # Only pairs with the new token are new; the count of any other can only have fallen.
+        # Only pairs with the new token can be new; the count of any other can only have fallen.
         token = best.pair[0] + best.pair[1]
         for pair in touched:
             if token in pair:
@@ -143,7 +143,7 @@ def apply_merges(ids: list[int], merges: MergeTable) -> list[int]:
 
 
 def apply_merges_long(ids: list[int], merges: MergeTable) -> list[int]:
-    """Return the same as `apply_merges` in O(n log n): a heap of pairs over a linked list."""
+    """Return the same as `apply_merges` in O(n log n), with a heap of pairs over a linked list."""
     ids = list(ids)
     before = list(range(-1, len(ids) - 1))
     after = [*range(1, len(ids)), -1]

@@ -1,4 +1,4 @@
-"""Cut text at special tokens, and streams and files where that changes no pre-token."""
+"""Split text at special tokens, and cut streams and files where that changes no pre-token."""
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator
@@ -9,23 +9,23 @@ from lmlib.tokenizer.characters import for_regex
 from lmlib.tokenizer.paths import CorpusFile, read_range
 from lmlib.tokenizer.patterns import find_pattern
 
-# Bytes of a file in which a cut is sought first; the window grows until there is one.
+# Bytes of a file that are searched for a cut first; the window grows until there is one.
 CUT_WINDOW = 1 << 10
 
 
 def check_special_tokens(special_tokens: Iterable[str] | None) -> list[str]:
-    """Return the special tokens without repeats; raise ValueError for one that cannot be found."""
+    """Return the special tokens without repeats; raise ValueError for an invalid one."""
     if isinstance(special_tokens, str):
         raise ValueError(
-            f"special_tokens is the text {special_tokens!r}; it should be a list of texts: "
-            f"write [{special_tokens!r}]."
+            f"special_tokens is the string {special_tokens!r}; it should be a list of strings: "
+            f"write [{special_tokens!r}]"
         )
     tokens = list(dict.fromkeys(special_tokens or ()))
     for token in tokens:
         if not isinstance(token, str) or not token:
             raise ValueError(
-                f"special_tokens holds {token!r}; a special token is a text of at least one "
-                "character: remove it or give it a name such as '<|endoftext|>'."
+                f"special_tokens holds {token!r}; a special token is a string of at least one "
+                "character; remove it or give it a name such as '<|endoftext|>'"
             )
         encode_strictly(token, "special_tokens")
     return tokens
@@ -34,28 +34,28 @@ def check_special_tokens(special_tokens: Iterable[str] | None) -> list[str]:
 def encode_strictly(text: str, where: str) -> bytes:
     """Return the UTF-8 bytes.
 
-    Raises ValueError for a lone surrogate, TypeError for what is not a str.
+    Raises ValueError for a lone surrogate, TypeError for anything but a str.
     """
     try:
         return text.encode("utf-8")
     except AttributeError:
         raise TypeError(
             f"{where}: {text!r:.50} is {type(text).__name__}, not str; decode bytes first: "
-            "data.decode('utf-8')."
+            "data.decode('utf-8')"
         ) from None
     except UnicodeEncodeError as error:
         raise ValueError(
             f"{where}: character {error.start} is the lone surrogate "
-            f"U+{ord(text[error.start]):04X}, which UTF-8 cannot hold. Repair the text with "
-            "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')."
+            f"U+{ord(text[error.start]):04X}, which UTF-8 cannot represent; repair the text with "
+            "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
         ) from error
 
 
 class Splitter:
-    """Cuts for one pattern and one set of special tokens.
+    """Splits and cuts text by one pattern and one set of special tokens.
 
-    Text is `str`. Bytes of invalid UTF-8 are lone surrogates in it (`surrogateescape`), one each,
-    which every pattern treats like punctuation: they survive encoding unchanged.
+    Text is `str`. Each byte of invalid UTF-8 is one lone surrogate in it (`surrogateescape`), which
+    every pattern treats like punctuation, so that these bytes survive encoding unchanged.
     """
 
     def __init__(self, pattern: str, special_tokens: Iterable[str]) -> None:
@@ -78,7 +78,7 @@ class Splitter:
         return self._special.finditer(text, start, end) if self._special else ()
 
     def parts(self, text: str) -> Iterator[tuple[str, bool]]:
-        """Yield (piece, is_special) from left to right; the pieces join to the text."""
+        """Yield (piece, is_special) from left to right; joined, the pieces are the text."""
         start = 0
         for match in self._find_special(text):
             if start < match.start():
@@ -89,21 +89,21 @@ class Splitter:
             yield text[start:], False
 
     def _is_inside_special(self, text: str, place: int) -> bool:
-        """Whether some occurrence of a special token begins before and ends after `place`."""
+        """Return whether a special token begins before `place` and ends after it."""
         return any(
             text.find(token, max(0, place - len(token) + 1), place + len(token) - 1) >= 0
             for token in self.special_tokens
         )
 
     def cuts(self, text: str, first: int, last: int) -> Iterator[int]:
-        """Yield cuts c with first <= c <= last, ascending; some may come twice.
+        """Yield cuts c with first <= c <= last, in ascending order; some may be repeated.
 
         The caller guarantees that no special token reaches into the text from outside past `first`
-        or `last`. The ends of a special token are certainly cuts when no other occurrence of one
-        runs over its start or its end; with overlapping special tokens they may not be.
+        or `last`. The ends of a special token are certainly cuts if no other one overlaps its start
+        or its end; otherwise they may not be.
         """
         start = max(0, first - self._reach - 1)
-        # The two characters around a place decide, so this part of the text is enough.
+        # A cut depends on the two characters around it, so this part of the text is enough.
         part = for_regex(text[start : last + 1])
         places = (start + match.start() for match in self._cut.finditer(part))
         special_ends = (
@@ -116,7 +116,7 @@ class Splitter:
                 yield place
 
     def last_cut(self, text: str) -> int:
-        """Return the last cut in a text that continues after its end, or 0 when there is none."""
+        """Return the last cut in a text that will be continued, or 0 if there is none."""
         # After `end` an unseen character could still complete a special token or a pair.
         end = len(text) - max(1, self._reach)
         width = 256
@@ -131,7 +131,7 @@ class Splitter:
     def find_cut(self, data: bytes, first: int, last: int) -> int:
         """Return an offset from `first` to `last` at which to cut these bytes of a text, or -1.
 
-        The caller guarantees the same as for `cuts`, and that no character is broken at 0.
+        The caller guarantees the same as for `cuts`, and that `data` begins between characters.
         """
         text = data.decode("utf-8", "surrogateescape")
         # Inside a character, `first` moves a little to the right and `last` to the left.

@@ -14,11 +14,11 @@ from lmlib.tokenizer.reference import count_pre_tokens, learn_merges
 from lmlib.tokenizer.splitting import Splitter, check_special_tokens, file_chunks
 from lmlib.tokenizer.workers import count_workers, map_in_order, open_executor
 
-OnProgress = Callable[[str, int, int], None]  # (stage, done, in all)
+OnProgress = Callable[[str, int, int], None]  # (stage, done, total)
 
 POLL_S = 0.1  # how often progress is reported
 CHUNK_BYTES = 1 << 20  # bytes of a file that one worker holds at a time
-CLUSTER_CHUNK_BYTES = 1 << 24  # the same with an executor, where each chunk's words travel
+CLUSTER_CHUNK_BYTES = 1 << 24  # the same with an executor, which sends back each chunk's words
 PLAIN_DISTINCT_BYTES = 500_000  # distinct pre-tokens, in bytes, that plain Python merges quickly
 PLAIN_LONGEST_WORD = 1000  # bytes; plain Python rewrites a whole word for every merge in it
 PLAIN_MERGES = 3000
@@ -35,20 +35,20 @@ def train_bpe(
     on_progress: OnProgress | None = None,
     chunk_bytes: int | None = None,
 ) -> tuple[dict[int, bytes], list[tuple[bytes, bytes]]]:
-    """Learn a vocabulary of `vocab_size` tokens from one file or several.
+    """Learn a vocabulary of `vocab_size` tokens from one or more files.
 
     Returns (vocab, merges). Ids are contiguous, as in GPT-2: the 256 bytes in order of value,
     then the merged tokens in the order learnt (merge k makes id 256 + k), then the special
     tokens in the order given. A special token of one byte is that byte's token.
 
-    The most frequent pair is merged first, ties go to the greater pair of bytes. The corpus is
-    cut at every special token, longest match first; they are not counted. Fewer tokens come back
-    when no pair is left. Workers and chunks change the speed, never the result.
+    The most frequent pair is merged first; ties go to the greater pair of bytes. The corpus is
+    split at every special token, longest match first; they are not counted. The vocabulary is
+    smaller if no pair is left to merge. Workers and chunks change the speed, never the result.
 
         pattern        "gpt2", "cl100k", "o200k", or a regular expression that finds pre-tokens
         num_workers    default: one for each core this process may use
-        executor       any concurrent.futures.Executor to count with, whose workers see the files
-        on_progress    called with ("count", bytes done, bytes in all), ("merge", merges, of)
+        executor       any concurrent.futures.Executor whose workers can read the files; it counts
+        on_progress    called with ("count", bytes done, total) and ("merge", merges done, total)
         chunk_bytes    how much of a file a worker holds at a time; default: 1 MiB, 16 MiB with an
                        executor
 
@@ -62,7 +62,7 @@ def train_bpe(
     if num_merges < 0:
         raise ValueError(
             f"vocab_size is {vocab_size}, but 256 bytes and {len(extra)} special tokens need "
-            f"{256 + len(extra)}; raise vocab_size to at least that."
+            f"{256 + len(extra)}; raise vocab_size to at least that"
         )
     if chunk_bytes is None:
         chunk_bytes = CHUNK_BYTES if executor is None else CLUSTER_CHUNK_BYTES
@@ -102,7 +102,7 @@ def count_files(
     if not size:
         raise ValueError(
             f"the corpus is empty: {', '.join(map(str, paths)) or 'no file is named'}; "
-            "give at least one file with text."
+            "give at least one file with text"
         )
     use_engine = splitter.pattern in engine.ENGINE_PATTERNS and engine.pays(size)
     find_cut = partial(engine.find_cut, splitter) if use_engine else splitter.find_cut
@@ -146,7 +146,7 @@ class PlainCounter:
         self._counts: Counter[bytes] = Counter()
 
     def add_text(self, data: bytes, splitter: Splitter) -> None:
-        """Add the pre-tokens of a text outside of special tokens."""
+        """Add the pre-tokens of a text outside special tokens."""
         self._counts.update(count_pre_tokens(data, splitter))
 
     def add_words(self, words: WordCounts) -> None:
@@ -154,7 +154,7 @@ class PlainCounter:
         self._counts.update(words.to_dict())
 
     def words(self) -> WordCounts:
-        """Return what was counted."""
+        """Return the words counted so far."""
         return WordCounts.from_dict(self._counts)
 
 
@@ -169,7 +169,7 @@ def _count_in_threads(
     splitter: Splitter,
     report: Callable[[int], None],
 ) -> WordCounts:
-    """Count with one table for each thread; each takes the next range when it is ready."""
+    """Count with one table per thread; each thread takes the next range when it is ready."""
     counters = [WordCounter() for _ in range(count_workers(pool))]
     lock = threading.Lock()
     done = 0
@@ -193,7 +193,7 @@ def _count_in_threads(
             report(done)
     finally:
         with lock:
-            ranges.close()  # nothing is left to take, however we got here
+            ranges.close()  # after an error, no thread takes another range
     for future in futures:
         future.result()
     report(done)
@@ -207,7 +207,7 @@ def _count_in_threads(
 def merge_words(
     counts: WordCounts, num_merges: int, report: Callable[[int], None]
 ) -> list[tuple[bytes, bytes]]:
-    """Return the merges; by plain Python when there is little to do and no kernel is loaded."""
+    """Return the merges, learnt in plain Python if they are few and no kernel is loaded."""
     is_little = (
         counts.num_bytes <= PLAIN_DISTINCT_BYTES
         and counts.longest <= PLAIN_LONGEST_WORD

@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-TRIES = 3  # of a chunk whose worker process dies
-LENGTH_BYTES = 8  # of the number that precedes each message between processes
+TRIES = 3  # for a chunk whose worker process dies
+LENGTH_BYTES = 8  # each message between processes is preceded by its length
 
 
 def open_executor(
@@ -34,13 +34,13 @@ def open_executor(
 ) -> AbstractContextManager[Executor]:
     """Return the executor to use: the caller's, which stays open, or one of our own.
 
-    Kernels release the interpreter's lock, so threads serve them; plain Python needs processes,
-    unless there is only one chunk, for which starting any would be a waste.
+    Kernels release the GIL, so threads are enough for them. Plain Python needs processes, unless
+    there is only one chunk, which does not repay starting any.
     """
     if num_workers is not None and num_workers < 1:
-        raise ValueError(f"num_workers is {num_workers}; give at least 1, or None for all cores.")
+        raise ValueError(f"num_workers is {num_workers}; give at least 1, or None for all cores")
     if chunk_bytes < 1:
-        raise ValueError(f"chunk_bytes is {chunk_bytes}; give at least 1, or None for the default.")
+        raise ValueError(f"chunk_bytes is {chunk_bytes}; give at least 1, or None for the default")
     if executor is not None:
         return nullcontext(executor)
     wanted = min(num_workers or num_cores(), -(-num_bytes // chunk_bytes) or 1)
@@ -52,8 +52,8 @@ def open_executor(
 def count_workers(executor: Executor) -> int:
     """Return how many tasks an executor runs at a time.
 
-    `Executor` has no public way to ask: pools note `_max_workers`, Dask's executor its client,
-    and the others are taken to run on the cores of this machine.
+    `Executor` has no public way to ask: pools have `_max_workers` and Dask's executor has its
+    client; others are assumed to run on the cores of this machine.
     """
     threads_of_workers = getattr(getattr(executor, "_client", None), "nthreads", None)
     if threads_of_workers is not None:
@@ -69,11 +69,11 @@ def map_in_order(
 ) -> Iterator[Result]:
     """Yield function(*task) for each task, in order, with few results waiting in memory.
 
-    Two tasks for each of `num_workers` (default: those that the executor has now) are under way
-    at a time: one that runs and one that waits, so that no worker does. A task may run twice, on
-    a cluster whose worker died.
+    Two tasks for each of `num_workers` (default: those that the executor has now) are submitted
+    at a time, one to run and one to wait, so that no worker is idle. On a cluster a task may run
+    twice, if its worker died.
 
-    Raises what the function raises, and RuntimeError when the executor cannot go on.
+    Raises what the function raises, and RuntimeError when the executor cannot continue.
     """
     ahead = 2 * (num_workers or count_workers(executor))
     futures: deque[Future[Result]] = deque()
@@ -97,19 +97,18 @@ def _result(future: Future[Result]) -> Result:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Say what to do about an executor that takes no more tasks."""
+    """Explain, in the error, what to do about an executor that takes no more tasks."""
     try:
         yield
     except BrokenExecutor as error:
         raise RuntimeError(
-            f"the executor is broken: {error} Executors of this kind cannot replace a worker; "
-            "run again with a new one of fewer workers, or without `executor`: then workers that "
-            "die are replaced."
+            f"the executor is broken ({error}); this kind cannot replace a worker; run again with "
+            "a new one of fewer workers, or without `executor`: then workers that die are replaced"
         ) from error
     except CancelledError as error:
         raise RuntimeError(
             "the executor dropped a chunk: it was shut down, or its scheduler is gone; "
-            "start it again and run again."
+            "start it and run again"
         ) from error
 
 
@@ -119,7 +118,7 @@ class ProcessExecutor(ThreadPool):
     Unlike multiprocessing, the processes neither fork (unsafe with threads) nor import the
     caller's main script (which would run twice where it has no `__main__` guard). Functions and
     arguments are pickled, so functions are found by the name of their module. A process that dies
-    is replaced, and its task tried again: TRIES times in all, then RuntimeError.
+    is replaced, and its task tried again: RuntimeError after TRIES attempts.
     """
 
     def __init__(self, max_workers: int) -> None:
@@ -142,15 +141,15 @@ class ProcessExecutor(ThreadPool):
             except (EOFError, BrokenPipeError) as error:
                 self._local.process = None
                 exit_code = self._end(process)
-                # Ctrl-C ends every process: there is nothing to go on with.
+                # Ctrl-C ends every process: trying again is pointless.
                 if tries == TRIES or exit_code == -signal.SIGINT:
                     raise RuntimeError(
-                        f"a tokenizer worker ended with exit code {exit_code}, at try {tries} of "
-                        f"{TRIES} of its chunk, perhaps for want of memory; run again with fewer "
-                        "workers."
+                        f"a tokenizer worker ended with exit code {exit_code}, in attempt {tries} "
+                        f"of {TRIES} at its chunk, perhaps for lack of memory; run again with "
+                        "fewer workers"
                     ) from error
                 logger.warning(
-                    "a tokenizer worker ended with exit code %d; its chunk is tried again",
+                    "a tokenizer worker ended with exit code %d; trying its chunk again",
                     exit_code,
                 )
             else:
@@ -183,7 +182,7 @@ class ProcessExecutor(ThreadPool):
         return process.returncode
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Finish the tasks begun and end the processes."""
+        """Finish the tasks that have begun, then end the processes."""
         super().shutdown(wait, cancel_futures=cancel_futures)
         while self._processes:
             self._end(self._processes[-1])
@@ -204,7 +203,7 @@ def _write_message(stream: IO[bytes], message: bytes) -> None:
 
 
 def _read_message(stream: IO[bytes]) -> bytes:
-    """Return the next message whole; raise EOFError where the stream ends before its end."""
+    """Return the next complete message; raise EOFError if the stream ends inside it."""
     length = stream.read(LENGTH_BYTES)
     message = stream.read(int.from_bytes(length, "little"))
     if len(length) < LENGTH_BYTES or len(message) < int.from_bytes(length, "little"):
@@ -215,8 +214,8 @@ def _read_message(stream: IO[bytes]) -> bytes:
 def serve() -> None:
     """Answer tasks on standard input until it ends: the main loop of a worker process."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a task prints is no answer
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # of Ctrl-C the caller tells
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a task prints is not an answer
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the caller reports Ctrl-C
     while True:
         try:
             question = _read_message(sys.stdin.buffer)

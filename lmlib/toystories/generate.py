@@ -10,7 +10,7 @@ from lmlib.separator import SEPARATOR
 from lmlib.toystories.grammar import contract, draw_cast, polish, render
 from lmlib.toystories.reader import plots
 
-BUFFER_BYTES = 1 << 16  # written at a time, and so about what one call of on_bytes reports
+BUFFER_BYTES = 1 << 16  # written at a time; each call of on_bytes reports about that many
 
 CONTRACTED = 0.7  # share of the stories told with short forms, such as "don't"
 
@@ -29,7 +29,7 @@ def generate_stories(seed: int) -> Iterator[str]:
     """Yield stories without end; the same seed gives the same stories on every machine.
 
     A story is ASCII text of several paragraphs with blank lines between them, without the
-    separator. A few stories come twice; `write_corpus` drops the repeats. Raises ValueError when
+    separator. A few stories are repeated; `write_corpus` drops the repeats. Raises ValueError if
     `seed` is negative.
     """
     if seed < 0:
@@ -46,12 +46,12 @@ def write_corpus(
     valid_bytes: int,
     on_bytes: Callable[[int], None] | None = None,
 ) -> None:
-    """Write a training and a validation file of stories, no story twice in the two together.
+    """Write a training and a validation file of stories; no story occurs twice in them.
 
     Each story is followed by a line with <|endoftext|>, and each file ends with the story that
-    makes it at least as large as asked. on_bytes is called with the bytes written since its
-    last call. The validation file is written first, so that it does not depend on `train_bytes`.
-    Raises ValueError when a size is not positive or `seed` is negative.
+    brings it to at least the given size. on_bytes is called with the number of bytes written since
+    its last call. The validation file is written first, so that it does not depend on
+    `train_bytes`. Raises ValueError if a size is not positive or `seed` is negative.
     """
     for name, size in (("train_bytes", train_bytes), ("valid_bytes", valid_bytes)):
         if size <= 0:

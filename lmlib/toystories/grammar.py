@@ -3,15 +3,15 @@
 A template is plain text with three kinds of markup:
 
     [one|two|]        one of the alternatives, equally likely; they nest, and may be empty
-    {toy} {toy.place} a column of the table row drawn for `toy` (`name` when none is given), which
-                      may hold slots of its own;
+    {toy} {toy.place} a column of the table row drawn for `toy` (`name` if none is given), which
+                      may contain slots itself;
                       {he} {him} {his} {hers} {himself} {kind} are short for {hero.he} and so on,
-                      and a capital, {He} or {Toy}, writes the value with one
+                      and {He} or {Toy} capitalises the value
     <glad friend>     the phrase `glad` of phrases.txt with `friend` in place of each `$`; <glad>
                       is short for <glad hero>
 
-Blank lines separate paragraphs; other line breaks are spaces. Write `a` before a slot and begin
-sentences as you like: `polish` turns `a` into `an` and sets the capitals.
+Blank lines separate paragraphs; other line breaks are spaces. Always write `a` before a slot, and
+begin sentences in either case: `polish` turns `a` into `an` where needed and adds the capitals.
 """
 
 import re
@@ -45,7 +45,7 @@ TOKEN = re.compile(r"[\[\]|]|\{[^{}]*\}|<[^<>]*>|[^\[\]|{}<>]+|.")
 
 
 class TemplateError(ValueError):
-    """A mistake in a template; `line` is the index of the line that has it."""
+    """A mistake in a template; `line` is the index of its line."""
 
     def __init__(self, template: str, position: int, message: str) -> None:
         self.line = template.count("\n", 0, position)
@@ -54,8 +54,8 @@ class TemplateError(ValueError):
 
 
 def parse(template: str, phrases: Mapping[str, str]) -> list[Node]:
-    """Return the nodes of `template`; raise TemplateError at an unknown phrase or bad bracket."""
-    # a stack of open brackets, each the list of its alternatives so far, and where they opened
+    """Return the nodes of `template`; raise TemplateError for an unknown phrase or bad bracket."""
+    # a stack of open brackets, each the list of its alternatives so far, and their positions
     stack: list[list[list[Node]]] = [[[]]]
     positions: list[int] = []
     for match in TOKEN.finditer(template):
@@ -97,10 +97,10 @@ def _slot(text: str) -> Slot:
 
 
 def draw_cast(cast: Mapping[str, Table], random: Callable[[], float]) -> dict[str, Entity]:
-    """Return one row for each role of `cast`, no two of the same name.
+    """Return one row for each role of `cast`, no two with the same name.
 
-    random: `random.Random.random`, uniform in [0, 1). It is the only source of chance: Python
-    promises to keep its sequence for a seed, unlike those of `choice` and `sample`.
+    random: `random.Random.random`, uniform in [0, 1). It is the only source of randomness: Python
+    guarantees its sequence for a seed, unlike those of `choice` and `sample`.
     """
     drawn: dict[str, Entity] = {}
     names: list[str] = []
@@ -114,7 +114,7 @@ def draw_cast(cast: Mapping[str, Table], random: Callable[[], float]) -> dict[st
 
 
 def render(nodes: list[Node], cast: Mapping[str, Entity], random: Callable[[], float]) -> str:
-    """Return the text of `nodes`, one alternative drawn for each choice, before polishing."""
+    """Return the unpolished text of `nodes`, with one alternative drawn for each choice."""
     out: list[str] = []
     _render(nodes, cast, random, out.append)
     return "".join(out)
@@ -145,7 +145,7 @@ def _render(
 
 
 # a sentence begins a paragraph, or follows a full stop (inside or outside quotes) or `!` or `?`;
-# after `!"` and `?"` it may continue, as in `"Look!" he said`, so there the template decides
+# after `!"` and `?"` the sentence may continue, as in `"Look!" he said`, so the template decides
 SENTENCE_START = re.compile(r'(?:(?:\A|\n|[.!?] |\." )"?| ")([a-z])')
 # `u` as in `unicorn` and `useful` and the `o` of `one` sound like consonants
 BEFORE_VOWEL = re.compile(r"\b([Aa]) (?=(?!uni|use|one\b)[aeiou]|hour|honest)")
@@ -158,9 +158,9 @@ NAME_AGAIN = re.compile(
 
 
 def polish(text: str, cast: Mapping[str, Entity]) -> str:
-    """Return `text` with single spaces, `an` where it belongs, and capitals at sentence starts.
+    """Return `text` with single spaces, `an` where needed, and capitals at sentence starts.
 
-    A quotation that directly follows another has a new speaker, and so starts a new paragraph. A
+    A quotation that directly follows another has a new speaker, so it starts a new paragraph. A
     name that opens a sentence right after the same name becomes a pronoun.
     """
     paragraphs = (" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
@@ -188,7 +188,7 @@ _SHORT = {
     "we will": "we'll", "they are": "they're", "it is": "it's", "it will": "it'll",
     "that is": "that's", "there is": "there's", "here is": "here's", "let us": "let's",
 }  # fmt: skip
-# not before a stop: "I like the way I am."
+# not before punctuation: "I like the way I am."
 LONG_FORM = re.compile(rf"\b(?:{'|'.join(_SHORT)})(?= \w)", re.IGNORECASE)
 
 

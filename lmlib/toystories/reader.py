@@ -1,22 +1,22 @@
 """Read the plots, and the lists and phrases that they share, from text files.
 
     words.txt     NAME: value, a list or table of people, animals or things
-    phrases.txt   name: value, a template for the whole of a sentence or a part
-    plots/*.txt   == title ==, below it the cast, role: value, and after a blank line the text
+    phrases.txt   name: value, a template for a sentence or part of one
+    plots/*.txt   == title ==, then the cast as lines role: value, and after a blank line the text
 
-Further lines of a value are indented. A line that begins with # is a comment. The value of a list
-or role is one of
+Continuation lines of a value are indented. A line that begins with # is a comment. The value of a
+list or role is one of
 
     red, blue             names
     CHILDREN + PARENTS    lists of words.txt
-    name | place          columns; each further line is a row, unless it is indented still deeper
-                          and continues the row above it
+    name | place          columns; each line below is a row, unless it is indented deeper than the
+                          first and continues the row above it
 
 A table has a column `name`, or a column `names` that makes a row for each of several names. A
 column `he`, with `he` or `she`, adds the columns him, his, hers and himself. Every row gets a
-column `the`: "the red hat" where its name is "a red hat".
+column `the`: "the red hat" if its name is "a red hat".
 
-A mistake in a file is a ValueError that begins with file and line.
+A mistake in a file raises a ValueError that begins with file and line.
 """
 
 import re
@@ -31,7 +31,7 @@ from lmlib.toystories.grammar import Entity, Node, Table, TemplateError, parse
 
 FOLDER = Path(__file__).parent
 
-# in this order: a story takes the plot at a random place in the list of all plots
+# the order matters: a story takes the plot at a random index in the list of all plots
 THEMES = ("home", "outdoors", "people", "short", "wonder", "animals")
 
 PRONOUNS = {
@@ -42,9 +42,9 @@ PRONOUNS = {
 
 @dataclass(frozen=True)
 class Plot:
-    """A story schema: who and what may play in it, and its text.
+    """A story schema: who and what may appear in it, and its text.
 
-    `cast` gives a table for each role; one row is drawn for each, never two of the same name.
+    `cast` gives a table for each role; one row is drawn for each, never two with the same name.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Plot:
 
 
 class Line(NamedTuple):
-    """A line of a text file, and its place as `file:line` for errors."""
+    """A line of a text file, and its position as `file:line` for errors."""
 
     place: str
     text: str
@@ -61,7 +61,7 @@ class Line(NamedTuple):
 
 @cache
 def plots() -> tuple[Plot, ...]:
-    """Return all plots; a story takes each with equal chance."""
+    """Return all plots; a story takes each with equal probability."""
     lists, phrases = read_lists(FOLDER / "words.txt"), read_phrases(FOLDER / "phrases.txt")
     files = [FOLDER / "plots" / f"{theme}.txt" for theme in THEMES]
     return tuple(plot for file in files for plot in read_plots(file, lists, phrases))
@@ -80,12 +80,12 @@ def read_phrases(path: Path) -> dict[str, str]:
     entries = _entries(_lines(path))
     phrases = {name: _join(value) for name, value in entries.items()}
     for value in entries.values():
-        _parse(value, phrases)  # an error in a phrase is reported here, not in a plot that has it
+        _parse(value, phrases)  # report an error in a phrase here, not in a plot that uses it
     return phrases
 
 
 def read_plots(path: Path, lists: Mapping[str, Table], phrases: Mapping[str, str]) -> list[Plot]:
-    """Return the plots of `path` in their order."""
+    """Return the plots of `path` in file order."""
     sections: list[list[Line]] = []
     for line in _lines(path):
         if line.text.startswith("=="):
@@ -127,15 +127,15 @@ def _entries(lines: Iterable[Line]) -> dict[str, list[Line]]:
         elif text:
             name, colon, value = text.partition(":")
             if not colon or not re.fullmatch("[A-Za-z_]+", name):
-                raise ValueError(f"{place}: write `name: value`, and indent what continues a value")
+                raise ValueError(f"{place}: write `name: value`, and indent continuation lines")
             if name in entries:
-                raise ValueError(f"{place}: `{name}` is given twice; take another name")
+                raise ValueError(f"{place}: `{name}` is defined twice; choose another name")
             entries[name] = [Line(place, value)]
     return entries
 
 
 def _table(value: list[Line], lists: Mapping[str, Table]) -> Table:
-    """Return the rows that `value` spells out or takes from `lists`."""
+    """Return the rows that `value` lists itself or takes from `lists`."""
     header, text = value[0], _join(value)
     if "|" in header.text:
         return tuple(_rows(header, value[1:]))
@@ -156,7 +156,7 @@ def _rows(header: Line, lines: list[Line]) -> Iterator[Entity]:
         cells = _split(row.text, "|")
         if len(cells) != len(columns):
             raise ValueError(
-                f"{row.place}: the row has {len(cells)} cells, its table {len(columns)} columns; "
+                f"{row.place}: the row has {len(cells)} cells, but {len(columns)} columns; "
                 f"write {' | '.join(columns)}"
             )
         entity = dict(zip(columns, cells, strict=True))
@@ -167,7 +167,7 @@ def _rows(header: Line, lines: list[Line]) -> Iterator[Entity]:
 
 
 def _unwrap(lines: list[Line]) -> list[Line]:
-    """Return one line for each row: those indented deeper than the first continue another."""
+    """Return one line per row; a line indented deeper than the first continues the one above."""
     rows: list[Line] = []
     for line in lines:
         if rows and _indent(line) > _indent(lines[0]):

@@ -1,4 +1,4 @@
-"""A loopback HTTP server with the faults that downloads meet."""
+"""A loopback HTTP server with the faults that downloads encounter."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ class Site:
     files: dict[str, bytes]
     ranges: bool = True  # honour the Range header
     sizes: bool = True  # send Content-Length
-    break_after: list[int] = field(default_factory=list)  # body bytes of the next answers
+    break_after: list[int] = field(default_factory=list)  # body bytes of the next responses
     headers: Callable[[bytes], dict[str, str]] = lambda body: {}
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)  # method, path, range
     url: str = ""

@@ -15,7 +15,7 @@ from lmlib.corpus.documents import file_format, find_files, read_pieces, split_a
 
 
 def documents(path: Path, text_field: str = "text", chunk_bytes: int = 7) -> list[bytes]:
-    """The documents of a file, their pieces joined; what follows the last separator is the last."""
+    """The documents of a file, pieces joined; the text after the last separator is the last."""
     result = [b""]
     for text, ended in read_pieces(path, text_field, chunk_bytes):
         result[-1] += text
@@ -29,7 +29,7 @@ def documents(path: Path, text_field: str = "text", chunk_bytes: int = 7) -> lis
     st.integers(min_value=1, max_value=20),
 )
 def test_pieces_do_not_depend_on_the_chunks(parts: list[bytes], chunk_bytes: int) -> None:
-    """Also when a separator is cut in two, and when half a separator is plain text."""
+    """This includes a separator cut in two, and half a separator that is plain text."""
     text = b"".join(parts)
     chunks = [text[i : i + chunk_bytes] for i in range(0, len(text), chunk_bytes)]
     found = [b""]
@@ -75,10 +75,10 @@ def test_parquet_in_several_batches(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"text": "b"', r"a\.jsonl, line 2 is not JSON .*one object on each line"),
+        ('{"text": "b"', r"a\.jsonl, line 2 is not JSON .*one object per line"),
         ("[1]", r"line 2 has no field 'text' \(it has: list\)"),
         ('{"body": "b"}', r"line 2 has no field 'text' \(it has: body\); set corpus.text_field"),
-        ('{"text": null}', "line 2, field 'text' is a NoneType, not a text"),
+        ('{"text": null}', "line 2, field 'text' is of type NoneType, not str"),
     ],
 )
 def test_bad_jsonl_names_the_line(tmp_path: Path, line: str, message: str) -> None:
@@ -98,14 +98,14 @@ def test_invalid_utf8_in_jsonl_is_not_json(tmp_path: Path) -> None:
 def test_bad_parquet(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     path.write_bytes(b"PAR1 but no more")
-    with pytest.raises(ValueError, match=r"a\.parquet is not a whole parquet file"):
+    with pytest.raises(ValueError, match=r"a\.parquet is not a complete parquet file"):
         documents(path)
     parquet.write_table(pa.table({"text": ["a", None], "n": [1, 2]}), path)
     with pytest.raises(ValueError, match=r"no column 'story' \(it has: text, n\)"):
         documents(path, "story")
-    with pytest.raises(ValueError, match="row 2, column 'text' is a NoneType"):
+    with pytest.raises(ValueError, match="row 2, column 'text' is of type NoneType"):
         documents(path)
-    with pytest.raises(ValueError, match="row 1, column 'n' is a int"):
+    with pytest.raises(ValueError, match="row 1, column 'n' is of type int"):
         documents(path, "n")
 
 
@@ -120,14 +120,14 @@ def test_bad_gzip(tmp_path: Path, damage: str) -> None:
             "flipped": whole[:500] + bytes([whole[500] ^ 1]) + whole[501:],
         }[damage]
     )
-    with pytest.raises(ValueError, match=r"a\.txt\.gz is not a whole gzip file .*compress it"):
+    with pytest.raises(ValueError, match=r"a\.txt\.gz is not a complete gzip file .*compress it"):
         documents(path)
 
 
 def test_unknown_kind() -> None:
     assert file_format("x.JSONL.GZ") == ".jsonl.gz"
     with pytest.raises(
-        ValueError, match=r"notes\.doc is of an unknown kind.*\.txt, \.txt\.gz, \.jsonl"
+        ValueError, match=r"notes\.doc has an unknown format.*\.txt, \.txt\.gz, \.jsonl"
     ):
         file_format("notes.doc")
 
@@ -139,7 +139,7 @@ def test_find_files(tmp_path: Path) -> None:
     names = [
         path.relative_to(tmp_path).as_posix() for path in find_files(["b.txt", "?.txt"], tmp_path)
     ]
-    assert names == ["b.txt", "a.txt"]  # each once, a glob in the order of the names
+    assert names == ["b.txt", "a.txt"]  # each once, those of a glob in the order of their names
     assert len(find_files(["**/*.txt"], tmp_path)) == 4
     assert find_files([str(tmp_path / "[x].txt")], Path("/")) == [tmp_path / "[x].txt"]
     with pytest.raises(FileNotFoundError, match=r"no file matches z\*\.txt .*correct corpus.train"):
@@ -149,8 +149,8 @@ def test_find_files(tmp_path: Path) -> None:
 
 
 def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The test may run as root, who may read everything: hence the stand-in for os.access."""
+    """The test may run as root, who may read everything, so os.access is replaced."""
     (tmp_path / "a.txt").write_text("text")
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(PermissionError, match=r"a\.txt may not be read; change its permissions"):
+    with pytest.raises(PermissionError, match=r"a\.txt is not readable; change its permissions"):
         find_files(["a.txt"], tmp_path)

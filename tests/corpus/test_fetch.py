@@ -1,4 +1,4 @@
-"""Downloads, from a loopback server that breaks off, and from a loopback Hub."""
+"""Downloads from a loopback server that breaks connections, and from a loopback Hub."""
 
 import gzip
 import hashlib
@@ -16,7 +16,7 @@ from lmlib.corpus.fetch import check_digest, downloaded
 from tests.corpus.serving import Site, serve
 
 CONTENT = random.Random(0).randbytes(3_000_000)
-BREAK = 1_500_000  # much more than the client's buffer, whose bytes are lost in a break
+BREAK = 1_500_000  # much more than the client's buffer, which is lost when the connection breaks
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +55,7 @@ def test_server_without_ranges_starts_anew(
         with caplog.at_level("INFO"):
             assert download(f"{site.url}/a.txt", tmp_path) == CONTENT
         assert len(site.starts()) == 2
-        assert site.starts()[1] > 0  # it was asked
+        assert site.starts()[1] > 0  # it did request a range
     assert "cannot be resumed; it starts from scratch" in caplog.text
 
 
@@ -74,7 +74,7 @@ def test_without_progress_it_gives_up_and_the_next_run_resumes(tmp_path: Path) -
 
 
 def test_file_of_unknown_size_is_not_resumed(tmp_path: Path) -> None:
-    """As when the last run was killed: its part may hold any share of the file."""
+    """This is the state after a killed run: its part may hold any share of the file."""
     with serve(Site({"/a.txt": CONTENT}, sizes=False)) as site:
         with downloaded([f"{site.url}/a.txt"], [], tmp_path) as files:
             (tmp_path / f"{files[0].name}.part").write_bytes(CONTENT[:1000])
@@ -89,7 +89,7 @@ def test_half_of_another_version_is_not_continued(tmp_path: Path) -> None:
     with serve(site):
         with pytest.raises(ConnectionError):
             download(f"{site.url}/a.txt", tmp_path)
-        site.files["/a.txt"] = CONTENT[::-1]  # of the same size
+        site.files["/a.txt"] = CONTENT[::-1]  # a new file of the same size
         site.break_after.clear()
         assert download(f"{site.url}/a.txt", tmp_path) == CONTENT[::-1]
     assert left_over(tmp_path) == []
@@ -131,7 +131,7 @@ def test_no_server(tmp_path: Path) -> None:
     with pytest.raises(ConnectionError) as caught:
         download(f"{url}/a.txt", tmp_path)
     assert re.search(
-        "source=url: .*/a.txt cannot be had from 127.0.0.1 .*connect and run again, or .*"
+        "source=url: cannot download .*/a.txt from 127.0.0.1 .*connect and run again, or .*"
         "corpus.source=toystories .*corpus.source=local",
         str(caught.value),
     )
@@ -141,7 +141,7 @@ def test_no_server(tmp_path: Path) -> None:
 def test_addresses_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nosuch://x/a.txt cannot be opened .*nosuch"):
         download("nosuch://x/a.txt", tmp_path)
-    with pytest.raises(ValueError, match=r"a\.pdf is of an unknown kind"):
+    with pytest.raises(ValueError, match=r"a\.pdf has an unknown format"):
         download("https://127.0.0.1:1/a.pdf", tmp_path)
 
 
@@ -161,7 +161,7 @@ def test_check_digest(tmp_path: Path) -> None:
     check_digest(
         tmp_path / "a", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", "a"
     )
-    with pytest.raises(ValueError, match="damaged or another version"):
+    with pytest.raises(ValueError, match="damaged or a different version"):
         check_digest(tmp_path / "a", "0" * 64, "a")
 
 
@@ -172,7 +172,7 @@ def hub_headers(body: bytes) -> dict[str, str]:
 def write_from_hub(
     folder: Path, source: str, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run write_corpus in a process of its own: the Hub's client reads its settings on import."""
+    """Run write_corpus in a new process: the Hub's client reads its settings on import."""
     code = (
         "import sys\nfrom pathlib import Path\n"
         "from lmlib.corpus import CorpusParams, write_corpus\n"
@@ -195,7 +195,7 @@ def write_from_hub(
 
 @pytest.mark.parametrize("source", ["tinystories", "owt"])
 def test_hub_then_its_cache(tmp_path: Path, source: str) -> None:
-    """Fetched from a mirror; then, offline, from the cache; a damaged cache is noticed."""
+    """The files come from a mirror; then, offline, from the cache; a damaged cache is detected."""
     texts = [b"\nOnce.\r\n<|endoftext|>\n" * 1000, b"Valid.\n<|endoftext|>\n"]
     repository, names = fetch.HUB_FILES[source]
     bodies = [gzip.compress(text) if source == "owt" else text for text in texts]
@@ -241,9 +241,9 @@ def test_hub_offline_without_cache(tmp_path: Path) -> None:
     result = write_from_hub(tmp_path, "tinystories", HF_HUB_OFFLINE="1")
     assert result.returncode == 1
     assert re.fullmatch(
-        r"ConnectionError: corpus.source=tinystories: roneneldan/TinyStories/\S+train.txt cannot "
-        r"be had from https://huggingface.co \(.*offline mode.*\); connect and run again, or .*"
-        r"corpus.source=toystories .*corpus.source=local .*\n",
+        r"ConnectionError: corpus.source=tinystories: cannot download roneneldan/TinyStories/"
+        r"\S+train.txt from https://huggingface.co \(.*offline mode.*\); connect and run again, or "
+        r".*corpus.source=toystories .*corpus.source=local .*\n",
         result.stderr,
     )
     assert not (tmp_path / "out").exists()
@@ -252,6 +252,6 @@ def test_hub_offline_without_cache(tmp_path: Path) -> None:
 def test_hub_without_the_file(tmp_path: Path) -> None:
     with serve(Site({})) as site:
         result = write_from_hub(tmp_path, "owt", HF_ENDPOINT=site.url)
-    assert "ConnectionError: corpus.source=owt: stanford-cs336/owt-sample/" in result.stderr
+    assert "corpus.source=owt: cannot download stanford-cs336/owt-sample/" in result.stderr
     assert "404" in result.stderr
     assert result.stderr.count("\n") == 1

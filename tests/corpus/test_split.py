@@ -15,7 +15,7 @@ from lmlib.corpus.split import copy_files, split_files
 
 
 def ignore(count: int) -> None:
-    """Take the bytes of a progress bar that nobody sees."""
+    """Ignore the bytes reported to a progress bar."""
 
 
 def write(path: Path, content: bytes) -> Path:
@@ -55,7 +55,7 @@ def test_copied_files_are_separated_once(tmp_path: Path) -> None:
 
 
 def test_split_by_hand(tmp_path: Path) -> None:
-    """The rule applied to each document alone, the text around the separators kept."""
+    """The rule is applied to each document alone, and the text around separators is kept."""
     documents = [b"\nStory %d.\r\n" % i for i in range(200)]
     train, valid = split_bytes(tmp_path, [SEPARATOR.join(documents) + SEPARATOR + b"\n"])
     sides = [belongs_to_valid(document, 0.25) for document in documents]
@@ -77,9 +77,9 @@ def test_split_by_hand(tmp_path: Path) -> None:
 def test_split_keeps_documents_whole_and_apart(
     tmp_path_factory: pytest.TempPathFactory, files: list[list[bytes]], ended: bool, turn: int
 ) -> None:
-    """Whatever the order of the files: nothing lost, nothing on two sides, nothing joined."""
+    """In any order of the files, nothing is lost, nothing is on both sides, nothing is joined."""
     folder = tmp_path_factory.mktemp("split")
-    fillers = [[b"filler %d" % i for i in range(40)]]  # so that the hash always has its pick
+    fillers = [[b"filler %d" % i for i in range(40)]]  # so many that the hash fills both sides
     files = fillers + files
     contents = [SEPARATOR.join(file) + (SEPARATOR if ended else b"") for file in files]
     train, valid = split_bytes(folder, contents[turn:] + contents[:turn])
@@ -90,7 +90,7 @@ def test_split_keeps_documents_whole_and_apart(
 
 
 def test_white_space_does_not_make_another_document(tmp_path: Path) -> None:
-    """A copy of the corpus with Windows line ends falls to the same sides."""
+    """A copy of the corpus with Windows line ends is split in the same way."""
     documents = [b"Story\n%d\n" % i for i in range(40)]
     lf = SEPARATOR.join(documents)
     _, valid = split_bytes(tmp_path, [lf, lf.replace(b"\n", b"\r\n")])
@@ -172,7 +172,7 @@ def test_too_little_text(tmp_path: Path, content: bytes) -> None:
 
 
 def test_memory_does_not_grow_with_a_document(tmp_path: Path) -> None:
-    """One document of 24 MB, which moreover is moved to validation and back."""
+    """One document of 24 MB, which is also moved to validation and back."""
     path = tmp_path / "a.txt"
     path.write_bytes(b"0123456789 word\n" * 1_500_000)
     tracemalloc.start()

@@ -81,7 +81,7 @@ def test_split_does_not_depend_on_how_documents_lie_in_files(tmp_path: Path) -> 
 def test_local_contradictions(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(TRAIN)
     (tmp_path / "b.txt").write_bytes(VALID)
-    with pytest.raises(ValueError, match=r"a\.txt is a file of corpus.train and of corpus.valid"):
+    with pytest.raises(ValueError, match=r"a\.txt is in corpus.train and in corpus.valid"):
         write(replace(PARAMS, train=("?.txt",), valid=("a.txt",)), tmp_path)
     digest = hashlib.sha256(TRAIN).hexdigest()
     with pytest.raises(ValueError, match=r"corpus\.sha256 has 1 digests for 2 files"):
@@ -91,7 +91,7 @@ def test_local_contradictions(tmp_path: Path) -> None:
 
 
 def test_a_failure_leaves_the_old_files(tmp_path: Path) -> None:
-    """Also when only the second of the two cannot be written."""
+    """This holds even if only the second of the two cannot be written."""
     (tmp_path / "a.txt").write_bytes(TRAIN)
     (tmp_path / "b.txt").write_bytes(VALID)
     (tmp_path / "c.txt").write_bytes(b"\n")
@@ -107,7 +107,7 @@ def test_a_failure_leaves_the_old_files(tmp_path: Path) -> None:
 
 
 def test_addresses(tmp_path: Path) -> None:
-    """Compressed and structured files work as local ones do, checked by their sha256."""
+    """Compressed and structured files work like local ones and are checked by their sha256."""
     files = {"/a.txt.gz": gzip.compress(TRAIN, mtime=0), "/b.jsonl": b'{"body": "three"}\n'}
     with serve(Site(files)) as site:
         params = replace(
@@ -129,7 +129,7 @@ def test_addresses(tmp_path: Path) -> None:
 
 
 def test_toystories_needs_no_heavy_imports(tmp_path: Path) -> None:
-    """The embedded corpus starts at once, and without the packages that the others need."""
+    """The built-in corpus starts at once, without the packages that the others need."""
     code = (
         "import sys\nfrom pathlib import Path\n"
         "from lmlib.corpus import CorpusParams, write_corpus\n"

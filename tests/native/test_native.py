@@ -66,7 +66,7 @@ print(json.dumps([result, "numba" in sys.modules]))
 
 
 class Toy:
-    """A package of kernels in a folder of its own, and a place to keep what is compiled."""
+    """A package of kernels in a folder of its own, and a folder for its object code."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -92,7 +92,7 @@ class Toy:
         )
 
     def result(self, **environment: str) -> tuple[int, bool, str]:
-        """Return what a kernel returned, whether Numba was imported, and what was said."""
+        """Return a kernel's result, whether Numba was imported, and what was logged."""
         done = self.use(**environment)
         assert done.returncode == 0, done.stderr
         result, with_numba = json.loads(done.stdout)
@@ -213,7 +213,7 @@ def test_an_unknown_package_is_named() -> None:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_the_kernels_of_the_project_call_nothing_but_c(package: str) -> None:
-    """They are linked in processes without Numba: what they call must be there."""
+    """They are linked in processes without Numba, so what they call must exist there."""
     from lmlib.native.compiling import compile_package
 
     num_arguments, code = compile_package(package)

@@ -12,7 +12,7 @@ Learnt = tuple[dict[int, bytes], list[tuple[bytes, bytes]]]
 
 
 def make_corpus(num_words: int, seed: int) -> str:
-    """Return words of a small language, with everything tricky strewn in."""
+    """Return words of a small language, mixed with every tricky case."""
     rng = random.Random(seed)
     syllables = ["ka", "lo", "mi", "the", "ing", "ver", "ß", "été", "中", "ana", "'s", "12", "Ka"]
     words = ["".join(rng.choices(syllables, k=rng.randint(1, 4))) for _ in range(300)]
@@ -33,7 +33,7 @@ def corpus() -> str:
 
 @pytest.fixture(scope="session")
 def corpus_file(corpus: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a file with the corpus, some bytes that are no UTF-8 and a cut-off character."""
+    """Return a file with the corpus, some bytes of invalid UTF-8 and a truncated character."""
     path = tmp_path_factory.mktemp("corpus") / "corpus.txt"
     middle = len(corpus) // 2
     data = corpus[:middle].encode() + b"\xff\xfe \xe2\x82 \x80" + corpus[middle:].encode()
@@ -67,7 +67,7 @@ def way(request: pytest.FixtureRequest) -> str:
     """Go through plain Python and through the kernels in turn."""
     if request.param == "engine":
         request.getfixturevalue("always_engine")
-    else:  # where an earlier test has loaded the kernels, too
+    else:  # even if an earlier test has loaded the kernels
         monkeypatch = request.getfixturevalue("monkeypatch")
         monkeypatch.setattr(engine, "is_loaded", lambda: False)
     return request.param

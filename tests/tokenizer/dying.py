@@ -1,4 +1,4 @@
-"""Workers that die in the midst of the work, for certain and once."""
+"""Workers that are certain to die during the work, once."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ class DyingWorkers(Executor):
 
 
 def die_once(note: Path, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Note the number of this process and kill it; call the function where a note is there."""
+    """Write down this process's id and kill it; call the function if an id is written already."""
     if not note.exists():
         note.write_text(str(os.getpid()))
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,10 +1,10 @@
-"""Work with the tokenizer where memory or threads are limited, as the tests of CS336 do.
+"""Use the tokenizer with limited memory or threads, as the tests of CS336 do.
 
     python -m tests.tokenizer.limited WORK EXTRA_BYTES [loaded]
 
 The process uses PyTorch and threads first, so that its address space is far larger than what it
 holds. Then RLIMIT_AS becomes what it holds and EXTRA_BYTES more ("none": no limit). It prints
-"right", "wrong" or "MemoryError". With "loaded" the kernels are there before.
+"right", "wrong" or "MemoryError". With "loaded" the kernels are loaded before.
 """
 
 import itertools
@@ -31,7 +31,7 @@ def encode(tokenizer: Tokenizer, _: Path) -> bool:
 
 
 def encode_short(tokenizer: Tokenizer, _: Path) -> bool:
-    """After texts that together are long: nothing may be loaded for the short one."""
+    """Many short texts must load nothing, even if they are long in total."""
     had_kernels = engine.is_loaded()
     ids = [tokenizer.encode(SENTENCE * 100) for _ in range(1000)]
     return ids[-1] == list((SENTENCE * 100).encode()) and engine.is_loaded() == had_kernels
@@ -65,7 +65,7 @@ WORK: dict[str, Callable[[Tokenizer, Path], bool]] = {
 
 
 def main(work: str, extra_bytes: str, *options: str) -> None:
-    """Do it and print how it ended."""
+    """Do the work and print how it ended."""
     torch.mm(torch.randn(500, 500), torch.randn(500, 500))
     if extra_bytes != "none":
         with ThreadPoolExecutor(4) as pool:

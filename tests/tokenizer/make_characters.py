@@ -43,12 +43,12 @@ CLASS_OF = {
     "Lm": CASELESS,
     "Lo": CASELESS,
 }
-# White_Space is what has category Z, and these controls.
+# White_Space is category Z and these control characters.
 WHITE_CONTROLS = "\t\n\v\f\r\x85"
 
 
 def find_database() -> ModuleType:
-    """Return a module like `unicodedata` that has UNICODE_VERSION; raise ImportError for none."""
+    """Return a module like `unicodedata` of UNICODE_VERSION; raise ImportError if there is none."""
     if unicodedata.unidata_version == UNICODE_VERSION:
         return unicodedata
     database = import_module("unicodedata2")

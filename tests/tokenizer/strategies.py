@@ -1,4 +1,4 @@
-"""Texts and bytes that tokenizers get wrong, for hypothesis, and what is right about them."""
+"""Hypothesis strategies for texts and bytes that tokenizers get wrong, and the right results."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -35,7 +35,7 @@ SPECIAL = [
     "👩\u200d",
 ]
 
-# Every class that patterns know, ASCII and not; line ends; contractions; what looks like them
+# Every class in the patterns, ASCII and not; line ends; contractions and lookalikes
 TRICKY = [
     *"'sdmtlvreSLVE  \n\r\t\v\f\x00aAbBZéÉǅʰ中字1٣²½!/。_-",
     *"\u017f\u212a\u0130\u0301\u0903\u200d\ufe0f\ufeff\u00a0\u0085\u2028\u3000\u1680\x1c",
@@ -48,13 +48,13 @@ TRICKY = [
 
 texts = st.one_of(st.lists(st.sampled_from(TRICKY), max_size=40).map("".join), st.text())
 
-# Whole characters, halves of characters, overlong forms, surrogates, and anything
+# Complete characters, parts of characters, overlong forms, surrogates, and any byte
 BROKEN = [
-    *[b"\xff", b"\xfe", b"\x80", b"\xbf"],  # what never begins a character
-    *[b"\xc3", b"\xe2\x82", b"\xf0\x9f", b"\xf0\x9f\x98"],  # cut off
+    *[b"\xff", b"\xfe", b"\x80", b"\xbf"],  # bytes that never begin a character
+    *[b"\xc3", b"\xe2\x82", b"\xf0\x9f", b"\xf0\x9f\x98"],  # truncated
     *[b"\xc0\xaf", b"\xc1\xbf", b"\xe0\x80\x80", b"\xe0\x9f\xbf", b"\xf0\x80\x80\x80"],  # overlong
     *[b"\xf0\x8f\xbf\xbf", b"\xed\xa0\x80", b"\xed\xbf\xbf", b"\xed\xa0\xbd\xed\xb8\x80"],
-    *[b"\xf4\x90\x80\x80", b"\xf5\x80\x80\x80", b"\xf8\x88\x80\x80\x80"],  # beyond U+10FFFF
+    *[b"\xf4\x90\x80\x80", b"\xf5\x80\x80\x80", b"\xf8\x88\x80\x80\x80"],  # above U+10FFFF
     *[b"\xed\x9f\xbf", b"\xee\x80\x80", b"\xf4\x8f\xbf\xbf"],  # valid: their neighbours
 ]
 raw_bytes = st.lists(
@@ -123,7 +123,7 @@ PASSAGES = [
 MANY_SCRIPTS = "\n".join(PASSAGES)
 
 
-# To put a character into: between characters that bind to one class and not to another
+# Contexts for a character: between characters that bind to one class and not to another
 FORMS = ["1{}Aa", "a{}A!", "!!{}!", "  {} ", "a'{}s'{}", "!\n{}/1{}1"]
 
 
@@ -147,11 +147,11 @@ def border_tokenizer(pattern: str) -> Tokenizer:
     return Tokenizer(dict(enumerate(tokens)), merges, pattern=pattern)
 
 
-# -- what is right, in the plainest terms; no test trusts `Splitter` or the fast paths for it
+# -- the right results, as plainly as possible, without `Splitter` or the fast paths
 
 
 def plain_pieces(text: str, special_tokens: Sequence[str]) -> Iterator[tuple[str, bool]]:
-    """Yield (piece, is_special): the special token that comes next, of several the longest."""
+    """Yield (piece, is_special), split at the next special token, the longest of several."""
     start = 0
     while places := [(at, -len(t), t) for t in special_tokens if (at := text.find(t, start)) >= 0]:
         at, _, token = min(places)
@@ -173,13 +173,13 @@ def plain_tokens(
 
 
 def plain_counts(data: bytes, special_tokens: Sequence[str], pattern: str) -> Counter[bytes]:
-    """Return how often each pre-token occurs outside of special tokens."""
+    """Return how often each pre-token occurs outside special tokens."""
     tokens = plain_tokens(data, special_tokens, pattern)
     return Counter(token for token, is_special in tokens if not is_special)
 
 
 class PlainEncoder:
-    """What a tokenizer should answer, from its vocabulary and merges alone."""
+    """What a tokenizer should return, computed from its vocabulary and merges alone."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.pattern = tokenizer.pattern
@@ -233,7 +233,7 @@ def file_ids(
 
 
 def brute_force_merges(words: Counter[bytes], num_merges: int) -> list[tuple[bytes, bytes]]:
-    """Learn merges as one would explain it: count everything again for each merge."""
+    """Learn merges as a textbook would: count everything again for each merge."""
     split = {word: [word[i : i + 1] for i in range(len(word))] for word in words}
     merges: list[tuple[bytes, bytes]] = []
     while len(merges) < num_merges:

@@ -1,4 +1,4 @@
-"""One version of Unicode, that of tiktoken and tokenizers, whatever `regex` is installed."""
+"""The Unicode version of tiktoken and tokenizers, whichever version of `regex` is installed."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -36,7 +36,7 @@ from lmlib.tokenizer.splitting import Splitter
 from tests.tokenizer.make_characters import FILE, find_database, make_characters
 from tests.tokenizer.strategies import examples, raw_bytes, special_lists, telling_characters
 
-# UTF-8 has all but the surrogates.
+# UTF-8 encodes all but the surrogates.
 CHARACTERS = "".join(chr(c) for c in range(NUM_CODE_POINTS) if not 0xD800 <= c < 0xE000)
 EXPRESSIONS = {
     MARK: r"\p{M}",
@@ -58,7 +58,7 @@ def found_by_tiktoken(expression: str) -> str:
 
 
 def found_by_tokenizers(expression: str) -> str:
-    """Return the characters that match: what inverting the expression leaves."""
+    """Return the characters that match: those that the inverted expression leaves."""
     split = Split(tokenizers.Regex(expression), behavior="removed", invert=True)
     return "".join(piece for piece, _ in split.pre_tokenize_str(CHARACTERS))
 
@@ -98,7 +98,7 @@ def test_the_table_needs_no_regex(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_plain_python_sees_the_class_of_the_table() -> None:
-    """`regex` finds each class in the text for it, surrogates included, where the table has it."""
+    """After `for_regex`, `regex` sees the classes of the table, surrogates included."""
     everything = "".join(map(chr, range(NUM_CODE_POINTS)))
     seen = for_regex(everything)
     assert len(seen) == NUM_CODE_POINTS
@@ -131,14 +131,14 @@ def test_kernels_and_plain_python_split_every_character_alike(pattern: str) -> N
 
 
 def other_class(character: str) -> int:
-    """Return a wrong class, except of ASCII and the long s, which contractions consist of."""
+    """Return a wrong class, except for ASCII and the long s, which contractions consist of."""
     right = char_class(character)
     return right if character.isascii() or character == "\u017f" else (right + 1) % 7
 
 
 @pytest.mark.parametrize("pattern", list(PATTERNS))
 def test_a_regex_of_another_version_changes_nothing(pattern: str) -> None:
-    """Pre-tokens and cuts are the same when `regex` seems to have other classes throughout."""
+    """Pre-tokens and cuts are the same even if `regex` seems to have other classes throughout."""
 
     @examples
     @given(raw_bytes, special_lists)

@@ -32,7 +32,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     folder = tmp_path_factory.mktemp("cluster")
     scheduler_file = folder / "scheduler.json"
     common = ["--host", "127.0.0.1", "--no-dashboard", "--scheduler-file", str(scheduler_file)]
-    # the limit ends the cluster should this process be killed
+    # the limit ends the cluster if this process is killed
     scheduler = ["scheduler", "--port", "0", "--idle-timeout", "300"]
     workers = ["worker", "--nworkers", "2", "--nthreads", "1", "--local-directory", str(folder)]
     with ExitStack() as stack:
@@ -56,7 +56,7 @@ def executor(client: Client) -> Executor:
 
 
 def process_ids(client: Client) -> set[int]:
-    """Return the numbers of the worker processes, once both are there."""
+    """Return the ids of the worker processes, once both have started."""
     client.wait_for_workers(2, timeout=60)
     by_address: Any = client.run(os.getpid)
     return set(by_address.values())
@@ -95,7 +95,7 @@ def test_kernels_run_on_the_workers(
 def test_a_chunk_is_tried_again_when_its_worker_dies(
     client: Client, executor: Executor, corpus_file: Path, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    """The nanny of the killed worker starts another; nothing is lost, nothing counts twice."""
+    """The nanny of the killed worker starts another; nothing is lost or counted twice."""
     note = tmp_path / "note"
     expected = encode(tokenizer, corpus_file, None, tmp_path / "expected.npy")
     before = process_ids(client)
@@ -140,7 +140,7 @@ def test_as_many_chunks_are_under_way_as_keep_the_cluster_busy(
 def test_an_error_on_a_worker_comes_back(
     executor: Executor, tmp_path: Path, tokenizer: Tokenizer, corpus_file: Path
 ) -> None:
-    """Vocabularies may lack bytes; a chunk that needs one fails on the worker."""
+    """Vocabularies may lack bytes; a chunk that needs a missing one fails on the worker."""
     lacking = Tokenizer({0: b"k"}, [])
     with pytest.raises(ValueError, match="the vocabulary has no token for the byte"):
         encode(lacking, corpus_file, executor, tmp_path / "a.npy")

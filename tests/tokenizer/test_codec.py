@@ -40,7 +40,7 @@ from tests.tokenizer.strategies import (
     with_pattern,
 )
 
-# Touching and overlapping, but none the beginning of another: there tiktoken may take the shorter
+# Adjacent and overlapping, but no prefix of another: for those tiktoken may take the shorter one
 NO_PREFIXES = [END, "oftext|><|", "<<", " the ", "ab", "é\u0301", "中\n", "👩\u200d"]
 
 
@@ -69,7 +69,7 @@ def as_tiktoken(ours: Tokenizer) -> tiktoken.Encoding:
 
 
 def as_hugging_face(ours: Tokenizer, folder: Path) -> tokenizers.Tokenizer:
-    """Return what `tokenizers` makes of our tokenizer.json."""
+    """Return the tokenizer that `tokenizers` loads from our tokenizer.json."""
     ours.save(folder)
     return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
 
@@ -95,7 +95,7 @@ def test_ids_equal_tiktoken(tokenizer: Tokenizer, corpus: str, way: str, pattern
 def test_ids_equal_hugging_face(
     tokenizer: Tokenizer, corpus: str, way: str, pattern: str, tmp_path: Path
 ) -> None:
-    """There too the longest special token wins, whichever comes first in the list."""
+    """There too the longest special token wins, in any order of the list."""
     ours = with_pattern(tokenizer, pattern, SPECIAL)
     theirs = as_hugging_face(ours, tmp_path)
     assert set(theirs.get_vocab().values()) == set(ours.vocab)
@@ -111,7 +111,7 @@ def test_ids_equal_hugging_face(
 
 
 def test_hugging_face_decodes_our_ids(tokenizer: Tokenizer, corpus: str, tmp_path: Path) -> None:
-    """With special tokens of ASCII: it takes the letters of others for names of bytes."""
+    """With ASCII special tokens: in others it takes the letters for names of bytes."""
     ascii_special = [token for token in SPECIAL if token.isascii()]
     ours = with_pattern(tokenizer, "gpt2", ascii_special)
     theirs = as_hugging_face(ours, tmp_path)
@@ -124,7 +124,7 @@ def test_hugging_face_decodes_our_ids(tokenizer: Tokenizer, corpus: str, tmp_pat
 def test_characters_of_all_classes_are_split_as_by_both(
     way: str, pattern: str, form: str, tmp_path: Path
 ) -> None:
-    """Ids that show the borders of pre-tokens; test_characters.py has every character's class."""
+    """The ids show the borders of pre-tokens; test_characters.py tests every character's class."""
     ours = border_tokenizer(pattern)
     text = "".join(form.replace("{}", c) for c in telling_characters())
     ids = ours.encode(text)
@@ -152,7 +152,7 @@ TEXTS = os.environ.get("LMLIB_TEXTS", "")
 @pytest.mark.parametrize("pattern", list(PATTERNS))
 @pytest.mark.parametrize("path", list(filter(None, TEXTS.split(os.pathsep))))
 def test_ids_of_whole_files_equal_both(path: str, pattern: str, tmp_path: Path) -> None:
-    """Every id of the file, with `<|endoftext|>` at both ends and about every 100 kB."""
+    """Every id of the file is compared; `<|endoftext|>` is at both ends and about every 100 kB."""
     lines = Path(path).read_bytes().decode("utf-8").splitlines(keepends=True)
     parts = ["".join(lines[at : at + 2000]) for at in range(0, len(lines), 2000)]
     src, dst = tmp_path / "text.txt", tmp_path / "text.npy"
@@ -175,7 +175,7 @@ def test_ids_of_whole_files_equal_both(path: str, pattern: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("pattern", list(PATTERNS))
 def test_text_comes_back(tokenizer: Tokenizer, way: str, pattern: str) -> None:
-    """From a list, and from arrays of each type of number."""
+    """Decode from a list, and from arrays of each numeric type."""
     ours = with_pattern(tokenizer, pattern, SPECIAL)
 
     @examples
@@ -191,7 +191,7 @@ def test_text_comes_back(tokenizer: Tokenizer, way: str, pattern: str) -> None:
 @examples
 @given(st.lists(st.integers(0, 699), max_size=60))
 def test_any_ids_decode_to_their_bytes(way: str, tokenizer: Tokenizer, ids: list[int]) -> None:
-    """Also ids that no encoder gives, in which characters are broken."""
+    """This includes ids that no encoder returns, with broken characters."""
     expected = b"".join(tokenizer.vocab[token_id] for token_id in ids)
     assert tokenizer.decode_bytes(ids) == expected
     assert tokenizer.decode_bytes(np.array(ids, dtype=np.uint16)) == expected
@@ -218,7 +218,7 @@ def test_without_special_tokens_they_are_text(tokenizer: Tokenizer) -> None:
 
 
 def test_special_tokens_by_hand(way: str) -> None:
-    """The longest that begins leftmost; spaces and letters around them stay as they are."""
+    """The leftmost one wins, then the longest; spaces and letters around them are unchanged."""
     vocab = {byte: bytes([byte]) for byte in range(256)}
     ours = Tokenizer(vocab, [], ["<|a|>", "<|a|><|a|>", "|><", " x ", "é中"])
     assert ours.encode("<|a|><|a|><|a|>") == [257, 256]
@@ -242,7 +242,7 @@ def test_allowed_special_tokens_only(
     num_allowed: int,
     pattern: str,
 ) -> None:
-    """Those allowed are found as if there were no others; the others are text."""
+    """The allowed ones are found as if there were no others; the others are text."""
     allowed = special_tokens[:num_allowed]
     ours = with_pattern(tokenizer, pattern, special_tokens)
     plain = PlainEncoder(ours)
@@ -288,7 +288,7 @@ def test_encode_iterable_equals_encode(
     special_tokens: list[str],
     stream_chars: int,
 ) -> None:
-    """Wherever the stream is cut, in special tokens too; also when the kernels are ready."""
+    """The stream may be cut anywhere, even in special tokens, with and without loaded kernels."""
     ours = with_pattern(tokenizer, pattern, special_tokens)
     ours.encode("the one before")
     with pytest.MonkeyPatch.context() as patch:
@@ -357,7 +357,7 @@ EDGES = "<|end<|endoftext|><|<|endoftext|><<<| the  the ab é\u0301中\n\n👩\u
 def test_encode_file_whose_chunks_end_anywhere(
     tokenizer: Tokenizer, tmp_path: Path, num_workers: int, pattern: str, always_engine: None
 ) -> None:
-    """In special tokens that overlap or touch, at both ends of the file; in broken characters."""
+    """Cuts may fall in special tokens that overlap or touch, at both ends, in broken characters."""
     ours = with_pattern(tokenizer, pattern, SPECIAL)
     data = EDGES + b" ".join(BROKEN) + b"".join(BROKEN) + MANY_SCRIPTS[:99].encode() + EDGES
     expected = PlainEncoder(ours).ids(data)
@@ -366,7 +366,7 @@ def test_encode_file_whose_chunks_end_anywhere(
         assert found == expected
 
 
-# Longer than a block of the kernels, and than the window in which a cut is sought first
+# Longer than a block of the kernels, and than the window first searched for a cut
 LONG_SPECIAL = ["<" + "a" * 70 + ">", "<" + "ab" * CUT_WINDOW + ">", "b" * CUT_WINDOW + "><"]
 
 
@@ -374,7 +374,7 @@ LONG_SPECIAL = ["<" + "a" * 70 + ">", "<" + "ab" * CUT_WINDOW + ">", "b" * CUT_W
 def test_encode_file_with_long_special_tokens(
     tokenizer: Tokenizer, tmp_path: Path, way: str, pattern: str
 ) -> None:
-    """Whole, cut off at both ends, overlapping, and with text between."""
+    """Special tokens are complete, truncated at both ends, overlapping, and with text between."""
     ours = with_pattern(tokenizer, pattern, LONG_SPECIAL)
     pieces = [part for token in LONG_SPECIAL for part in (token, token[:-1], " the ", token[1:])]
     data = "".join([*pieces, *LONG_SPECIAL, *pieces[::-1]]).encode()
@@ -388,7 +388,7 @@ def test_encode_file_with_long_special_tokens(
 def test_encode_file_in_processes(
     tokenizer: Tokenizer, corpus_file: Path, tmp_path: Path, chunk_bytes: int
 ) -> None:
-    """A custom pattern goes to processes of plain Python."""
+    """A custom pattern is encoded by processes in plain Python."""
     ours = with_pattern(tokenizer, r"\w+|\s+|[^\w\s]+", [END])
     data = corpus_file.read_bytes()
     found = file_ids(ours, data, tmp_path, num_workers=2, chunk_bytes=chunk_bytes)
@@ -414,7 +414,7 @@ def test_encode_file_reports_progress(
 
 
 def test_encode_file_needs_uint32_beyond_65536(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    """A uint16 would wrap 65,536 to 0 without a word."""
+    """A uint16 would silently wrap 65,536 to 0."""
     src, dst = tmp_path / "a.txt", tmp_path / "a.npy"
     src.write_text("x" + END)
     for last_id, dtype in ((65_535, np.uint16), (65_536, np.uint32)):
@@ -427,7 +427,7 @@ def test_encode_file_needs_uint32_beyond_65536(tokenizer: Tokenizer, tmp_path: P
 def test_encode_file_uses_an_encoder_that_is_there(
     tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However small the file: the tables are built, the kernels loaded."""
+    """This holds for small files too, once the kernels are loaded and the tables built."""
     engine.load()
     text = "the one " * 10_000
     ids = tokenizer.encode(text)
@@ -462,11 +462,11 @@ def test_encode_file_looks_before_it_works(tokenizer: Tokenizer, tmp_path: Path)
     src.write_text("some text")
     (tmp_path / "link").hardlink_to(src)
     for same in (src, tmp_path / "link"):
-        with pytest.raises(ValueError, match="is the file to encode; give the ids a file of"):
+        with pytest.raises(ValueError, match="is the file to encode; write the ids to another"):
             tokenizer.encode_file(src, same)
-    with pytest.raises(ValueError, match="is a folder; name the file in it to write"):
+    with pytest.raises(ValueError, match="is a folder; name a file in it for the ids"):
         tokenizer.encode_file(src, tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"a\.npy: its folder is missing; make it first"):
+    with pytest.raises(FileNotFoundError, match=r"a\.npy: its folder is missing; create it first"):
         tokenizer.encode_file(src, tmp_path / "missing" / "a.npy")
     with pytest.raises(ValueError, match="chunk_bytes is 0; give at least 1"):
         tokenizer.encode_file(src, dst, chunk_bytes=0)
@@ -507,7 +507,7 @@ def test_encode_batch(tokenizer: Tokenizer, way: str) -> None:
 def test_texts_of_a_batch_are_apart(
     way: str, tokenizer: Tokenizer, batch: list[str], special_tokens: list[str], pattern: str
 ) -> None:
-    """No pre-token, no character and no special token reaches from one into the next."""
+    """No pre-token, character or special token continues from one text into the next."""
     ours = with_pattern(tokenizer, pattern, special_tokens)
     plain = PlainEncoder(ours)
     found = [ids.tolist() for ids in ours.encode_batch(batch)]
@@ -515,7 +515,7 @@ def test_texts_of_a_batch_are_apart(
 
 
 def test_encode_batch_of_many(tokenizer: Tokenizer, corpus: str, way: str) -> None:
-    """More texts than one worker takes, some of them empty, one of them long."""
+    """There are more texts than one worker takes; some are empty, one is long."""
     rng = random.Random(0)
     starts = sorted(rng.choices(range(len(corpus)), k=3000))
     batch = [corpus[a:b] for a, b in zip(starts, [*starts[1:], None], strict=True)]
@@ -529,7 +529,7 @@ def test_encode_batch_of_many(tokenizer: Tokenizer, corpus: str, way: str) -> No
 def test_the_corpus_and_its_first_line_are_encoded_alike(
     tokenizer: Tokenizer, corpus: str, way: str
 ) -> None:
-    """A short text after a long one, and a long one again, by the same tokenizer."""
+    """The same tokenizer encodes a long text, a short one, and a long one again."""
     plain = PlainEncoder(tokenizer)
     ours = pickle.loads(pickle.dumps(tokenizer))
     for text in (corpus[:100], corpus, corpus[:100], corpus):
@@ -537,7 +537,7 @@ def test_the_corpus_and_its_first_line_are_encoded_alike(
 
 
 def test_several_threads_may_encode(tokenizer: Tokenizer, corpus: str, way: str) -> None:
-    """Each gets what one alone gets, though they share one tokenizer."""
+    """Threads that share one tokenizer get the same ids as a single one."""
     expected = PlainEncoder(tokenizer).ids(corpus.encode())
     fresh = pickle.loads(pickle.dumps(tokenizer))
     found: list[list[int]] = []
@@ -573,7 +573,7 @@ def test_errors_say_what_to_do(tokenizer: Tokenizer, way: str) -> None:
         Tokenizer({0: b"a", 9: b"b"}, []).decode([3])
     with pytest.raises(TypeError, match="encode: b'ab' is bytes, not str; decode bytes first"):
         tokenizer.encode(b"ab")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="encode_batch: texts is one text; pass a list"):
+    with pytest.raises(ValueError, match="encode_batch: texts is a single string; pass a list"):
         tokenizer.encode_batch("ab")
     for encode in (
         tokenizer.encode,
@@ -592,7 +592,7 @@ def test_errors_say_what_to_do(tokenizer: Tokenizer, way: str) -> None:
 def test_a_fresh_process_imports_no_compiler(
     corpus_file: Path, tmp_path: Path, copies: int
 ) -> None:
-    """Kernels that are compiled already are read from a file, for little text they are not."""
+    """Compiled kernels are read from a file, but not for a small text."""
     engine.load()
     (tmp_path / "text").write_bytes(corpus_file.read_bytes() * copies)
     script = (

@@ -46,7 +46,7 @@ def test_every_named_pattern_has_kernels() -> None:
         (1, "loaded", True),
         (1, "compiled", False),
         (1 << 20, "compiled", True),
-        (1 << 20, "", False),  # plain Python is done before they are compiled
+        (1 << 20, "", False),  # plain Python is faster than compiling them
         (1 << 23, "", True),
     ],
 )
@@ -64,7 +64,7 @@ def test_kernels_are_loaded_where_that_pays(
 
 
 def words_as_tokens(parts: list[bytes], pattern: str) -> Tokenizer:
-    """Return a tokenizer whose ids tell how the parts were split.
+    """Return a tokenizer whose ids show how the parts were split.
 
     Each pre-token is one token; and two neighbours would become one, were they not kept apart.
     """
@@ -77,7 +77,7 @@ def words_as_tokens(parts: list[bytes], pattern: str) -> Tokenizer:
 
 @pytest.mark.parametrize("pattern", list(PATTERNS))
 def test_pre_tokens_equal_the_reference(tmp_path: Path, pattern: str) -> None:
-    """Any bytes: what is no UTF-8 stands for itself, byte by byte."""
+    """Any bytes: each byte of invalid UTF-8 is encoded on its own."""
 
     @examples
     @given(any_bytes)
@@ -92,7 +92,7 @@ def test_pre_tokens_equal_the_reference(tmp_path: Path, pattern: str) -> None:
 @pytest.mark.parametrize("pattern", list(PATTERNS))
 @pytest.mark.parametrize("form", FORMS)
 def test_characters_of_all_classes_are_told_apart(tmp_path: Path, pattern: str, form: str) -> None:
-    """Each between characters that bind to one class and not to another."""
+    """Each is placed between characters that bind to one class and not to another."""
     ours = border_tokenizer(pattern)
     data = "".join(form.replace("{}", c) for c in telling_characters()).encode()
     assert file_ids(ours, data, tmp_path) == PlainEncoder(ours).ids(data)
@@ -101,7 +101,7 @@ def test_characters_of_all_classes_are_told_apart(tmp_path: Path, pattern: str, 
 @pytest.mark.parametrize("pattern", list(PATTERNS))
 @pytest.mark.parametrize("run", ["a", "A", " ", "1", "!", "é", "\n", "😀", "a b"])
 def test_borders_at_every_place_of_a_block(pattern: str, run: str) -> None:
-    """The kernels look at 64 bytes at once: what is tricky begins in them and ends behind."""
+    """The kernels read 64 bytes at once: the tricky parts begin in a block and end after it."""
     tricky = [
         "'ll b'LL",
         " \u3000a",
@@ -126,7 +126,7 @@ def test_borders_at_every_place_of_a_block(pattern: str, run: str) -> None:
 
 @pytest.mark.parametrize("pattern", list(PATTERNS))
 def test_ids_equal_the_reference(tokenizer: Tokenizer, tmp_path: Path, pattern: str) -> None:
-    """Of a text and of a file in chunks of a few bytes; and the bytes come back."""
+    """A text, and a file in chunks of a few bytes; decoding returns the bytes."""
 
     @examples
     @given(any_bytes, special_lists, st.integers(1, 40))
@@ -147,7 +147,7 @@ def test_ids_equal_the_reference(tokenizer: Tokenizer, tmp_path: Path, pattern: 
 def test_ids_of_long_pre_tokens_equal_the_reference(
     tokenizer: Tokenizer, tmp_path: Path, name: str, pattern: str
 ) -> None:
-    """With merges learnt from the text itself, in many generations, and with others."""
+    """With merges learnt from the text itself, many levels deep, and with other merges."""
     data = b"one " + LONG[name] + b" two"
     merges = learn_merges(plain_counts(data, [], pattern), 20)
     tokens = [left + right for left, right in merges]
@@ -162,7 +162,7 @@ def test_ids_of_long_pre_tokens_equal_the_reference(
 
 
 def test_ids_of_a_pre_token_of_any_length(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    """Lengths where the kernels may change their way of merging, and one far beyond."""
+    """The lengths are those where the kernels may switch algorithms, and one far above."""
     rng = random.Random(1)
     plain = PlainEncoder(tokenizer)
     for length in (*range(1, 140), 255, 256, 257, 100_000):
@@ -177,7 +177,7 @@ def different_words(number: int) -> list[bytes]:
 
 
 def test_more_pre_tokens_than_a_cache_holds(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    """Short ones and long ones, twice over: what was forgotten is met again."""
+    """Short and long ones, each twice: evicted pre-tokens are seen again."""
     words = different_words(80_000)
     words += [word + b"the" * 10 for word in words[:10_000]]
     data = b" ".join(words * 2)
@@ -193,7 +193,7 @@ def test_a_cache_of_a_few_rows(
     num_rows: int,
     max_lost: int,
 ) -> None:
-    """Nearly every pre-token finds no row; threads share what is emptied again and again."""
+    """Almost no pre-token finds a row; threads share a cache that is replaced repeatedly."""
     monkeypatch.setattr(encoder, "CACHE_ROWS", num_rows)
     monkeypatch.setattr(encoder, "MAX_LOST", max_lost)
     data = corpus_file.read_bytes() + b" ".join(different_words(9999) * 2)
@@ -204,7 +204,7 @@ def test_a_cache_of_a_few_rows(
 
 
 def test_words_that_differ_in_one_byte_are_told_apart(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    """A cache that compares hashes, or only the first bytes, would give one for the other."""
+    """A cache that compares hashes, or only the first bytes, would confuse them."""
     words = [b"the" * n for n in range(1, 30)]
     changed = [word[:i] + b"m" + word[i + 1 :] for word in words for i in range(len(word))]
     data = b" ".join([*words, *changed]) + b" " + b" ".join([*changed, *words])
@@ -212,7 +212,7 @@ def test_words_that_differ_in_one_byte_are_told_apart(tokenizer: Tokenizer, tmp_
 
 
 def test_words_that_differ_in_nulls_are_told_apart(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    """A key that is filled up with zero bytes would be that of a longer word."""
+    """A key padded with zero bytes would equal that of a longer word."""
     words = [b"\x00" * n for n in range(1, 20)] + [b"!" + b"\x00" * n for n in range(20)]
     data = b"".join(word + b"a" for word in words * 2)
     assert file_ids(tokenizer, data, tmp_path) == PlainEncoder(tokenizer).ids(data)
@@ -223,7 +223,7 @@ def test_words_that_differ_in_nulls_are_told_apart(tokenizer: Tokenizer, tmp_pat
 
 @pytest.mark.parametrize("seed", range(5))
 def test_merges_in_any_order(tokenizer: Tokenizer, tmp_path: Path, seed: int) -> None:
-    """As a file of merges may have them: a merge may make a pair that stands before it."""
+    """A file of merges may have this order: a merge may make a pair that is listed before it."""
     rng = random.Random(seed)
     merges = rng.sample(tokenizer.merges, len(tokenizer.merges))
     ours = Tokenizer(tokenizer.vocab, merges)
@@ -237,7 +237,7 @@ def test_merges_in_any_order(tokenizer: Tokenizer, tmp_path: Path, seed: int) ->
 
 @pytest.mark.parametrize("greatest", [70_000, (1 << 20) - 1, 1 << 20, (1 << 31) - 1])
 def test_ids_as_great_as_they_come(tmp_path: Path, greatest: int) -> None:
-    """In words of one id and of many, special tokens among them; what is too great goes plainly."""
+    """In words of one or many ids, and special tokens; greater ids are left to plain Python."""
     vocab = {byte: bytes([byte]) for byte in range(256)}
     vocab |= {greatest - 1: b"ab", greatest: b"<>"}
     ours = Tokenizer(vocab, [(b"a", b"b")], ["<>"])
@@ -253,7 +253,7 @@ def test_ids_as_great_as_they_come(tmp_path: Path, greatest: int) -> None:
 
 @pytest.mark.parametrize("pattern", list(PATTERNS))
 def test_merges_equal_the_reference(tmp_path: Path, pattern: str) -> None:
-    """Of any bytes, until no pair is left, so that each distinct pre-token shows."""
+    """From any bytes, until no pair is left, so that each distinct pre-token becomes a token."""
 
     @examples
     @given(any_bytes.filter(bool), special_lists, st.integers(1, 40))

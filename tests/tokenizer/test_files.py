@@ -1,4 +1,4 @@
-"""Saved tokenizers: what is written, what is read, what is refused."""
+"""Saved tokenizers: what is written, what is read, what is rejected."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ BYTES = {byte: bytes([byte]) for byte in range(256)}
 
 
 def test_byte_symbols_by_hand() -> None:
-    """What prints is itself; NUL, line feed, space and DEL are the next characters from U+0100."""
+    """Printable bytes are themselves; NUL, line feed, space and DEL are the next from U+0100."""
     symbols = byte_symbols()
     assert len(set(symbols)) == 256
     assert [symbols[byte] for byte in b"\x00\n A\x7f\xa1\xad\xff"] == list("ĀĊĠAġ¡Ńÿ")
@@ -42,7 +42,7 @@ def test_saving_twice_writes_the_same_bytes(tokenizer: Tokenizer, tmp_path: Path
 
 
 def test_from_files_reads_the_format_of_gpt2(tmp_path: Path) -> None:
-    """With the version line and the special token as GPT-2 has them, and Windows line ends."""
+    """With GPT-2's version line and special token, and Windows line ends."""
     vocab = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
     vocab |= {"Ġt": 256, "#version": 257, "<|endoftext|>": 258}
     (tmp_path / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
@@ -54,7 +54,7 @@ def test_from_files_reads_the_format_of_gpt2(tmp_path: Path) -> None:
 
 
 def test_special_token_that_is_also_a_merge(tmp_path: Path) -> None:
-    """Both share an id, in Hugging Face's file too."""
+    """Both have the same id, in Hugging Face's file too."""
     tokenizers = pytest.importorskip("tokenizers")
     vocab = BYTES | {256: b" t", 257: b" th"}
     ours = Tokenizer(vocab, [(b" ", b"t"), (b" t", b"h")], [" t"])
@@ -73,7 +73,7 @@ def test_errors_name_the_file(tokenizer: Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"merges\.txt, line 1: 'a b c' should be two tokens"):
         Tokenizer.load(tmp_path)
     vocab.write_text('{"a": 1}')
-    with pytest.raises(ValueError, match="the files belong to two tokenizers"):
+    with pytest.raises(ValueError, match="the files belong to different tokenizers"):
         Tokenizer.load(tmp_path)
     for text, message in (
         ("{", "not valid JSON"),
@@ -85,12 +85,12 @@ def test_errors_name_the_file(tokenizer: Tokenizer, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=message):
             Tokenizer.from_files(vocab, merges)
     (tmp_path / "bpe.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"bpe\.json: needs a text `pattern`"):
+    with pytest.raises(ValueError, match=r"bpe\.json: needs a string `pattern`"):
         Tokenizer.load(tmp_path)
 
 
 def test_what_no_file_can_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="same bytes under two ids"):
         Tokenizer(BYTES | {256: b"a"}, []).save(tmp_path)
-    with pytest.raises(ValueError, match=r"special token 'é' looks in tokenizer\.json like"):
+    with pytest.raises(ValueError, match=r"special token 'é' has the same spelling"):
         Tokenizer(BYTES, [], ["é"]).save(tmp_path)

@@ -16,7 +16,7 @@ from tests.tokenizer.strategies import brute_force_merges
 
 Pair = tuple[bytes, bytes]
 
-# Few letters, so that pairs tie and overlap; weights near and far apart. Great weights let rare
+# Few letters, so that pairs tie and overlap; weights near and far apart. Large weights let rare
 # pairs be left out at first, and counted when the frequent ones are merged.
 weights = st.one_of(st.integers(1, 4), st.integers(1, 5000), st.integers(1, 1 << 40))
 words_of_letters = st.lists(st.sampled_from([b"a", b"b", b"ab", b"aaaa", b"c", b"\x00", b"\xff"]))
@@ -47,7 +47,7 @@ def test_by_hand() -> None:
 
 
 def test_the_greater_pair_of_bytes_wins_a_tie() -> None:
-    """Left tokens first; a token is greater than what it begins with; bytes have no sign."""
+    """Left tokens are compared first; a token is greater than its prefixes; bytes are unsigned."""
     assert learn({b"ab": 1, b"ac": 1, b"ba": 1}, 1) == [(b"b", b"a")]
     assert learn({b"ab": 1, b"ac": 1}, 2) == [(b"a", b"c"), (b"a", b"b")]
     assert learn({b"\x7fa": 1, b"\x80a": 1}, 1) == [(b"\x80", b"a")]
@@ -75,7 +75,7 @@ def test_equals_brute_force(words: dict[bytes, int], num_merges: int) -> None:
     ("num_words", "letters"), [(3000, "ab"), (3000, "abcdefgh"), (3000, "aeinrst \xe9中")]
 )
 def test_every_merge_of_many_words_equals_the_reference(num_words: int, letters: str) -> None:
-    """To the end, where each word is one token, and part of the way."""
+    """Learn to the end, where each word is one token, and part of the way."""
     words = some_words(num_words, letters, seed=len(letters))
     expected = learn_plainly(words, 1 << 20)
     assert learn(words, len(expected) + 10) == expected
@@ -105,7 +105,7 @@ def test_no_words_no_pairs_no_merges() -> None:
 
 
 def test_progress_is_told_and_can_stop_it() -> None:
-    """Ctrl-C works between two calls of the kernel."""
+    """Ctrl-C takes effect between two calls of the kernel."""
     words = WordCounts.from_dict(some_words(500, "abcdefgh", 1))
     seen: list[int] = []
     learn_merges(words, 200, seen.append)
@@ -119,7 +119,7 @@ def test_progress_is_told_and_can_stop_it() -> None:
 
 
 def test_the_table_of_pairs_grows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before a merge, and while rare pairs are counted again; 676 pairs of letters fit at first."""
+    """Growth before a merge, and while rare pairs are recounted; 676 letter pairs fit at first."""
     rooms: list[int] = []
     make_room = Learner._make_room
 

@@ -1,4 +1,4 @@
-"""Under limits of memory and threads work ends, with the right result or MemoryError."""
+"""With limited memory or threads, work ends with the right result or MemoryError."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from tests.tokenizer.limited import WORK
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="others do not limit memory so")
 
-LIMIT_S = 120  # far more than any of these takes; only ends a broken test
+LIMIT_S = 120  # far more than any of these takes; it only ends a broken test
 NO_THREADS = """
 #include <errno.h>
 #include <stddef.h>
@@ -43,7 +43,7 @@ LIMITS = [0, MB, 3 * MB, 8 * MB, 30 * MB, 100 * MB, 300 * MB, 700 * MB, 1000 * M
 
 @pytest.mark.parametrize("extra", LIMITS)
 def test_encode_ends_under_a_limit_of_memory(extra: int) -> None:
-    """As the suite of CS336 limits it: the address space becomes what the process holds, and 1 MB.
+    """As in the tests of CS336: the address space is limited to what the process holds plus 1 MB.
 
     The last has room for the kernels too.
     """
@@ -58,13 +58,13 @@ def test_all_work_ends_under_a_limit_of_memory(work: str, kernels: str) -> None:
 
 @pytest.mark.parametrize("work", ["encode_short", "encode_iterable"])
 def test_little_work_needs_no_memory(work: str) -> None:
-    """A stream promises constant memory; and short texts load nothing, however many there are."""
+    """A stream promises constant memory; short texts load nothing, however many there are."""
     assert outcome(work, str(MB)) == "right"
 
 
 @pytest.mark.parametrize("work", WORK)
 def test_all_work_is_done_without_threads(work: str, tmp_path: Path) -> None:
-    """The system gives none: those of pids.max and RLIMIT_NPROC are used up."""
+    """The system refuses threads: pids.max or RLIMIT_NPROC is reached."""
     if not shutil.which("gcc"):
         pytest.skip("needs gcc")
     (tmp_path / "none.c").write_text(NO_THREADS, encoding="utf-8")

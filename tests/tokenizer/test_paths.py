@@ -31,7 +31,7 @@ def check(corpus_file: Path, tokenizer: Tokenizer, tmp_path: Path) -> Check:
 
 
 def test_a_corpus_in_memory(check: Check, corpus_file: Path) -> None:
-    """Threads see it; other processes have a memory of their own."""
+    """Threads see it, but other processes have their own memory."""
     fsspec.filesystem("memory").pipe_file("/corpus.txt", corpus_file.read_bytes())
     with ThreadPoolExecutor(2) as executor:
         check("memory://corpus.txt", executor)
@@ -40,7 +40,7 @@ def test_a_corpus_in_memory(check: Check, corpus_file: Path) -> None:
 def test_a_corpus_in_a_bucket(
     check: Check, corpus_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The environment says where the store is and who asks."""
+    """The environment gives the endpoint and the credentials."""
     with serve_bucket(corpus_file.read_bytes()) as options:
         monkeypatch.setenv("AWS_ENDPOINT_URL", options["endpoint_url"])
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", options["key"])
@@ -56,7 +56,7 @@ def test_a_corpus_in_a_local_file_system_of_fsspec(check: Check, corpus_file: Pa
 def test_what_names_a_file() -> None:
     memory = fsspec.filesystem("memory")
     stored = StoredFile(memory, "/a.txt")
-    local = Path.cwd() / "a.txt"  # whole: a worker may have been started in another folder
+    local = Path.cwd() / "a.txt"  # absolute: a worker may run in another folder
     assert as_file("a.txt") == as_file(Path("a.txt")) == as_file(local) == local
     assert as_file("memory://a.txt") == as_file(stored) == stored
     assert as_files("a.txt") == as_files(iter(["a.txt"])) == [local]
@@ -70,7 +70,7 @@ def test_a_range_ends_where_the_file_ends(tmp_path: Path) -> None:
     for path in (tmp_path / "a.txt", "memory://a.txt"):
         assert read_range(as_file(path), 2, 5) == b"234"
         assert read_range(as_file(path), 8, 10) == b"89"
-        with pytest.raises(ValueError, match=r"a.txt: has become shorter while it was read.* 10\."):
+        with pytest.raises(ValueError, match=r"a.txt: has become shorter while being read.* 10;"):
             read_range(as_file(path), 8, 11)
 
 
@@ -83,10 +83,10 @@ def test_a_corpus_that_shrinks_is_no_shorter_corpus(
         path.write_bytes(b"the beginning")
 
     path.write_bytes(corpus_file.read_bytes())
-    with pytest.raises(ValueError, match="has become shorter while it was read"):
+    with pytest.raises(ValueError, match="has become shorter while being read"):
         train_bpe(path, 700, [END], pattern=".", num_workers=1, chunk_bytes=99, on_progress=shrink)
     path.write_bytes(corpus_file.read_bytes())
-    with pytest.raises(ValueError, match="has become shorter while it was read"):
+    with pytest.raises(ValueError, match="has become shorter while being read"):
         tokenizer.encode_file(path, dst, num_workers=1, chunk_bytes=99, on_progress=shrink)
     assert not dst.exists()
 
@@ -110,7 +110,7 @@ def test_a_folder_is_no_missing_file(tmp_path: Path) -> None:
 def test_a_server_that_does_not_tell_sizes_is_refused() -> None:
     with serve(Site({"/a.txt": b"0123456789"}, sizes=False)) as site:
         file = as_file(f"{site.url}/a.txt")
-        with pytest.raises(ValueError, match="does not tell the size"):
+        with pytest.raises(ValueError, match="does not report the file"):
             file.stat()
 
 

@@ -1,4 +1,4 @@
-"""The reference against what one would write on a blackboard."""
+"""The reference against blackboard definitions."""
 
 from collections import Counter
 
@@ -34,7 +34,7 @@ def test_learn_merges_by_hand() -> None:
 
 
 def test_ties_go_to_the_greater_pair_of_bytes() -> None:
-    """A space is the smallest here, though GPT-2 writes it as the great character U+0120."""
+    """A space is the smallest here, though GPT-2 writes it as the large character U+0120."""
     assert learn_merges({b" a": 1, b"ba": 1}, 1) == [(b"b", b"a")]
 
 
@@ -65,7 +65,7 @@ def test_counts_are_the_plain_ones(data: bytes, special_tokens: list[str], patte
 
 @pytest.mark.parametrize("pattern", [*PATTERNS, r"\w+|\s+"])
 def test_pre_tokens_join_to_the_text(pattern: str) -> None:
-    """Also where no alternative matches, and in long runs; no pre-token is empty."""
+    """This holds where no alternative matches, and in long runs; no pre-token is empty."""
     for data in LONG.values():
         text = data.decode("utf-8", "surrogateescape")
         pieces = list(pre_tokens(text, pattern))
@@ -85,6 +85,6 @@ merge_tables = st.dictionaries(
 def test_the_heap_merges_as_plainly(
     ids: list[int], table: dict[tuple[int, int], tuple[int, int]]
 ) -> None:
-    """Also for tables that `learn_merges` never makes: ranks in any order, equal ranks."""
+    """This holds for tables that `learn_merges` never makes: ranks in any order, equal ranks."""
     ranked = {pair: (rank, merged) for rank, (pair, (_, merged)) in enumerate(table.items())}
     assert apply_merges_long(ids, ranked) == apply_merges(ids, ranked)

@@ -40,7 +40,7 @@ def split(text: str, splitter: Splitter) -> list[str]:
 
 
 def test_gpt2_pattern_by_hand() -> None:
-    """The last space before a word belongs to it; the others stand alone."""
+    """The last space before a word belongs to it; the others are separate."""
     assert list(pre_tokens("I'll  see 12 a.\n\n b", "gpt2")) == [
         *["I", "'ll", " ", " see", " 12", " a", ".", "\n\n", " b"]
     ]
@@ -62,7 +62,7 @@ def test_o200k_pattern_by_hand() -> None:
 
 
 def test_o200k_gives_back_upper_case() -> None:
-    """Of caseless letters and upper case with no lower case behind, the last caseless ends it."""
+    """If no lower case follows caseless and upper-case letters, the last caseless one ends it."""
     assert list(pre_tokens("AB中CD 中CDe \u0301A", "o200k")) == [
         *["AB中", "CD", " 中CDe", " \u0301", "A"]
     ]
@@ -75,7 +75,7 @@ def test_o200k_gives_back_upper_case() -> None:
 def test_patterns_split_as_those_of_tiktoken(
     name: str, encoding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its expressions of today, which differ from ours in what they forbid to backtrack."""
+    """Its current expressions, which differ from ours in where they forbid backtracking."""
     monkeypatch.setattr(openai_public, "load_tiktoken_bpe", lambda *args, **kwargs: {})
     theirs = getattr(openai_public, encoding)()["pat_str"]
     compiled = regex.compile(theirs.replace("$", r"\Z"))  # in Rust `$` is the very end
@@ -112,7 +112,7 @@ def test_longest_special_token_wins() -> None:
 @settings(deadline=None, max_examples=200)
 @given(st.one_of(texts, st.text("<|endoftx> ab")), special_lists)
 def test_special_tokens_are_found_as_plainly(text: str, special_tokens: list[str]) -> None:
-    """The leftmost first, of these the longest, in any order of the list."""
+    """The leftmost wins, then the longest, in any order of the list."""
     splitter = Splitter("gpt2", special_tokens)
     assert list(splitter.parts(text)) == list(plain_pieces(text, special_tokens))
 
@@ -164,7 +164,7 @@ def test_last_cut_holds_whatever_follows(
 
 @pytest.fixture(params=["plain", "engine"])
 def find_cut_for(request: pytest.FixtureRequest) -> Callable[[Splitter], FindCut]:
-    """Return a function that gives a splitter's way to find cuts: the plain one, or the fast."""
+    """Return a function that returns a splitter's `find_cut`: the plain or the fast one."""
     if request.param == "plain":
         return lambda splitter: splitter.find_cut
     return lambda splitter: partial(engine.find_cut, splitter)
@@ -173,7 +173,7 @@ def find_cut_for(request: pytest.FixtureRequest) -> Callable[[Splitter], FindCut
 def pieces_of_chunks(
     path: Path, splitter: Splitter, chunk_bytes: int, find_cut: FindCut
 ) -> list[str]:
-    """Return pre-tokens and special tokens of each chunk by itself; the chunks must be all."""
+    """Return pre-tokens and special tokens of each chunk alone; the chunks must cover the file."""
     data = path.read_bytes()
     pieces: list[str] = []
     at = 0
@@ -209,7 +209,7 @@ EDGES = "<|end<|endoftext|><|<|endoftext|><<<| the  the ab é\u0301中\n\n👩\u
 def test_a_chunk_may_end_at_every_byte(
     tmp_path: Path, find_cut_for: Callable[[Splitter], FindCut], pattern: str
 ) -> None:
-    """Inside characters, halves of characters and special tokens that overlap or touch."""
+    """Targets fall inside characters, broken ones, and special tokens that overlap or touch."""
     path = tmp_path / "chunks.txt"
     path.write_bytes(EDGES + b" ".join(BROKEN) + b"".join(BROKEN) + EDGES)
     splitter = Splitter(pattern, SPECIAL)
@@ -234,7 +234,7 @@ def test_a_custom_pattern_is_cut_at_special_tokens_alone(tmp_path: Path) -> None
 def test_a_long_pre_token_is_not_cut(
     tmp_path: Path, find_cut_for: Callable[[Splitter], FindCut], pattern: str
 ) -> None:
-    """However often a chunk would end in it, and beyond the window where a cut is sought first."""
+    """Even if chunks would often end in it, and beyond the window first searched for a cut."""
     path = tmp_path / "chunks.txt"
     splitter = Splitter(pattern, [END])
     for long in LONG.values():
@@ -248,7 +248,7 @@ def test_a_long_pre_token_is_not_cut(
 def test_common_text_is_cut_everywhere(
     tmp_path: Path, find_cut_for: Callable[[Splitter], FindCut], pattern: str, text: str
 ) -> None:
-    """A cut needs neither a space nor a special token: Chinese punctuation will do."""
+    """A cut needs neither a space nor a special token: Chinese punctuation is enough."""
     path = tmp_path / "common.txt"
     path.write_text(text * 2000, encoding="utf-8")
     splitter = Splitter(pattern, [END])

@@ -1,4 +1,4 @@
-"""`train_bpe`: the contract, whatever the path through it."""
+"""`train_bpe`: the contract, on every code path."""
 
 import itertools
 import threading
@@ -57,7 +57,7 @@ def test_special_token_of_one_byte_is_that_byte(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pattern", list(PATTERNS))
 def test_merges_of_small_words_equal_brute_force(tmp_path: Path, way: str, pattern: str) -> None:
-    """Words of two letters and an "e" with accent: nearly every choice is a tie."""
+    """Words of two letters and an accented "e": nearly every choice is a tie."""
     path = tmp_path / "train.txt"
 
     @examples
@@ -72,7 +72,7 @@ def test_merges_of_small_words_equal_brute_force(tmp_path: Path, way: str, patte
 
 @pytest.mark.parametrize("pattern", list(PATTERNS))
 def test_merges_equal_brute_force(tmp_path: Path, way: str, pattern: str) -> None:
-    """Of any bytes, with special tokens, in chunks of a few bytes."""
+    """Any bytes, with special tokens, in chunks of a few bytes."""
     path = tmp_path / "train.txt"
 
     @examples
@@ -122,7 +122,7 @@ def test_workers_and_chunks_do_not_matter(
 def test_special_tokens_at_the_ends_of_chunks(
     tmp_path: Path, num_workers: int, always_engine: None
 ) -> None:
-    """All of them, overlapping or touching, at both ends of the file; chunks end at each byte."""
+    """Special tokens overlap or touch, at both ends of the file; chunks end at each byte."""
     path = tmp_path / "train.txt"
     text = "".join(f"{token}{token}kalo{token} mi" for token in SPECIAL) + "".join(SPECIAL[::-1])
     path.write_text(text, encoding="utf-8")
@@ -143,17 +143,17 @@ def test_special_tokens_at_the_ends_of_chunks(
 @pytest.mark.parametrize("num_workers", [1, 2])
 @pytest.mark.parametrize("chunk_bytes", [4000, 1 << 24])
 def test_custom_pattern_in_processes(corpus_file: Path, num_workers: int, chunk_bytes: int) -> None:
-    """It goes to processes of plain Python, and is cut at special tokens alone."""
+    """It is counted by processes in plain Python, and cut only at special tokens."""
     assert_learns(corpus_file, r"\w+|\s+|[^\w\s]+", num_workers, chunk_bytes)
 
 
 def test_kernels_that_are_loaded_count_small_files(
     corpus_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For the patterns that they know."""
+    """This holds for the named patterns only."""
     engine.load()
     whole = train_bpe(corpus_file, 500, [END]), train_bpe(corpus_file, 500, [END], pattern=".")
-    monkeypatch.setattr("lmlib.tokenizer.train.count_pre_tokens", None)  # what counts plainly
+    monkeypatch.setattr("lmlib.tokenizer.train.count_pre_tokens", None)  # counts in plain Python
     assert train_bpe(corpus_file, 500, [END]) == whole[0]
     with pytest.raises(TypeError):
         train_bpe(corpus_file, 500, [END], pattern=".")
@@ -168,7 +168,7 @@ def test_any_executor_will_do(corpus_file: Path) -> None:
 
 
 def test_files_are_apart(tmp_path: Path) -> None:
-    """No pre-token reaches from one file into the next; carriage returns are kept."""
+    """No pre-token continues from one file into the next; carriage returns are kept."""
     for name, text in (("a", b"xy\r\n"), ("b", b"xz\r\n")):
         (tmp_path / name).write_bytes(text)
     _, merges = train_bpe([tmp_path / "a", str(tmp_path / "b")], 258, [])
@@ -205,7 +205,7 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
         train_bpe(empty, 300, [], chunk_bytes=0)
 
 
-# -- errors in the midst of the work
+# -- errors during the work
 
 
 @pytest.mark.parametrize("stage", ["count", "merge"])

@@ -21,8 +21,8 @@ from lmlib.toystories.reader import FOLDER, Plot, plots, read_lists
 PLOTS = plots()
 CHILDREN = read_lists(FOLDER / "words.txt")["CHILDREN"]
 
-# sha256 of the first 1,000,000 bytes of the stream of seed 1, stories joined by nothing.
-# It changes with every edit of words or plots, and never otherwise.
+# sha256 of the first 1,000,000 bytes of the stream of seed 1, its stories concatenated.
+# It changes with every edit of words or plots, and only then.
 FIRST_MEGABYTE = "c64d33561534a689682b3c9c807292a35fab50b23ddc58353a33ce4d532bba24"
 
 FIRST_MEGABYTE_SCRIPT = """
@@ -43,7 +43,7 @@ def stories() -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[int]]:
-    """Return the paths of a corpus of 3 MB and 0.2 MB, and what on_bytes was told."""
+    """Return the paths of a corpus of 3 MB and 0.2 MB, and the arguments of on_bytes."""
     folder = tmp_path_factory.mktemp("toystories")
     train, valid = folder / "train.txt", folder / "valid.txt"
     told: list[int] = []
@@ -100,7 +100,7 @@ def slots(nodes: list[Node]) -> Iterator[Slot]:
 
 @pytest.mark.parametrize("plot", PLOTS, ids=lambda plot: plot.name)
 def test_every_slot_is_filled_by_every_row_of_its_table(plot: Plot) -> None:
-    """All alternatives of the text, and of the slots inside table cells; and no role is idle."""
+    """All alternatives of the text, and of the slots inside table cells; every role is used."""
     used: set[str] = set()
     waiting = list(slots(plot.text))
     while waiting:
@@ -175,7 +175,7 @@ def test_a_and_an(stories: list[tuple[str, str]]) -> None:
 
 
 def test_no_word_is_doubled(stories: list[tuple[str, str]]) -> None:
-    """`very very` or `the the` is a slip of a template; a comma parts what is meant."""
+    """`very very` or `the the` is a mistake in a template; an intended repetition has a comma."""
     meant = {"that", "had"}
     for _, text in stories:
         doubled = set(re.findall(r"\b(\w+) \1\b", text)) - meant
@@ -183,9 +183,9 @@ def test_no_word_is_doubled(stories: list[tuple[str, str]]) -> None:
 
 
 def test_pronouns_agree_with_the_hero(stories: list[tuple[str, str]]) -> None:
-    """Where every person of a story is a girl or a woman, no `he` occurs, and the other way round.
+    """If everyone in a story is a girl or a woman, no `he` occurs, and the other way round.
 
-    The plots below have nobody but the drawn cast in them, and the cast is known by name.
+    In the plots below only the drawn cast appears, and the cast is known by name.
     """
     named = {"lost toy", "learning to ride", "cleaning up", "balloon"}
     male = {"he", "him", "his", "himself"}
@@ -228,7 +228,7 @@ def test_no_story_is_written_twice(corpus: tuple[Path, Path, list[int]]) -> None
 
 
 def test_repeated_stories_are_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a stream that tells everything twice, each story is written once."""
+    """If the stream yields everything twice, each story is still written once."""
     twice = (f"Story {number // 2}." for number in range(10_000))
     monkeypatch.setattr("lmlib.toystories.generate.generate_stories", lambda seed: twice)
     train, valid = tmp_path / "train.txt", tmp_path / "valid.txt"
@@ -252,7 +252,7 @@ def test_valid_file_does_not_depend_on_the_size_of_train(tmp_path: Path) -> None
 
 
 def test_vocabulary_and_length(corpus: tuple[Path, Path, list[int]]) -> None:
-    """Many words in all, yet most of the text in a few hundred of them, as TinyStories has it."""
+    """There are many words, yet a few hundred make up most of the text, as in TinyStories."""
     train = documents(corpus[0])
     counts = Counter(re.findall("[a-z]+", " ".join(train).lower()))
     assert len(counts) >= 1_500

@@ -11,7 +11,7 @@ CAST = {"hero": LILY, "toy": {"name": "orange ball", "place": "under {his} bed"}
 
 
 def tell(template: str, numbers: tuple[float, ...] = (0.0,)) -> str:
-    """Return `template` told with CAST, the random numbers given, and one phrase."""
+    """Return `template` rendered with CAST, the given random numbers, and one phrase."""
     nodes = parse(template, {"said": "said $[| to $.him]"})
     return polish(render(nodes, CAST, cycle(numbers).__next__), CAST)
 

@@ -13,7 +13,7 @@ LISTS = {"PARENTS": ({"name": "Mom"}, {"name": "Dad"}), "PETS": ({"name": "Rex"}
 
 @pytest.fixture
 def file(tmp_path: Path) -> Callable[[str], Path]:
-    """Return a function that writes a text to a file and returns its path."""
+    """Return a function that writes text to a file and returns its path."""
 
     def write(text: str) -> Path:
         path = tmp_path / "made.txt"
@@ -66,15 +66,15 @@ def test_lists_are_joined_in_order(file: Callable[[str], Path]) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("ONE: a\nTWO a, b\n", "2: write `name: value`, and indent what continues a value"),
-        ("    a, b\n", "1: write `name: value`, and indent what continues a value"),
-        ("ONE: a\n# second\nONE: b\n", "3: `ONE` is given twice; take another name"),
+        ("ONE: a\nTWO a, b\n", "2: write `name: value`, and indent continuation lines"),
+        ("    a, b\n", "1: write `name: value`, and indent continuation lines"),
+        ("ONE: a\n# second\nONE: b\n", "3: `ONE` is defined twice; choose another name"),
         ("ALL: ONE + TWO\n", "1: list ONE is unknown; add it to words.txt"),
         ("ONE: a, b,\n", "1: a name is empty; write names with one comma between them"),
         ("\nONE: a | b\n    c | d\n", "2: a table needs a column `name` or `names`"),
         (
             "ONE: name | b\n    a | b\n    c\n        d | e | f\n",
-            r"3: the row has 3 cells, its table 2 columns; write name \| b",
+            r"3: the row has 3 cells, but 2 columns; write name \| b",
         ),
         ("ONE: he | names\n    him | Dad\n", "2: column `he` is 'him'; write `he` or `she`"),
         ("ONE: a caf\u00e9\n", r"1: 'ONE: a caf\\xe9' is not ASCII; write plain quotes"),

@@ -1,7 +1,7 @@
 """Count pre-tokens in a hash table.
 
-A pre-token of up to KEY_BYTES bytes is its own key, as two words. The table is looked up in
-batches, whose rows are prefetched.
+A pre-token of up to KEY_BYTES bytes is its own key, as two words. Lookups are done in batches,
+whose rows are prefetched.
 """
 
 import numpy as np
@@ -24,8 +24,8 @@ KEY_BYTES = 15  # longest pre-token that is its own key
 LENGTH_SHIFT = np.uint64(56)
 LONG_KEY = np.uint64(KEY_BYTES + 1) << LENGTH_SHIFT
 MIX_1, MIX_2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)  # odd, well mixed
-BATCH = KEYS  # pre-tokens whose rows are prefetched
-ROW_BYTES = 32  # of the tables, here and in encoding.py
+BATCH = KEYS  # pre-tokens whose rows are prefetched together
+ROW_BYTES = 32  # of a row in the tables, here and in encoding.py
 
 
 # -- hashing
@@ -33,7 +33,7 @@ ROW_BYTES = 32  # of the tables, here and in encoding.py
 
 @part
 def hash_bytes(address, length):
-    """Return a 64-bit hash of bytes, which takes eight at a time."""
+    """Return a 64-bit hash of bytes, computed eight at a time."""
     h = np.uint64(length)
     for k in range(0, length, 8):
         word = word_at(address + k) & (ALL >> np.uint64(64 - 8 * min(length - k, 8)))
@@ -44,14 +44,14 @@ def hash_bytes(address, length):
 
 @part
 def word_key(address, length):
-    """Return the two words that stand for a pre-token in a table.
+    """Return the key of a pre-token in a table, two words.
 
-    Up to KEY_BYTES bytes they are the bytes themselves and the length, and never the key of
-    another one. Of longer ones they are a hash and a mark, and the bytes must be compared.
+    Up to KEY_BYTES bytes, the key is the bytes themselves and the length, so no other pre-token has
+    it. For longer ones it is a hash and a mark, and the bytes must be compared.
     """
     if length > KEY_BYTES:
         return hash_bytes(address, length), LONG_KEY
-    # Lengths are hard to foresee, so there is no branch on them; none of the shifts is by 64.
+    # Lengths are hard to predict, so there is no branch on them; none of the shifts is by 64.
     low = word_at(address) & (ALL >> np.uint64(64 - 8 * min(length, 8)))
     high = word_at(address + 8) & (ALL >> ONE >> np.uint64(63 - 8 * max(length - 8, 0)))
     return low, high | np.uint64(length) << LENGTH_SHIFT
@@ -59,7 +59,7 @@ def word_key(address, length):
 
 @part
 def key_hash(low, high):
-    """Return a hash of a key, whose highest bits are the best."""
+    """Return a hash of a key; its highest bits are the best mixed."""
     return (low ^ high * MIX_2) * MIX_1
 
 
@@ -67,7 +67,7 @@ def key_hash(low, high):
 def key_batch(text, start, ends, first, size, rows, shift, keys):
     """Write (low, high, hash, start) of `size` pre-tokens to `keys`, and prefetch their rows.
 
-    Returns where the last one ends. `rows` is an address; the row of a hash is hash >> shift.
+    Returns the offset where the last one ends. `rows` is an address; a hash has row hash >> shift.
     """
     for k in range(size):
         end = np.int64(ends[first + k])
@@ -84,7 +84,7 @@ def key_batch(text, start, ends, first, size, rows, shift, keys):
 
 @part
 def table_shift(num_rows):
-    """Return 64 less the number of bits that index the rows, whose number is a power of two."""
+    """Return 64 minus the number of bits that index the rows; `num_rows` is a power of two."""
     shift = np.uint64(64)
     while num_rows > 1:
         num_rows >>= 1
@@ -94,7 +94,7 @@ def table_shift(num_rows):
 
 @kernel
 def copy_rows(rows, num_rows, larger, num_larger):
-    """Enter the rows of a table of counts into a larger one, which is empty; return 0."""
+    """Copy the rows of a table of counts into a larger, empty one; return 0."""
     source, target = view(rows, num_rows, COUNT), view(larger, num_larger, COUNT)
     shift, mask = table_shift(num_larger), np.uint64(num_larger - 1)
     for k in range(num_rows):
@@ -108,9 +108,9 @@ def copy_rows(rows, num_rows, larger, num_larger):
 
 @part
 def count_pieces(text, start, ends, num_ends, weights, table):
-    """Count the pre-tokens that end at `ends`; return how many, fewer where the table is full.
+    """Count the pre-tokens that end at `ends`; return how many, fewer if the table is full.
 
-    weights   what each counts, or an empty array where each counts 1
+    weights   how much each counts, or an empty array if each counts 1
     """
     rows = view(table.rows, table.num_rows, COUNT)
     keys = view(key_room(), (BATCH, 4), np.uint64)
@@ -154,8 +154,8 @@ def count_pieces(text, start, ends, num_ends, weights, table):
 def count_text(text, start, size, classes, pattern, specials, ends, tables):
     """Count the pre-tokens of text[start:size] between special tokens.
 
-    Returns `size`, or where to start again when the table has more room. `ends` is the address of
-    (size,) int32 to work with, `tables` that of a TABLE.
+    Returns `size`, or the offset to continue from once the table has more room. `ends` is the
+    address of (size,) int32 of scratch memory, `tables` that of a TABLE.
     """
     special, table = view(specials, 1, SPECIAL)[0], view(tables, 1, TABLE)[0]
     found = view(ends, size, np.int32)
@@ -176,10 +176,10 @@ def count_text(text, start, size, classes, pattern, specials, ends, tables):
 def count_words(text, starts, counts, first, num_words, tables):
     """Count words that were counted elsewhere, from number `first` on.
 
-    starts   address of (num_words + 1,) int32: where each begins in the text, and the end
+    starts   address of (num_words + 1,) int32: where each begins in the text, then the end
     counts   address of (num_words,) int64
 
-    Returns `num_words`, or with which to start again when the table has more room.
+    Returns `num_words`, or the number of the word to continue from once the table has more room.
     """
     table = view(tables, 1, TABLE)[0]
     offsets, weights = view(starts, num_words + 1, np.int32), view(counts, num_words, np.int64)
@@ -190,9 +190,9 @@ def count_words(text, starts, counts, first, num_words, tables):
 
 @kernel
 def list_words(tables, data, starts, counts):
-    """Write the words of a table as WordCounts has them; return 0.
+    """Write the words of a table in the layout of WordCounts; return 0.
 
-    data     address of (num_bytes and PADDING,) uint8
+    data     address of (num_bytes,) uint8
     starts   address of (num_words + 1,) int64
     counts   address of (num_words,) int64
     """

@@ -1,9 +1,9 @@
-"""Encode: merge the bytes of each pre-token to ids, and decode.
+"""Encode: merge the bytes of each pre-token into ids; and decode.
 
-A pre-token that was met before is found in a table of rows that all threads share: a row is written
-once and then only read. Pre-tokens that are new wait and are merged together, so that the lookups
-of one overlap those of the others. Masks and table indices are unsigned: Numba checks signed
-indices for being negative, and makes floats where the two kinds meet.
+Pre-tokens seen before are looked up in a table of rows that all threads share: a row is written
+once and then only read. New pre-tokens wait and are merged together, so that their lookups overlap.
+Masks and table indices are unsigned: Numba tests signed indices for being negative, and converts
+to float when signed and unsigned integers meet.
 """
 
 import numpy as np
@@ -53,9 +53,9 @@ NONE = 0xFFFFFFFF  # no token
 LOW_32, RANK_SHIFT = np.uint64(0xFFFFFFFF), np.uint64(32)
 NO_MERGE = ALL  # greater than every rank << 32 | merged id
 MERGE_BYTES = 16  # of a row in the table of merges
-LINE_BYTES = 64  # what the processor reads at a time: two rows of the cache
-BUSY = ALL  # instead of a key, while a thread writes its row
-COUNT_SHIFT = np.uint64(60)  # of the number of ids in a row, in the top bits of its last word
+LINE_BYTES = 64  # of a cache line of the processor: two rows of the cache of pre-tokens
+BUSY = ALL  # in place of the key while a thread writes the row
+COUNT_SHIFT = np.uint64(60)  # the number of ids is in the top bits of a row's last word
 COUNT_MASK = np.uint64(15) << COUNT_SHIFT
 
 
@@ -64,7 +64,7 @@ COUNT_MASK = np.uint64(15) << COUNT_SHIFT
 
 @part
 def merge_slot(left, right, mask):
-    """Return (key, first row to look at) of two neighbouring ids in the table of merges."""
+    """Return the key of two neighbouring ids in the table of merges, and the first row to probe."""
     key = np.uint64(left) << RANK_SHIFT | np.uint64(right)
     return key, key * MIX_1 >> RANK_SHIFT & mask
 
@@ -75,7 +75,7 @@ def fill_merges(found, num_merges, merges, num_rows):
 
     found    address of (num_merges, 4) int64: left, right, rank, merged id
     merges   address of (num_rows, 2) uint64, num_rows a power of two:
-             left << 32 | right, or ALL where free; rank << 32 | merged id
+             left << 32 | right, or ALL if free; rank << 32 | merged id
     """
     rows, table = view(found, (num_merges, 4), np.uint64), view(merges, (num_rows, 2), np.uint64)
     mask = np.uint64(num_rows - 1)
@@ -104,14 +104,14 @@ def find_merge(left, right, merges, mask):
 
 @part
 def prefetch_merge(left, right, merges, mask):
-    """Prefetch the row at which `find_merge` begins to look."""
+    """Prefetch the first row that `find_merge` will probe."""
     _, slot = merge_slot(left, right, mask)
     prefetch(merges + MERGE_BYTES * np.int64(slot))
 
 
 @part
 def start_merging(word, byte_ids, merges, mask):
-    """Write the ids of the bytes of a word, and prefetch what their pairs merge to."""
+    """Write the ids of the bytes of a word, and prefetch the merges of their pairs."""
     ids = word.ids
     for k in range(word.length):
         ids[k] = id_at(byte_ids + 4 * byte_at(word.text + k))
@@ -130,7 +130,7 @@ def find_merges(word, merges, mask):
 
 @part
 def merge_once(word, merges, mask):
-    """Do the merge of lowest rank, and prefetch those of the new pairs; False: there is none."""
+    """Do the merge of lowest rank, prefetch the merges of the new pairs; return False if none."""
     n, ids, found = word.num_ids, word.ids, word.merges
     best, lowest = START, NO_MERGE
     for k in range(n - 1):
@@ -155,7 +155,7 @@ def merge_once(word, merges, mask):
 
 @part
 def renew_merges(word, merges, mask):
-    """Look up the pairs on both sides of what `merge_once` merged."""
+    """Look up the pairs on both sides of the id that `merge_once` made."""
     best, ids, found = word.merged, word.ids, word.merges
     if best + 1 < word.num_ids:
         found[best] = find_merge(ids[best], ids[best + 1], merges, mask)
@@ -165,7 +165,7 @@ def renew_merges(word, merges, mask):
 
 @part
 def sift_down(heap, size, at):
-    """Move the number at index `at` of a min-heap down to where it belongs."""
+    """Move the number at index `at` of a min-heap down to its place."""
     moved = heap[at]
     child = 2 * at + 1
     while child < size:
@@ -180,7 +180,7 @@ def sift_down(heap, size, at):
 
 @part
 def sift_up(heap, at):
-    """Move the number at index `at` of a min-heap up to where it belongs."""
+    """Move the number at index `at` of a min-heap up to its place."""
     moved = heap[at]
     while at and heap[(at - 1) >> 1] > moved:
         heap[at] = heap[(at - 1) >> 1]
@@ -190,18 +190,18 @@ def sift_up(heap, at):
 
 @part
 def merge_long(ids, n, merges, mask):
-    """Merge a word of any length, in time n log n; return the number of ids left, -1: no memory.
+    """Merge a word of any length in O(n log n); return the number of ids left, or -1: no memory.
 
     A heap has the pairs that can merge, as rank << 32 | offset: the first is the leftmost of the
-    lowest rank. A pair that has lost a token in the meantime is found in it all the same, and
-    passed over.
+    lowest rank. If a token of a pair has been merged in the meantime, the pair stays in the heap
+    and is skipped when it comes up.
 
     ids   address of n uint32; a token is at the offset of its first byte, NONE at the others
     """
     room = allocate(24 * n + 16)
     if not room:
         return np.int64(-1)
-    heap = view(room, 2 * n + 2, np.uint64)  # each merge takes one pair and adds two at most
+    heap = view(room, 2 * n + 2, np.uint64)  # each merge removes one pair and adds at most two
     before, after = view(room + 16 * n + 16, n, np.int32), view(room + 20 * n + 16, n, np.int32)
     size = START
     for k in range(n - 1):
@@ -264,14 +264,14 @@ def slot_of(word, slots):
 
 @part
 def rows_of(row):
-    """Return the addresses of the rows that may have a key: two of its line, two of the next."""
+    """Return the addresses of the rows that may have a key: two in its line, two in the next."""
     neighbour = row ^ LINE_BYTES
     return row, row ^ ROW_BYTES, neighbour, neighbour ^ ROW_BYTES
 
 
 @part
 def find_known(word, slots):
-    """Return whether a word that waits was met before; if so, set its ids."""
+    """Return whether a word that waits was seen before; if so, set its ids."""
     is_elsewhere = word.length > KEY_BYTES
     if not is_elsewhere:
         for row in rows_of(word.row):
@@ -299,10 +299,10 @@ def find_known(word, slots):
 
 @part
 def remember(word, slots, lost):
-    """Keep the ids of a word for the next time, or count it as lost where all rows are taken.
+    """Cache the ids of a word, or count it as lost if all its rows are taken.
 
-    Other threads read and write the same rows: the one that takes a row marks it as BUSY, and
-    shows its key when the rest is written. From then on the row does not change.
+    Other threads read and write the same rows. The thread that claims a row marks it as BUSY and
+    publishes its key once the rest is written. From then on the row does not change.
     """
     n = word.num_ids
     if word.length <= KEY_BYTES:
@@ -341,7 +341,7 @@ def remember(word, slots, lost):
 def encode_waiting(room, lost, count, end, byte_ids, merges, mask):
     """Encode the words that wait, and close the gaps that were left for them among the ids.
 
-    `end` is the address after the last id; returns the one after the last id when gaps are closed.
+    `end` is the address after the last id; returns that address after the gaps are closed.
     """
     words, order = view(room, WAITING, WORD), view(room + ORDER, WAITING, np.int64)
     slots = view(room + SLOTS, LONG_SLOTS, SLOT)
@@ -389,7 +389,7 @@ def copy_ids(source, n, target):
 
 @part
 def encode_pieces(job, start, ends, num_ends, written):
-    """Encode the pre-tokens that end at `ends`; return the number of ids then, -1: no memory."""
+    """Encode the pre-tokens that end at `ends`; return the new number of ids, or -1: no memory."""
     mask, shift = np.uint64(job.num_merge_rows - 1), table_shift(job.num_rows)
     words = view(job.room, WAITING, WORD)
     slots = view(job.room + SLOTS, LONG_SLOTS, SLOT)
@@ -475,11 +475,11 @@ def encode_texts(jobs):
 
 @kernel
 def decoded_size(ids, num_ids, places, num_places):
-    """Return how many bytes the tokens have, or -1 where an id is unknown.
+    """Return the total number of bytes of the tokens, or -1 if an id is unknown.
 
     ids      address of (num_ids,) uint32
-    places   address of (num_places, 2) int64: where the bytes of a token begin and how many there
-             are, -1 for an unknown id
+    places   address of (num_places, 2) int64: the offset and the number of a token's bytes, both -1
+             for an unknown id
     """
     tokens, known = view(ids, num_ids, np.uint32), view(places, (num_places, 2), np.int64)
     total = START
@@ -493,7 +493,7 @@ def decoded_size(ids, num_ids, places, num_places):
 
 @kernel
 def decode(ids, num_ids, text, places, num_places, out):
-    """Write the bytes of the tokens one after the other, and up to 8 more; return 0."""
+    """Write the bytes of the tokens one after the other, and up to 8 bytes more; return 0."""
     tokens, known = view(ids, num_ids, np.uint32), view(places, (num_places, 2), np.int64)
     target = out
     for k in range(num_ids):

@@ -1,27 +1,28 @@
 """Learn merges from counted words.
 
-What is computed is written plainly in reference.py: again and again the most frequent pair of
-neighbouring tokens becomes a token; ties go to the greater pair of bytes. What makes it fast:
+reference.py has the same algorithm in plain Python: repeatedly turn the most frequent pair of
+neighbouring tokens into a token; ties go to the greater pair of bytes. What makes it fast:
 
 - Counts are updated, not recomputed. A merge makes no pairs except with the new token, so the count
   of any other pair can only fall: a pair too rare to be merged stays too rare.
-- What a merge changes is added up in one row for each neighbouring token, so that the table of
+- The changes of a merge are added up in one row for each neighbouring token, so that the table of
   pairs is looked up once for each distinct neighbour and not once for each place.
-- A place in a word is 8 bytes and has its neighbours next to it. The kernels wait for memory, and
-  for branches that cannot be predicted, longer than they compute.
+- A place in a word takes 8 bytes, next to its neighbours. This matters because the kernels spend
+  more time waiting for memory, and for unpredictable branches, than computing.
 
-Time is n log n and memory linear in the bytes of the words, be it one word or a million.
+Time is O(n log n) and memory O(n) for words of n bytes in total, be they one word or a million.
 
 Places   A pair arises only when the younger of its tokens does, so its places are collected once,
          from left to right. A place can lose the pair, but never gets it back. There is one for
          each two neighbours at first, and each merge of two tokens makes two places at most: 3n
          are enough for n bytes.
 Heap     It has the pairs that occur `level` times or more, each once; when it is empty, the level
-         is halved. A count only falls once its entry is made. So if the count of the first entry
-         is still right, its pair is merged; if not, the entry is moved down, or left out until the
-         level is as low.
+         is halved. After its entry is made, the count of a pair only falls. So if the count of the
+         first entry is still right, its pair is merged; if not, the entry is moved down, or removed
+         until the level is low enough.
 Rare     Pairs below `threshold` are not in the table. When the level has come down to it and the
-         heap is empty, the threshold is lowered and the words, as they are then, are counted again.
+         heap is empty, the threshold is lowered and the pairs in the words, as merged so far, are
+         counted again.
 """
 
 import numpy as np
@@ -41,15 +42,16 @@ from lmlib.tokenizer.kernels.records import (
 
 EDGE = -1  # in place of a token, between two words
 
-# The counts of the merges never rise, and each merge takes its count from the length of the text:
-# the last one counts about length / merges at most. In texts it is some hundredth of that, so pairs
-# rarer than a 128th are left out at first; if they are needed, those above a 16th of it join.
+# The counts of successive merges never rise, and each merge shortens the text by its count, so the
+# count of the last one is at most about length / merges. In real texts it is about a hundredth of
+# that, so pairs rarer than a 128th of it are left out at first. If they are needed, the threshold
+# is divided by EASIER.
 RARE = 128
 EASIER = 16
 
-ZERO = np.int64(0)  # a plain 0 is a type of its own to Numba: one more version to compile
+ZERO = np.int64(0)  # to Numba a plain 0 is a type of its own: one more version to compile
 MOST = np.int64(1 << 62)  # more than any count
-AFTER, BOTH = np.bool_(False), np.bool_(True)  # which neighbours: likewise not a plain False
+AFTER, BOTH = np.bool_(False), np.bool_(True)  # which neighbours: not a plain False, as above
 
 
 # -- words
@@ -57,7 +59,7 @@ AFTER, BOTH = np.bool_(False), np.bool_(True)  # which neighbours: likewise not 
 
 @part
 def lay_out(data, starts, cells, tokens):
-    """Write the words as bytes into the cells, and where each byte is found into the tokens."""
+    """Write the words as bytes into the cells, and an offset of each byte value into the tokens."""
     at = 0
     for word in range(len(starts) - 1):
         cells[at].token = EDGE
@@ -71,9 +73,10 @@ def lay_out(data, starts, cells, tokens):
 
 @part
 def sort_places(cells, tokens, first, places):
-    """Sort the places of all tokens by token, in order; those of t begin at first[t].
+    """Sort the places of all tokens by token, stably; those of t begin at first[t].
 
-    first   (tokens + 1,) int64, overwritten;  places: (at least as many as tokens in cells,) int32
+    first    (tokens + 1,) int64, overwritten
+    places   (at least the number of tokens in the cells,) int32, overwritten
     """
     for token in range(len(first)):
         first[token] = 0
@@ -97,11 +100,11 @@ def sort_places(cells, tokens, first, places):
 
 @part
 def merge_places(cells, tokens, places, left, right, token):
-    """Merge a pair wherever it still stands; return how many such places are now in front.
+    """Merge a pair wherever it still occurs; move these places to the front, return their number.
 
-    `left` began at each of the places. If it became a part of a longer token, that one stands in
-    its cell, or an edge where it became the right part, so the two cells tell. They are read first,
-    without a branch, so that the processor waits for many of them at once.
+    `left` began at each of the places. If it was merged since, its cell has the longer token, or an
+    edge if it became the right part, so it is enough to look at the cells of both tokens. They are
+    read first, without a branch, so that the processor waits for many of them at once.
     """
     left_length = np.int64(tokens[left].length)
     length = np.int64(tokens[token].length)
@@ -125,11 +128,11 @@ def merge_places(cells, tokens, places, left, right, token):
 
 @part
 def add_up_neighbours(cells, tokens, counts, places, token, both, near, met):
-    """Count the neighbours of a token at the places; return how many distinct ones it met.
+    """Count the neighbours of a token at the places; return the number of distinct ones.
 
-    both    whether to count the tokens before it too, save the token itself: that is counted after
+    both    whether to count the tokens before it too, except itself: it is counted as the one after
     near    (2 * tokens,) NEIGHBOUR, zeros: row y for y after the token, tokens + x for x before it
-    met     (2 * tokens + 1,) int64: filled with the rows that are no longer zero
+    met     (2 * tokens + 1,) int64: receives the rows that are no longer zero
     """
     length = np.int64(tokens[token].length)
     num_met = 0
@@ -154,7 +157,7 @@ def add_up_neighbours(cells, tokens, counts, places, token, both, near, met):
 
 @part
 def collect_places(cells, tokens, places, token, both, near, collected):
-    """Write down the places of the pairs that `enter_pairs` has taken, each at its cursor."""
+    """Write the places of the pairs that `enter_pairs` has entered, each at its cursor."""
     length = np.int64(tokens[token].length)
     for place in places:
         i = np.int64(place)
@@ -175,7 +178,7 @@ def collect_places(cells, tokens, places, token, both, near, collected):
 
 @part
 def find_slot(slots, pairs, left, right):
-    """Return the slot of a pair, or the free one where it belongs."""
+    """Return the slot of a pair, or the free slot where it belongs."""
     key = np.uint64(left) << np.uint64(32) | np.uint64(right)
     slot = np.int64((key * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)) & (len(slots) - 1)
     while slots[slot]:
@@ -199,9 +202,9 @@ def fill_slots(states):
 
 @part
 def enter_pairs(state, slots, pairs, token, near, met, threshold, num_tokens):
-    """Enter the frequent pairs of a token and the neighbours it met; there is room for all.
+    """Enter the frequent pairs of a token with its neighbours `met`; there is room for all.
 
-    In `near` the number of places becomes a cursor into `places`, or -1 where the pair is too rare.
+    In `near` the number of places becomes a cursor into `places`, or -1 if the pair is too rare.
     """
     num_pairs, num_places = state.num_pairs, state.num_places
     for row in met:
@@ -221,7 +224,7 @@ def enter_pairs(state, slots, pairs, token, near, met, threshold, num_tokens):
 
 @part
 def lower_counts(slots, pairs, left, right, token, near, met, num_tokens):
-    """Take from the pairs of `left` and `right` what their neighbours now have with the token."""
+    """Subtract from the pairs of `left` and `right` what is now counted for pairs of the token."""
     for row in met:
         if row >= num_tokens:  # (x, left) became (x, token)
             slot = find_slot(slots, pairs, row - num_tokens, left)
@@ -248,7 +251,7 @@ def compare_tokens(token, other, data):
 
 @part
 def comes_first(entry, other, pairs, tokens, data):
-    """Return whether an entry is merged before another: more frequent, or greater in bytes."""
+    """Return whether an entry precedes another: it is more frequent, or its bytes are greater."""
     if entry.count != other.count:
         return entry.count > other.count
     pair, other_pair = pairs[entry.pair], pairs[other.pair]
@@ -279,7 +282,7 @@ def sift_down(heap, size, pairs, tokens, data):
 
 @part
 def push_pairs(heap, state, pairs, first, least, below, tokens, data):
-    """Push the pairs from number `first` on with least <= count < below."""
+    """Push the pairs with number >= `first` and least <= count < below."""
     size = state.heap_size
     for pair in range(first, state.num_pairs):
         if least <= pairs[pair].count < below:
@@ -292,12 +295,12 @@ def push_pairs(heap, state, pairs, first, least, below, tokens, data):
     state.heap_size = size
 
 
-# -- the whole
+# -- learning
 
 
 @part
 def count_byte_pairs(state, slots, pairs, data, starts, counts, places):
-    """Enter the pairs of bytes, counted in a square; there is room for all."""
+    """Enter the pairs of bytes, counted in a 256 x 256 table; there is room for all."""
     square = view(state.square, (256, 256), NEIGHBOUR)
     for word in range(len(counts)):
         for i in range(starts[word], starts[word + 1] - 1):
@@ -316,15 +319,15 @@ def count_byte_pairs(state, slots, pairs, data, starts, counts, places):
         for i in range(starts[word], starts[word + 1] - 1):
             cursor = square[data[i], data[i + 1]].places
             if cursor >= 0:
-                places[cursor] = i + word + 1  # as many edges are before it
+                places[cursor] = i + word + 1  # `word + 1` edges are before it
                 square[data[i], data[i + 1]].places += 1
 
 
 @part
 def count_pairs(state, slots, pairs, cells, tokens, counts, threshold, near, met, places):
-    """Replace the table by the pairs in the words as they are now; return whether there was room.
+    """Rebuild the table from the words as they are now; return whether there was room.
 
-    The pairs that begin with a token are counted at its places, for one token after the other.
+    Pairs are counted by their left token, at the places of one token after the other.
     """
     num_tokens = 256 + state.learnt
     slots[:] = 0
@@ -369,9 +372,9 @@ def begin(states):
 
 @kernel
 def learn(states, until):
-    """Learn merges until there are `until`; return REACHED, ENDED: no pair is left, or NEEDS_ROOM.
+    """Learn merges until there are `until`; return REACHED, ENDED (no pair is left) or NEEDS_ROOM.
 
-    With NEEDS_ROOM, call it again when `pairs`, `slots` and `heap` are larger: see `fill_slots`.
+    After NEEDS_ROOM, enlarge `pairs`, `slots` and `heap`, call `fill_slots`, and call this again.
     """
     state = view(states, 1, STATE)[0]
     starts = view(state.starts, state.num_words + 1, np.int64)
@@ -400,7 +403,7 @@ def learn(states, until):
             push_pairs(heap, state, pairs, ZERO, state.level, below, tokens, data)
             continue
         token = 256 + state.learnt
-        if state.num_pairs + 2 * (token + 1) > state.room:  # as many as a merge can make
+        if state.num_pairs + 2 * (token + 1) > state.room:  # a merge can make that many
             return np.int64(NEEDS_ROOM)
 
         best, count = heap[0].pair, heap[0].count

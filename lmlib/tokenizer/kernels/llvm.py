@@ -1,4 +1,4 @@
-"""What LLVM has and Numba does not offer: loads and stores at addresses, atomics, 64-byte masks."""
+"""Operations of LLVM that Numba lacks: loads and stores at addresses, atomics, 64-byte masks."""
 
 import numpy as np
 from llvmlite import ir
@@ -9,7 +9,8 @@ from lmlib.native.compiling import intrinsic, part, prefetch_at
 
 ZERO, ONE = np.uint64(0), np.uint64(1)
 ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
-# To Numba a plain 0, True or False is a type of its own: one more version of what it is given to.
+# To Numba a plain 0, True or False is a type of its own: it would compile one more version of each
+# function that takes it.
 START, YES, NO = np.int64(0), np.bool_(True), np.bool_(False)
 
 
@@ -84,7 +85,7 @@ def put(address, value):
 
 @intrinsic
 def published_word(typing_context, address):
-    """Return the uint64 at an address; what is read after it is no older than what it announces."""
+    """Return the uint64 at an address; later reads see what was written before publishing it."""
 
     def generate(context, builder, signature, args):
         pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
@@ -107,7 +108,7 @@ def publish_word(typing_context, address, word):
 
 @intrinsic
 def claim_word(typing_context, address, word):
-    """Write a uint64 in place of a 0; False where another thread was first."""
+    """Replace a 0 by a uint64; return False if another thread was first."""
 
     def generate(context, builder, signature, args):
         word = ir.IntType(64)
@@ -159,7 +160,7 @@ def class_masks(typing_context, address):
 
 @intrinsic
 def byte_mask(typing_context, address, byte):
-    """Return which of the 64 bytes from an address equal `byte`, as a mask."""
+    """Return the mask of those among the 64 bytes from an address that equal `byte`."""
 
     def generate(context, builder, signature, args):
         place = ir.IntType(32)
@@ -172,7 +173,7 @@ def byte_mask(typing_context, address, byte):
 
 @intrinsic
 def lowest_bit(typing_context, mask):
-    """Return the number of the lowest bit that is set; the mask is not 0."""
+    """Return the index of the lowest bit that is set; the mask must not be 0."""
 
     def generate(context, builder, signature, args):
         return builder.cttz(args[0], ir.IntType(1)(1))
@@ -182,7 +183,7 @@ def lowest_bit(typing_context, mask):
 
 @intrinsic
 def prefetch(typing_context, address):
-    """Ask for the bytes at an address, without waiting for them."""
+    """Prefetch the bytes at an address, without waiting for them."""
 
     def generate(context, builder, signature, args):
         prefetch_at(builder, args[0], 3)
@@ -196,7 +197,7 @@ KEYS = 64  # rows of `key_room`
 
 @intrinsic
 def key_room(typing_context):
-    """Return the address of KEYS rows of four words, which last until the calling part returns."""
+    """Return the address of KEYS rows of four words, valid until the calling function returns."""
 
     def generate(context, builder, signature, args):
         room = cgutils.alloca_once(builder, ir.ArrayType(ir.IntType(64), 4 * KEYS))

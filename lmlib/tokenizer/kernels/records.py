@@ -6,16 +6,16 @@ Fields named in the plural, and those with a shape in their comment, are address
 import numpy as np
 
 PADDING = 64  # bytes of any value after a text, since loads are 64 bytes wide
-GPT2, CL100K, O200K = range(3)  # how to split a text
-OTHER, MARK, NUMBER, SPACE, UPPER, LOWER, CASELESS = range(7)  # of characters; letters: >= UPPER
+GPT2, CL100K, O200K = range(3)  # the named patterns
+OTHER, MARK, NUMBER, SPACE, UPPER, LOWER, CASELESS = range(7)  # character classes; letters >= UPPER
 
 # -- splitting
 
-# The special tokens of a splitter: addresses, and how many there are.
+# The special tokens of a splitter: addresses and counts
 SPECIAL = np.dtype(
     [
         ("data", np.int64),  # bytes of all tokens, longer ones first
-        ("starts", np.int64),  # (num_tokens + 1,) int64: where each begins in `data`, and the end
+        ("starts", np.int64),  # (num_tokens + 1,) int64: where each begins in `data`, then the end
         ("heads", np.int64),  # (num_heads,) uint8: the distinct first bytes
         ("num_tokens", np.int64),
         ("num_heads", np.int64),
@@ -31,11 +31,11 @@ COUNT = np.dtype(
         ("low", np.uint64),  # its key
         ("high", np.uint64),  # 0 where the row is free
         ("count", np.int64),
-        ("start", np.int32),  # where the bytes of one longer than a key begin in the arena,
-        ("length", np.int32),  # and how many there are
+        ("start", np.int32),  # if it is longer than a key: the offset of its bytes in the arena,
+        ("length", np.int32),  # and their number
     ]
 )
-# The table: addresses, sizes, and how much of it is in use
+# The table: addresses, sizes, and how much is in use
 TABLE = np.dtype(
     [
         ("rows", np.int64),  # (num_rows,) COUNT, num_rows a power of two
@@ -45,7 +45,7 @@ TABLE = np.dtype(
         ("num_words", np.int64),
         ("num_bytes", np.int64),  # of all words
         ("arena_used", np.int64),
-        ("arena_needed", np.int64),  # for what is to be counted next, where that does not fit
+        ("arena_needed", np.int64),  # for the pre-token to be counted next, if it does not fit
     ]
 )
 
@@ -53,16 +53,16 @@ TABLE = np.dtype(
 # -- encoding
 
 SHORT = 64  # pre-tokens up to this many bytes are cached, and merged in a small array
-LONG_SLOTS = 1 << 12  # for cached pre-tokens of more bytes than a key holds, or more ids
+LONG_SLOTS = 1 << 12  # for cached pre-tokens whose bytes or ids do not fit into a row
 WAITING = 32  # pre-tokens that wait to be merged together
 
-# What one call encodes, and with what: addresses and sizes
+# What one call encodes, and what it needs for that: addresses and sizes
 JOB = np.dtype(
     [
         ("text", np.int64),  # the bytes of all texts, and PADDING more
-        ("starts", np.int64),  # (num_texts + 1,) int64: where each text begins, and the end
+        ("starts", np.int64),  # (num_texts + 1,) int64: where each text begins, then the end
         ("num_texts", np.int64),
-        ("classes", np.int64),  # of characters
+        ("classes", np.int64),  # (0x110000,) uint8: the class of every character
         ("pattern", np.int64),
         ("special", np.int64),  # a SPECIAL
         ("special_ids", np.int64),  # (special tokens,) uint32
@@ -70,13 +70,13 @@ JOB = np.dtype(
         ("merges", np.int64),  # as in `fill_merges`
         ("num_merge_rows", np.int64),
         # The cache of pre-tokens, for all threads: (num_rows, 4) uint64, num_rows a power of two.
-        # A row is the key, and four ids, of which the top 4 bits are their number, or 15 if they
-        # are in a slot.
+        # A row is the key (two words) and four ids (two words). The top 4 bits of the last word are
+        # the number of ids, or 15 if they are in a slot.
         ("rows", np.int64),
         ("num_rows", np.int64),
         ("lost", np.int64),  # int64, for all threads: about how many words found no row
         ("room", np.int64),  # (ROOM_BYTES,) uint8, zeros at first: for one thread at a time
-        ("ends", np.int64),  # (bytes,) int32 to work with
+        ("ends", np.int64),  # (bytes,) int32: scratch memory
         ("ids", np.int64),  # (bytes + 8,) uint32: the result
         ("id_starts", np.int64),  # (num_texts + 1,) int64: where the ids of each text begin
     ]
@@ -89,11 +89,11 @@ WORD = np.dtype(
         ("row", np.int64),  # address of the row of its key
         ("low", np.uint64),  # its key
         ("high", np.uint64),
-        ("place", np.int64),  # address where its ids go, with a gap of `length` ids
+        ("place", np.int64),  # address for its ids, where a gap of `length` ids is left
         ("num_ids", np.int64),
         ("merged", np.int64),  # index of the id merged last
         ("ids", np.uint32, SHORT),
-        ("merges", np.uint64, SHORT),  # for each pair of neighbours what `find_merge` says
+        ("merges", np.uint64, SHORT),  # for each pair of neighbours, what `find_merge` returns
     ]
 )
 # A pre-token in the cache that does not fit into a row
@@ -105,7 +105,7 @@ SLOT = np.dtype(
         ("ids", np.uint32, SHORT),
     ]
 )
-# The room of a thread: words that wait, the order of those that are new, slots
+# The memory of a thread: words that wait, the indices of those that are new, slots
 ORDER = WAITING * WORD.itemsize
 SLOTS = ORDER + 8 * WAITING
 ROOM_BYTES = SLOTS + LONG_SLOTS * SLOT.itemsize
@@ -114,13 +114,13 @@ ROOM_BYTES = SLOTS + LONG_SLOTS * SLOT.itemsize
 # -- learning
 
 # One cell for each byte of the words, and an edge before, between and after the words. A token
-# is in the cell of its first byte and in that of its last; the cells between are not read.
+# is stored in the cells of its first and last bytes; the cells between are not read.
 CELL = np.dtype([("token", np.int32), ("word", np.int32)])
 
-# Where in `data` the bytes of a token are found
+# The offset in `data` of the bytes of a token, and their number
 TOKEN = np.dtype([("start", np.int32), ("length", np.int32)])
 
-# A pair, how often it occurs, and the range in `places` with the cells of `left` where it was seen
+# A pair, how often it occurs, and the range in `places` that lists the cells of its left tokens
 PAIR = np.dtype(
     [
         *[("left", np.int32), ("right", np.int32), ("count", np.int64)],
@@ -128,20 +128,20 @@ PAIR = np.dtype(
     ]
 )
 
-# What is added up for one neighbour: occurrences in the text, and places in the distinct words
+# The sums for one neighbour: occurrences in the text, and places in the distinct words
 NEIGHBOUR = np.dtype([("count", np.int64), ("places", np.int64)])
 
-# In the heap: a pair, and the count that it had at the time
+# In the heap: a pair, and the count that it had when it was entered
 ENTRY = np.dtype([("count", np.int64), ("pair", np.int64)])
 
-# What is learnt from, and how far: addresses, sizes, and what changes
+# The state of learning: addresses and sizes, then what changes
 STATE = np.dtype(
     [
         ("data", np.int64),  # uint8: the words, one after the other
-        ("starts", np.int64),  # (num_words + 1,) int64: where each begins in `data`, and the end
+        ("starts", np.int64),  # (num_words + 1,) int64: where each begins in `data`, then the end
         ("counts", np.int64),  # (num_words,) int64: how often each occurs
         ("num_words", np.int64),
-        ("merges", np.int64),  # (wanted, 2) int32, filled: merge k makes token 256 + k
+        ("merges", np.int64),  # (wanted, 2) int32, the result: merge k makes token 256 + k
         ("wanted", np.int64),
         ("cells", np.int64),  # (num_cells,) CELL
         ("num_cells", np.int64),
@@ -152,7 +152,7 @@ STATE = np.dtype(
         ("met", np.int64),  # (2 * tokens + 1,) int64
         ("first", np.int64),  # (tokens + 1,) int64
         ("square", np.int64),  # (256, 256) NEIGHBOUR, zeros: for pairs of bytes
-        ("slots", np.int64),  # (2 * room,) int32, found by hash: pair + 1, or 0 where free
+        ("slots", np.int64),  # (2 * room,) int32, indexed by hash: pair + 1, or 0 if free
         ("pairs", np.int64),  # (room,) PAIR
         ("heap", np.int64),  # (room,) ENTRY
         ("room", np.int64),

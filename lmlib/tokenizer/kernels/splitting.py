@@ -1,9 +1,9 @@
 """Split bytes into pre-tokens by the three named patterns, and find special tokens.
 
-64 bytes are classified at once, and where pre-tokens begin follows from shifts of the resulting bit
-masks (gpt2) or is decided character by character (cl100k, o200k). `classes` is the address of a
-table with the class of every code point, see characters.py. What is computed here is written
-plainly in patterns.py and reference.py.
+For gpt2, 64 bytes are classified at once, and shifts of the resulting bit masks give the starts of
+pre-tokens; cl100k and o200k are split character by character. `classes` is the address of a table
+with the class of every code point, see characters.py. patterns.py and reference.py define the same
+splits in plain Python.
 """
 
 import numpy as np
@@ -43,7 +43,7 @@ LAST = np.uint64(63)  # the highest bit of a mask
 
 @part
 def char_at(text, i, stop, classes):
-    """Return (class, width in bytes) of the character at i; a byte that is no UTF-8 is OTHER."""
+    """Return (class, width in bytes) of the character at i; a byte of invalid UTF-8 is OTHER."""
     b = byte_at(text + i)
     if b < 0x80:
         return byte_at(classes + b), 1
@@ -54,7 +54,7 @@ def char_at(text, i, stop, classes):
             return byte_at(classes + ((b & 0x1F) << 6 | c & 0x3F)), 2
     elif 0xE0 <= b <= 0xEF and left > 2:
         c, d = byte_at(text + i + 1), byte_at(text + i + 2)
-        # E0 80..9F would be overlong, ED A0..BF are the surrogates
+        # E0 80..9F would be overlong, ED A0..BF are surrogates
         if (
             c & 0xC0 == 0x80
             and d & 0xC0 == 0x80
@@ -64,7 +64,7 @@ def char_at(text, i, stop, classes):
             return byte_at(classes + ((b & 0x0F) << 12 | (c & 0x3F) << 6 | d & 0x3F)), 3
     elif 0xF0 <= b <= 0xF4 and left > 3:
         c, d, e = byte_at(text + i + 1), byte_at(text + i + 2), byte_at(text + i + 3)
-        # F0 80..8F would be overlong, F4 90..BF lies beyond U+10FFFF
+        # F0 80..8F would be overlong, F4 90..BF is above U+10FFFF
         if (
             c & 0xC0 == 0x80
             and d & 0xC0 == 0x80
@@ -79,7 +79,7 @@ def char_at(text, i, stop, classes):
 
 @part
 def kind_at(text, i, stop, classes):
-    """Return (class, width) as `char_at`, letters all LOWER and marks OTHER (gpt2, cl100k)."""
+    """Return what `char_at` does, but LOWER for all letters and OTHER for marks (gpt2, cl100k)."""
     found, width = char_at(text, i, stop, classes)
     if found >= UPPER:
         return LOWER, width
@@ -88,7 +88,7 @@ def kind_at(text, i, stop, classes):
 
 @part
 def contraction_end(text, i, stop, ignore_case):
-    """Return the end of 's 'd 'm 't 'll 've 're at apostrophe i, or i when there is none."""
+    """Return the end of 's 'd 'm 't 'll 've 're at apostrophe i, or i if there is none."""
     fold = 0x20 if ignore_case else 0
     if i + 1 < stop:
         c = byte_at(text + i + 1) | fold
@@ -98,7 +98,7 @@ def contraction_end(text, i, stop, ignore_case):
             d = byte_at(text + i + 2) | fold
             if (c == 0x6C and d == 0x6C) or (c == 0x76 and d == 0x65) or (c == 0x72 and d == 0x65):
                 return i + 3
-            # U+017F, the long s, is an s to whoever ignores case
+            # U+017F, the long s, equals s when case is ignored
             if ignore_case and byte_at(text + i + 1) == 0xC5 and byte_at(text + i + 2) == 0xBF:
                 return i + 3
     return i
@@ -111,18 +111,18 @@ def contraction_end(text, i, stop, ignore_case):
 def gpt2_ends(text, start, stop, classes, ends):
     r"""Write the ends of the pre-tokens of the GPT-2 pattern; return how many there are.
 
-    In masks, bit k stands for byte base + k, and a character's bytes are all of its class. Seen
-    from the left, a pre-token begins
-      - where a run of letters, of numbers or of others begins, unless a blank stands before it,
-        which ` ?` takes along;
+    In masks, bit k represents byte base + k, and all bytes of a character have its class. From left
+    to right, a pre-token begins
+      - where a run of letters, of numbers or of others begins, unless a blank precedes it, which
+        ` ?` includes;
       - where white space begins;
       - at the last character of white space before other text, which `\s+(?!\S)` leaves.
     Contractions are found afterwards, at apostrophes that begin a pre-token.
     """
     num_ends = 0
-    token = start  # where the pre-token begins whose end is sought
+    token = start  # the start of the current pre-token, whose end is not known yet
     was_letter = was_number = was_other = was_space = was_blank = ZERO  # of the byte before base
-    char_end, kind = start, OTHER  # of the last character beyond ASCII
+    char_end, kind = start, OTHER  # of the last non-ASCII character
     for base in range(start, stop, 64):
         letters, numbers, spaces, blanks, wide = class_masks(text + base)
         inside = ALL if stop - base >= 64 else (ONE << np.uint64(stop - base)) - ONE
@@ -141,7 +141,7 @@ def gpt2_ends(text, start, stop, classes, ends):
                 numbers |= run
             elif kind == SPACE:
                 wide_spaces |= run
-        spaces |= wide_spaces | ~inside  # the end of the text is no other text
+        spaces |= wide_spaces | ~inside  # past the end of the text counts as white space
         others = ~(letters | numbers | spaces)
         space_follows = ONE
         if spaces >> LAST and base + 64 < stop and (char_end <= base + 64 or kind != SPACE):
@@ -195,7 +195,7 @@ def gpt2_ends(text, start, stop, classes, ends):
 
 @part
 def run_end(text, i, stop, classes, wanted):
-    """Return where the run of characters of one kind ends that goes on at i."""
+    """Return the end of the run of characters of class `wanted` that continues at i."""
     while i < stop:
         found, width = kind_at(text, i, stop, classes)
         if found != wanted:
@@ -242,7 +242,7 @@ def cl100k_end(text, i, stop, classes):
 def space_end(text, i, stop, classes, all_at_end):
     r"""Return the end of `\s*[\r\n]+|\s+(?!\S)|\s+` at white space i.
 
-    all_at_end  at the end of the text take all of it, line ends or not (cl100k)
+    all_at_end  at the end of the text take all white space, with or without line ends (cl100k)
     """
     last, line_end, j = i, i, i
     while j < stop:
@@ -260,7 +260,7 @@ def space_end(text, i, stop, classes, all_at_end):
 
 @part
 def numbers_end(text, i, stop, classes):
-    r"""Return the end of `\p{N}{1,3}` at i, or i when there is no number."""
+    r"""Return the end of `\p{N}{1,3}` at i, or i if there is no number."""
     for _ in range(3):
         if i == stop:
             break
@@ -273,20 +273,20 @@ def numbers_end(text, i, stop, classes):
 
 @part
 def cased_letters_end(text, start, stop, classes):
-    """Return the end of `[UC]*[LC]+|[UC]+[LC]*` at start, or start when nothing matches.
+    """Return the end of `[UC]*[LC]+|[UC]+[LC]*` at start, or start if nothing matches.
 
     U is upper or title case, L lower case, C a letter without case or a mark. `[UC]*` takes all
     it can, then the character after it decides:
 
-    - an L: `[LC]+` goes on from there;
-    - another one: `[UC]*` gives back down to its last C, which is what `[LC]+` then takes, and
-      that alone, for only U follow;
-    - there is no C: the second alternative takes the run of U.
+    - an L: `[LC]+` continues from there;
+    - anything else: `[UC]*` backtracks to its last C, which `[LC]+` then takes, and nothing more,
+      since only U follow;
+    - anything else, and there is no C: the second alternative takes the run of U.
 
-    Only a run of U is ever given back, and the next pre-token takes it whole: no character is
-    looked at more than twice, however long the run.
+    It only ever backtracks over a run of U, which the next pre-token takes entirely: no character
+    is read more than twice, however long the run.
     """
-    i = caseless_end = start  # where the last C ends
+    i = caseless_end = start  # the end of the last C
     while i < stop:
         found, width = char_at(text, i, stop, classes)
         if found == LOWER:
@@ -309,15 +309,15 @@ def cased_letters_end(text, start, stop, classes):
 def o200k_end(text, i, stop, classes):
     """Return the end of the pre-token of the o200k pattern that begins at i.
 
-    Unlike in cl100k, a mark is one of the letters where any stand, letters are split where upper
+    Unlike in cl100k, a mark counts as a letter in a run of letters, letters are split where upper
     case follows lower case, and a contraction stays with the letters before it.
     """
     b = byte_at(text + i)
     found, width = char_at(text, i, stop, classes)
     if found == NUMBER:
         return numbers_end(text, i, stop, classes)
-    # One other character may lead the letters. So may a mark, but with it the letters after it
-    # match no further than without, since it is a letter itself.
+    # One other character may precede the letters. So may a mark, but this does not change where the
+    # letters end, since a mark is a letter itself.
     leads = found == OTHER or (found == SPACE and b != 0x0A and b != 0x0D)
     letters = i + width if leads else i
     end = cased_letters_end(text, letters, stop, classes)
@@ -378,7 +378,7 @@ def token_span(special, number):
 
 @part
 def special_at(text, i, stop, special):
-    """Return the number of the special token that begins at i, the longest of several, or -1."""
+    """Return the number of the longest special token that begins at i, or -1."""
     for number in range(special.num_tokens):
         token, length = token_span(special, number)
         if length <= stop - i and equal_bytes(text + i, token, length):
@@ -388,7 +388,7 @@ def special_at(text, i, stop, special):
 
 @part
 def next_special(text, i, stop, special):
-    """Return (offset, number) of the next special token from i on, or (stop, -1)."""
+    """Return (offset, number) of the first special token at or after i, or (stop, -1)."""
     if not special.num_heads:
         return stop, -1
     for base in range(i, stop, 64):
@@ -418,12 +418,12 @@ def inside_special(text, offset, stop, special):
 
 @kernel
 def find_cut(text, first, last, size, classes, pattern, specials):
-    """Return an offset from `first` to `last` where text[:size], a part, may be cut, or -1.
+    """Return an offset from `first` to `last` at which a part of a text may be cut, or -1.
 
-    That is the first one between two characters of which every pattern ends a pre-token after
-    the left one (see patterns.py; some patterns have more such offsets), or else the end of a
-    special token. A special token that begins left of the text must not reach past `first`, and
-    one that ends right of it must not begin before `last`.
+    That is the first offset where the two adjacent characters end a pre-token in every pattern (see
+    patterns.py; some patterns have more such offsets), or else the end of a special token. A
+    special token that begins left of text[:size] must not reach past `first`, and one that ends
+    right of it must not begin before `last`.
     """
     special = view(specials, 1, SPECIAL)[0]
     left = SPACE
