@@ -1,17 +1,17 @@
-"""The records through which the decoder and its kernels share memory; without Numba."""
+"""The records that the decoder passes to its kernels; they do not need Numba."""
 
 import numpy as np
 
-COLUMNS = 4  # results of a product at a time, so the least number of them
-MULTIPLE = 16  # divides every size that is summed over: the most lanes of a vector
+COLUMNS = 4  # columns of a product computed at a time, and the least it can have
+MULTIPLE = 16  # must divide every size that is summed over: the most lanes of a vector
 
-# A block of the model and what it is applied to. Fields with a shape are addresses of float32,
-# 0 where the model has no such weight.
+# A block of the model and its input. Fields with a shape are addresses of float32 arrays, or 0 if
+# the model has no such weight.
 BLOCK = np.dtype(
     [
         ("x", np.int64),  # (num_rows, d_model): rows are tokens; replaced by the output
         ("num_rows", np.int64),
-        ("sequences", np.int64),  # (num_rows,) int64: the sequence of the cache of each token
+        ("sequences", np.int64),  # (num_rows,) int64: each token's sequence in the cache
         ("positions", np.int64),  # (num_rows,) int64: its position; it sees the keys up to its own
         ("keys_values", np.int64),  # (2, num_sequences, num_heads, context_length, d_head)
         ("num_sequences", np.int64),
@@ -32,11 +32,11 @@ BLOCK = np.dtype(
         ("sin", np.int64),
         ("eps", np.float32),
         ("post", np.int32),  # whether the norms come after the residual connections
-        ("room", np.int64),  # (`room_size`,) to work with
+        ("room", np.int64),  # (`room_size`,): scratch space
     ]
 )
 
-# The last norm and the output matrix
+# The final norm and the output matrix
 HEAD = np.dtype(
     [
         ("x", np.int64),  # (num_rows, d_model)
@@ -47,11 +47,11 @@ HEAD = np.dtype(
         ("weight", np.int64),  # (vocab_size, d_model)
         ("vocab_size", np.int64),
         ("logits", np.int64),  # (num_rows, vocab_size): the result
-        ("room", np.int64),  # (num_rows, d_model) to work with
+        ("room", np.int64),  # (num_rows, d_model): scratch space
     ]
 )
 
 
 def room_size(num_rows: int, d_model: int, d_ff: int, context_length: int) -> int:
-    """Return how many float32 a block works with."""
+    """Return the number of float32 in the scratch space of a block."""
     return num_rows * (3 * d_model + 2 * d_ff) + context_length
