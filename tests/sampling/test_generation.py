@@ -152,5 +152,5 @@ def test_generation_leaves_the_mode_of_its_caller_between_steps() -> None:
 
 @pytest.mark.parametrize("prompts", [[], [[1], []]])
 def test_an_empty_prompt(prompts: list[list[int]]) -> None:
-    with pytest.raises(ValueError, match="there is no prompt, or one is empty; each begins with"):
+    with pytest.raises(ValueError, match="there is no prompt, or one is empty; each needs at"):
         continued(MODEL, prompts, SAMPLING)
