@@ -287,7 +287,7 @@ def test_a_dead_process_ends_the_other(job: str, tmp_path: Path) -> None:
     assert status == 1
     last_line = errors.splitlines()[-1]
     assert last_line == (
-        "error: rank 1 of 2 was killed by SIGKILL, and the others were stopped. The states saved "
+        "error: rank 1 of 2 was killed by SIGKILL; the others were stopped, and the states saved "
         "before are kept: run again to resume"
     )
     assert "Traceback" not in errors
@@ -341,9 +341,9 @@ def test_counts_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert count_processes(3, CPU) == 3
     with pytest.raises(ValueError, match=r"^3 processes on a machine with 2 CUDA devices; each"):
         count_processes(3, cuda)
-    with pytest.raises(ValueError, match=r"^train\.device is cuda:1, with 2 processes; these need"):
+    with pytest.raises(ValueError, match=r"^train\.device is cuda:1, which 2 processes cannot"):
         count_processes(2, torch.device("cuda:1"))
-    with pytest.raises(ValueError, match=r"^train\.device is mps, with 2 processes; these need"):
+    with pytest.raises(ValueError, match=r"^train\.device is mps, which 2 processes cannot"):
         count_processes(2, torch.device("mps"))
 
 

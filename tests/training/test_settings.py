@@ -46,7 +46,7 @@ def test_rejects_parts_of_unequal_size() -> None:
 def test_rejects_texts_of_two_tokenizers() -> None:
     info = replace(NOISE.info, tokenizer_sha256="another")
     other = TokenDataset(NOISE.tokens, info, "valid.npy")
-    with pytest.raises(ValueError, match=r"^tokens and valid\.npy were made with two tokenizers"):
+    with pytest.raises(ValueError, match=r"^tokens and valid\.npy were made with different"):
         Datasets(NOISE, other)
 
 

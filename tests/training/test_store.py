@@ -137,7 +137,7 @@ def test_store_falls_back_from_a_damaged_state(
     other, other_optimizer = trained(seed=3)
     with caplog.at_level(logging.WARNING):
         assert store.load(other, other_optimizer) == (1, ROWS)
-    assert f"{newest}: damaged; removed, going back" in caplog.text
+    assert f"{newest}: damaged, so it is removed" in caplog.text
     assert_same_bits(other.state_dict(), model.state_dict())
 
 
@@ -200,7 +200,7 @@ def test_lock_waits_for_the_other_process(tmp_path: Path, caplog: pytest.LogCapt
         holder.kill()
         waiting.join(timeout=30)
         assert entered.is_set()
-    assert "waiting for another process that trains this very model" in caplog.text
+    assert "waiting for another process that trains the same model" in caplog.text
 
 
 def test_discard_leaves_the_states_of_a_running_training(tmp_path: Path) -> None:
