@@ -55,7 +55,7 @@ def test_a_server_that_fails_at_the_end_is_asked_once(
     shipper.follow(spool, NAME, os.getppid())
     assert len(tries) == 1
     assert (spool / NAME).exists()
-    assert "takes no events now" in caplog.text
+    assert "accepts no events now" in caplog.text
 
 
 def test_a_local_store_that_fails_at_the_end_is_tried_for_a_while(
@@ -84,7 +84,7 @@ def test_a_run_that_another_process_sends_waits(
     shipper.follow(spool, NAME, os.getppid())
     assert (spool / NAME).exists()
     assert [record.message for record in caplog.records] == [
-        f"another process still sends this run: {spool / NAME} waits"
+        f"another process is sending this run; {spool / NAME} waits"
     ]
 
 
