@@ -61,7 +61,7 @@ def test_of_two_builds_at_once_the_second_waits(lab: Project) -> None:
     said = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert sum("Running stage 'train'" in text for text in said) == 1
-    (second,) = [text for text in said if "another `make` builds here; this one waits" in text]
+    (second,) = [text for text in said if "another `make` is building here; this one waits" in text]
     assert "Data and pipelines are up to date." in second
 
 

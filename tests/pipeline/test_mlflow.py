@@ -145,7 +145,7 @@ def test_ui_says_that_its_port_is_taken(project: Project) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         output = project.run("python", "-m", "stages.ui", "--port", port, status=1)
-    assert f"port {port} is taken by another program; take another with --port" in output
+    assert f"port {port} is in use by another program; choose another with --port" in output
 
 
 @pytest.fixture

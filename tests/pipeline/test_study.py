@@ -121,7 +121,7 @@ def test_study_of_real_experiments(project: Project, tmp_path: Path) -> None:
     few = ("-S", "train.num_steps=6", "-S", "train.valid_every=6")
     lab.run("dvc", "exp", "run", "--queue", "--name", "ablations-2", "evaluate", *few)
     refused = lab.run(*study, *few, status=1)
-    assert "ablations-2 of an earlier call still waits" in refused
+    assert "ablations-2 of an earlier call is still queued" in refused
     lab.run("dvc", "queue", "remove", "--queued")
 
     wrong = ("-S", "model.d_model=33")  # not a multiple of num_heads
