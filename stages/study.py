@@ -80,7 +80,8 @@ def main() -> None:
     if waiting := sorted(experiments("queued", "running").keys() & names.keys()):
         raise ValueError(
             f"{args.study}: {', '.join(waiting)} of an earlier call is still queued or running; "
-            "let it finish (`dvc queue start`), or `dvc queue remove --queued` and `dvc queue kill` it"
+            "let it finish (`dvc queue start`), or end it with `dvc queue remove --queued` and "
+            "`dvc queue kill`"
         )
     if old := sorted(experiments("success").keys() & names.keys()):
         _dvc("exp", "remove", *old)  # the run cache still has their results

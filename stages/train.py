@@ -56,7 +56,7 @@ AFTERWARDS = ("evaluation", "sampling")  # sections of params.yaml that no run r
 def main() -> None:
     """Train to `train.num_steps`; after an interruption, resume from the last saved state.
 
-    With several processes, this one only starts the others, each of which runs this function.
+    With several processes, this one only starts the others, and each of them runs this function.
     """
     settings = Settings(
         model=load_params(PARAMS, "model", ModelParams),
