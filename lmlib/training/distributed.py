@@ -1,4 +1,4 @@
-"""Training one model in several processes, each of which takes a part of every batch.
+"""Training one model in several processes, each with its part of every batch.
 
 DDP keeps the whole model in each process and averages the gradients. FSDP gives each process a part
 of every parameter, gradient and optimizer state, and gathers a block's parameters when they are
@@ -32,7 +32,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that logs and writes."""
+        """Return whether this is the process that logs and writes."""
         return self.rank == 0
 
     def device(self, device: torch.device) -> torch.device:

@@ -70,7 +70,7 @@ class EarlyStopping:
 
     @property
     def exhausted(self) -> bool:
-        """Whether to stop."""
+        """Return whether to stop."""
         return 0 < self.patience <= self.waited
 
     def update(self, valid_loss: float, model: nn.Module) -> None:

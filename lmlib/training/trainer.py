@@ -89,7 +89,7 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are done, or patience has run out."""
+        """Return whether all steps are done, or patience has run out."""
         return self.step >= self.settings.train.num_steps or self.stopping.exhausted
 
     def begin(self) -> None:
