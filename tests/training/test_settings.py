@@ -1,4 +1,4 @@
-"""Settings and data that do not fit together, or this machine, or the number of processes."""
+"""Settings that do not fit each other, the data, the machine or the number of processes."""
 
 from dataclasses import replace
 from pathlib import Path

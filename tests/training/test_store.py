@@ -58,7 +58,7 @@ def test_store_restores_the_other_parts_by_their_names(tmp_path: Path) -> None:
 
 
 def test_store_keeps_the_newest_two(tmp_path: Path) -> None:
-    """Counted by number, not by text: 10 is newer than 9. A torn write of a kill goes, too."""
+    """Ordered as numbers, not as text: 10 is newer than 9. Torn writes are removed, too."""
     store = ResumeStore(tmp_path)
     (tmp_path / "step-000000005.pt.tmp").write_bytes(b"half")
     model, optimizer = trained(seed=1)
@@ -71,7 +71,7 @@ def test_store_keeps_the_newest_two(tmp_path: Path) -> None:
 def test_store_writes_in_the_background_what_was_when_it_was_asked_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Training continues while the state waits to be written: here until everything has changed."""
+    """Training continues while the state waits to be written, here until everything has changed."""
     changed = threading.Event()
 
     def wait_and_write(path: Path, content: bytes) -> None:
@@ -96,7 +96,7 @@ def test_store_writes_in_the_background_what_was_when_it_was_asked_to(
 def test_store_tells_when_a_state_could_not_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the next state or at the end; what was written before stays."""
+    """It says so at the next state or at the end; earlier states stay."""
     store = ResumeStore(tmp_path)
     model, optimizer = trained(seed=1)
     store.save(model, optimizer, 1, ROWS)
@@ -212,7 +212,7 @@ def test_discard_leaves_the_states_of_a_running_training(tmp_path: Path) -> None
         assert len(list(store.folder.iterdir())) == 1
     discard(store.folder)
     assert not store.folder.exists()
-    discard(store.folder)  # nothing is there: nothing to do
+    discard(store.folder)  # nothing to remove
 
 
 # -- where a state was saved
