@@ -97,7 +97,7 @@ def _loss_and_gradients(
 
 
 def _without_target(p: Tensor, target: Tensor) -> Tensor:
-    """Return the probabilities minus 1 at the target: the gradient of the logits."""
+    """Return the probabilities minus 1 at the target: the gradient for the logits."""
     if torch.compiler.is_compiling():  # a comparison fuses with other kernels, a scatter does not
         return p - (torch.arange(p.shape[-1], device=p.device) == target).float()
     return p.scatter_add_(-1, target, p.new_full(target.shape, -1.0))
