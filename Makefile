@@ -1,6 +1,6 @@
 # `make` builds everything and shows the result; `make help` lists the rest.
-# Recipes run in this folder and name its files relative to it: the path of the folder may have
-# spaces, at which make would cut it into words.
+# Recipes run in this folder and use relative paths, because the folder's path may have spaces, at
+# which make would split it.
 .DEFAULT_GOAL := all
 SHELL := /bin/bash
 ifneq ($(lastword $(MAKEFILE_LIST)),Makefile)
@@ -12,7 +12,7 @@ DEV := .venv/.ready-dev
 PYTHON ?= $(shell PATH="$${PATH//"$$PWD/.venv/bin:"/}"; \
   for p in python3 python3.11 python3.12 python3.13 python3.14; do \
   "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v "$$p" && break; done)
-# stages start plain `python`: it is the one in .venv
+# stages start plain `python`, which must be the one in .venv
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 
@@ -20,7 +20,7 @@ export PYTHONUNBUFFERED := 1
 all: $(READY) ## Build the pipeline, then print scores and samples
 	@python -m stages.repro && python -m stages.report
 
-# What was installed in another folder, from where it was moved here, does not start.
+# An environment that was installed in another folder and moved here does not work.
 .PHONY: moved
 ifneq ($(shell head -n 1 $(READY) 2>/dev/null),$(CURDIR))
 $(READY): moved
@@ -31,7 +31,7 @@ endif
 
 .PHONY: setup setup-dev
 setup: $(READY) ## Create .venv with the pinned dependencies
-setup-dev: $(DEV) ## The same with what the tests need
+setup-dev: $(DEV) ## The same, with what the tests need
 
 INSTALL = @python="$(PYTHON)"; [ -n "$$python" ] || { \
   echo "error: Python 3.11 or newer is needed; if it has another name:" \
@@ -48,11 +48,11 @@ repro: $(READY) ## Rebuild what changed, without the report
 	@python -m stages.repro
 
 .PHONY: ui
-ui: $(READY) ## Open the MLflow UI on port 5000: ARGS="--port 5001"
+ui: $(READY) ## Open the MLflow UI on port 5000; another port: ARGS="--port 5001"
 	@python -m stages.ui $(ARGS)
 
 .PHONY: plots
-plots: $(READY) ## Draw the curves: dvc_plots/index.html, without network
+plots: $(READY) ## Draw the curves, offline, in dvc_plots/index.html
 	@python -m stages.vega && dvc plots show
 
 .PHONY: format lint type
@@ -65,19 +65,19 @@ lint: $(DEV) ## Check style
 type: $(DEV) ## Check types
 	@basedpyright
 
-# The other tests never see a GPU.
+# The other tests do not use a GPU.
 TEST_GPU = @! nvidia-smi >/dev/null 2>&1 || pytest tests/test_cuda.py
 
 .PHONY: test test-all
-test: lint type ## Style, types and tests
+test: lint type ## Check style and types, run the tests
 	@pytest -n auto --dist loadfile
 	$(TEST_GPU)
 
-test-all: lint type ## The tests that take minutes, too
+test-all: lint type ## The same, with the tests that take minutes
 	@pytest -n auto --dist loadfile -m ''
 	$(TEST_GPU)
 
-# the peers have an environment of their own: what they need is no dependency of ours
+# the peers have an environment of their own, because their dependencies are not ours
 BENCH := .venv-bench/.ready
 ifneq ($(shell head -n 1 $(BENCH) 2>/dev/null),$(CURDIR))
 $(BENCH): moved
@@ -86,36 +86,36 @@ $(BENCH): $(DEV) tests/benchmarks/peers-requirements.txt
 	$(INSTALL) bench
 
 .PHONY: bench-tokenizer
-bench-tokenizer: $(DEV) $(BENCH) ## Tokenizer beside its peers: CORPUS=FILE VOCAB=10000
+bench-tokenizer: $(DEV) $(BENCH) ## Compare the tokenizer with its peers: CORPUS=FILE VOCAB=10000
 	@python -m tests.benchmarks.bench_tokenizer "$(CORPUS)" \
 	  --vocab-size $(or $(VOCAB),10000) --repeats $(or $(REPEATS),5) $(ARGS)
 
 .PHONY: bench-train
-bench-train: $(DEV) $(BENCH) ## Training beside other models: ARGS="--size memory"
+bench-train: $(DEV) $(BENCH) ## Compare training with other models: ARGS="--size memory"
 	@python -m tests.benchmarks.bench_train --repeats $(or $(REPEATS),5) $(ARGS)
 
 .PHONY: bench-learning
-bench-learning: $(DEV) ## What AdamW, Muon and a Llama learn: CORPUS=FILE
+bench-learning: $(DEV) ## Compare what AdamW, Muon and a Llama learn: CORPUS=FILE
 	@python -m tests.benchmarks.bench_learning "$(CORPUS)" $(ARGS)
 
 .PHONY: bench-sample
-bench-sample: $(DEV) ## Sampling beside transformers: ARGS="--device cuda"
+bench-sample: $(DEV) ## Compare sampling with transformers: ARGS="--device cuda"
 	@python -m tests.benchmarks.bench_sample --repeats $(or $(REPEATS),5) $(ARGS)
 
 .PHONY: bench-pipeline
-bench-pipeline: $(DEV) ## What DVC, MLflow and a busy machine cost: REPEATS=5
+bench-pipeline: $(DEV) ## Measure what DVC, MLflow and a busy machine cost: REPEATS=5
 	@python -m tests.benchmarks.bench_pipeline --repeats $(or $(REPEATS),5) $(ARGS)
 
 .PHONY: clean prune
-prune: ## Remove the states of trainings that were never finished
+prune: ## Remove the states of unfinished runs
 	@rm -rf models/.resume
 
-clean: ## Remove .venv and caches of tools, never data or models
+clean: ## Remove .venv and tool caches, but no data or models
 	@rm -rf .venv .pytest_cache .ruff_cache .hypothesis build *.egg-info
 
 # Presets: experiments with several parameters changed, which `dvc exp run` writes to params.yaml.
-# Back to the default: git stash && dvc checkout
-# Change more: make tinystories ARGS="-S train.seed=2"; what comes last counts.
+# To return to the default: git stash && dvc checkout
+# To change more: make tinystories ARGS="-S train.seed=2"; the last value counts.
 LARGE = -S tokenizer.vocab_size=10000 -S model.context_length=256 -S model.d_model=512 \
   -S model.d_ff=1344 -S model.num_layers=4 -S model.num_heads=16 -S model.rope_theta=10000.0 \
   -S optim.name=adamw -S optim.lr=1e-3 -S optim.weight_decay=0.1 -S train.log_every=50 \
@@ -127,11 +127,11 @@ tinystories: $(READY) ## Preset: 22.7M weights on TinyStories, 328M tokens (GPU)
 	@dvc exp run -S corpus.source=tinystories $(LARGE) -S optim.warmup_steps=200 \
 	  -S train.batch_size=128 -S train.num_steps=10000 $(ARGS)
 
-tinystories-cpu: $(READY) ## Preset: the same at 40,960,000 tokens (CPU, or Apple's MPS)
+tinystories-cpu: $(READY) ## Preset: the same with 40.96M tokens (CPU, or Apple's MPS)
 	@dvc exp run -S corpus.source=tinystories $(LARGE) -S optim.warmup_steps=100 \
 	  -S train.batch_size=32 -S train.num_steps=5000 $(ARGS)
 
-owt: $(READY) ## Preset: OpenWebText, a vocabulary of 32,000 (GPU)
+owt: $(READY) ## Preset: OpenWebText with a vocabulary of 32,000 (GPU)
 	@dvc exp run -S corpus.source=owt $(LARGE) -S tokenizer.vocab_size=32000 \
 	  -S optim.warmup_steps=200 -S train.batch_size=128 -S train.num_steps=10000 $(ARGS)
 
@@ -140,16 +140,16 @@ TINY = -S corpus.source=toystories -S corpus.train_bytes=200000 -S corpus.valid_
   -S model.num_heads=2 -S train.num_steps=20 -S train.batch_size=4 -S train.log_every=5 \
   -S train.valid_every=10 -S train.valid_batches=2 -S train.checkpoint_every=5 \
   -S optim.warmup_steps=5 -S sampling.max_tokens=32
-tiny: $(READY) ## Preset: everything very small, in half a minute
+tiny: $(READY) ## Preset: a tiny model on a tiny corpus, in half a minute
 	@dvc exp run $(TINY) $(ARGS)
 
 # Studies: several experiments, a table and a chart in models/studies/
-# Change more: make ablations JOBS=4 ARGS="-S train.num_steps=5000"
+# To change more: make ablations JOBS=4 ARGS="-S train.num_steps=5000"
 STUDIES := sweep-lr sweep-batch ablations scaling
 .PHONY: $(STUDIES)
 sweep-lr: ## Study: learning rates
-sweep-batch: ## Study: batch sizes after equally many tokens
-ablations: ## Study: norm, position embedding, SiLU against SwiGLU
+sweep-batch: ## Study: batch sizes, at an equal number of tokens
+ablations: ## Study: norm, position embedding, SiLU instead of SwiGLU
 scaling: ## Study: three sizes at equal compute
 $(STUDIES): $(READY)
 	@python -m stages.study $@ --jobs $(or $(JOBS),2) $(ARGS)

@@ -16,7 +16,7 @@ from lmlib.files import write_atomically, write_json
 from lmlib.model import ModelParams, TransformerLM
 from lmlib.params import from_dict
 
-# BytesIO by name: it lacks `mode`, so a run-time checker does not take it for an IO[bytes]
+# BytesIO explicitly: it lacks `mode`, so a run-time checker rejects it as IO[bytes]
 PathOrFile = str | os.PathLike[str] | IO[bytes] | io.BytesIO
 
 
@@ -57,7 +57,7 @@ def load_checkpoint(
 def checkpoint_state(
     model: nn.Module, optimizer: torch.optim.Optimizer, iteration: int
 ) -> dict[str, Any]:
-    """Return what a checkpoint holds; the tensors are those in use, not copies."""
+    """Return the content of a checkpoint; its tensors are the live ones, not copies."""
     return {
         "model": plain_state_dict(model),
         "optimizer": optimizer.state_dict(),
@@ -68,9 +68,9 @@ def checkpoint_state(
 def serialise(state: dict[str, Any], room: int = 0) -> memoryview:
     """Return the bytes of `state`, preceded by `room` bytes for the caller to fill.
 
-    Release them after use: Python 3.13 complains of a buffer that is collected with its view.
+    Release the view after use: Python 3.13 warns if a buffer is collected while viewed.
     """
-    # through a buffer: torch.save writes the name of its file into the bytes
+    # through a buffer: given a file, torch.save would write its name into the bytes
     buffer = io.BytesIO(bytes(room))
     buffer.seek(room)
     torch.save(state, buffer)
@@ -87,7 +87,7 @@ def save_model(
     folder = Path(folder)
     state = dict(plain_state_dict(model) if weights is None else weights)
     if model.params.tie_embeddings:
-        del state["lm_head.weight"]  # safetensors refuses the same memory twice
+        del state["lm_head.weight"]  # safetensors refuses to store shared memory twice
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     write_atomically(folder / "model.safetensors", save(tensors))
     config = {"vocab_size": model.vocab_size, **asdict(model.params)}
@@ -98,7 +98,7 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> Transf
     """Return the model that `save_model` wrote, on `device`, in evaluation mode.
 
     Raises FileNotFoundError when one of the two files is missing, ValueError when one is damaged
-    or they do not fit each other.
+    or they do not belong together.
     """
     config_path, weights_path = Path(folder) / "config.json", Path(folder) / "model.safetensors"
     for path in (config_path, weights_path):

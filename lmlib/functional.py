@@ -8,8 +8,8 @@ from torch import Tensor
 def softmax(x: Float[Tensor, "..."], dim: int = -1) -> Float[Tensor, "..."]:
     """Return exp(x) / sum(exp(x)) along `dim`, in x.dtype; computed in float32 or wider.
 
-    The maximum is subtracted first, which changes nothing in the quotient and keeps exp from
-    overflowing. An entry of -inf gets probability 0; a slice of nothing but -inf gives NaN.
+    The maximum is subtracted first, which leaves the quotient unchanged and keeps exp from
+    overflowing. An entry of -inf gets probability 0; a slice with only -inf gives NaN.
     """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))  # 70,000 ones overflow a float16 sum
     exponentials = (wide - wide.amax(dim=dim, keepdim=True)).exp()
@@ -26,8 +26,8 @@ def cross_entropy(
 ) -> Float[Tensor, ""]:
     """Return the mean over all leading axes of -log softmax(logits)[target], in nats.
 
-    Computed in float32 or wider, as log(sum(exp(logits))) - logits[target], so that neither a
-    large logit overflows nor a small probability becomes log(0).
+    Computed in float32 or wider, as log(sum(exp(logits))) - logits[target], so that large
+    logits do not overflow and small probabilities do not become log(0).
     """
     if logits.shape[:-1] != targets.shape:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What a model runs on: the device, the dtype of its products, the compiler, the memory."""
+"""What a model runs on: the device, the dtype of matrix products, the compiler, the memory."""
 
 import contextlib
 import ctypes
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
-# auto: on CUDA only; graphs: on, and CUDA graphs too
+# auto: on CUDA only; graphs: on, with CUDA graphs
 CompileMode = Literal["auto", "on", "off", "graphs"]
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
@@ -27,7 +27,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 def resolve_device(name: str, where: str) -> torch.device:
     """Return the device called `name`; `auto` takes CUDA, then Apple's MPS, then the CPU.
 
-    Raises ValueError for an unknown or missing device; its text begins with `where`, the setting
+    Raises ValueError for an unknown or missing device; the message begins with `where`, the setting
     that holds the name.
     """
     if name == "auto":
@@ -55,9 +55,9 @@ def resolve_device(name: str, where: str) -> torch.device:
 
 
 def resolve_dtype(name: str, device: torch.device, where: str) -> torch.dtype:
-    """Return the dtype of matrix products; `auto` is bfloat16 where the device multiplies it.
+    """Return the dtype of matrix products; `auto` is bfloat16 if the device supports it.
 
-    Raises ValueError, which begins with `where`, for float16 anywhere but on CUDA.
+    Raises ValueError for float16 on any device but CUDA; the message begins with `where`.
     """
     if name == "float16" and device.type != "cuda":
         raise ValueError(
@@ -86,7 +86,7 @@ def _cpu_multiplies_bfloat16() -> bool:
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """Return `x` on `device`; the CPU does not wait for a copy to CUDA."""
+    """Return `x` on `device`, without waiting for a copy to CUDA."""
     if device.type == "cuda":
         return x.pin_memory().to(device, non_blocking=True)
     return x.to(device)
@@ -100,7 +100,7 @@ class Runtime:
     dtype: torch.dtype = torch.float32
 
     def environment(self) -> dict[str, str]:
-        """Return what the bits of a run depend on besides its settings and data."""
+        """Return what the bits of a run depend on, apart from its settings and data."""
         on_cuda = self.device.type == "cuda"
         return {
             "device": torch.cuda.get_device_name(self.device) if on_cuda else self.device.type,
@@ -117,15 +117,15 @@ class Runtime:
 
     @contextlib.contextmanager
     def deterministic(self) -> Iterator[None]:
-        """Within, CUDA adds in the same order in every run, as the CPU always does.
+        """Within the context, CUDA sums in the same order in every run, as the CPU always does.
 
-        An operation that PyTorch cannot do in a fixed order raises RuntimeError: if it only warned
-        (`warn_only`), the gradients of attention would keep their random order, too.
+        An operation that PyTorch cannot do in a fixed order raises RuntimeError. With `warn_only`,
+        the gradients of attention would be summed in random order, too.
         """
         if self.device.type != "cuda":
             yield
             return
-        # cuBLAS reads it at its first use
+        # cuBLAS reads this at its first use
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         enabled = torch.are_deterministic_algorithms_enabled()
         warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
@@ -140,10 +140,10 @@ class Runtime:
             memory.fill_uninitialized_memory = fill
 
     def should_compile(self, mode: CompileMode) -> bool:
-        """Return whether to call `torch.compile`; `auto` does on CUDA, where it always pays.
+        """Return whether to call `torch.compile`; `auto` does on CUDA, where it always pays off.
 
-        Where the compiler that PyTorch calls (C++ for the CPU, C for CUDA) or the headers of
-        Python that it includes are missing, nothing is compiled, and a warning says why.
+        If the compiler that PyTorch calls (C++ for the CPU, C for CUDA) or the Python headers
+        that it includes are missing, nothing is compiled, and a warning says why.
         """
         on_cuda = self.device.type == "cuda"
         if mode == "off" or (mode == "auto" and not on_cuda):
@@ -164,8 +164,8 @@ class Runtime:
         """Return `module` compiled if it should be (`should_compile`) and can be, else unchanged.
 
         `trial` calls the module as it will be called later, forward and, in training, backward:
-        PyTorch compiles in the first call. Where the compiler fails in it, a warning says so; any
-        other error is raised.
+        PyTorch compiles in the first call. If the compiler fails, a warning says so; any other
+        error is raised.
 
         With `graphs` the kernels of a call on CUDA are recorded and launched together (CUDA
         graphs), for models so small that launching them takes longer than running them.
@@ -175,7 +175,7 @@ class Runtime:
         from torch._dynamo.exc import TorchDynamoException  # importing it takes a second
 
         logger.info("compiling the model, which can take a minute")
-        # a module, which the types do not say
+        # a module, though its type does not say so
         compiled: Any = torch.compile(
             module, dynamic=False, mode="reduce-overhead" if mode == "graphs" else None
         )
@@ -191,21 +191,21 @@ class Runtime:
         """Let the process keep the CPU memory that tensors have freed, for the next tensors.
 
         By default the C library of Linux returns large blocks to the system and requests them
-        again, and the system fills them with zeros page by page: a quarter of a second for each
-        gigabyte, in each training step. On other systems and devices this does nothing.
+        again, and the system zeroes them page by page: a quarter of a second per gigabyte in
+        each training step. On other systems and devices this does nothing.
         """
         if self.device.type != "cpu" or not sys.platform.startswith("linux"):
             return
         with contextlib.suppress(OSError, AttributeError):  # a C library other than GNU's
             mallopt = ctypes.CDLL(None).mallopt
-            # up to a GiB from the heap (older versions: 32 MiB), which is not trimmed
+            # allocate up to 1 GiB (older versions: 32 MiB) on the heap, and do not trim it
             if mallopt(M_MMAP_THRESHOLD, 1 << 30) or mallopt(M_MMAP_THRESHOLD, 1 << 25):
                 mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
     def peak_memory_bytes(self) -> int | None:
-        """Return the most memory used at once: tensors on CUDA, all of MPS, the process on a CPU.
+        """Return the peak memory: of tensors on CUDA, of all of MPS, of the process on a CPU.
 
-        None on Windows, which does not tell.
+        None on Windows, which does not report it.
         """
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)

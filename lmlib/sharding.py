@@ -1,7 +1,7 @@
-"""What FSDP does to tensors: each process holds a part, and the parts make the whole tensor.
+"""Sharded tensors, as FSDP makes them: each process holds a part of the whole tensor.
 
 A sharded tensor is a `torch.distributed.tensor.DTensor`. These functions return any other tensor
-as it is, so that their callers need not know whether several processes train.
+unchanged, so that callers need not know whether several processes train.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 def is_sharded(x: Any) -> bool:
     """Return whether x is a DTensor."""
-    return hasattr(x, "full_tensor")  # not isinstance: one process need not import DTensor
+    return hasattr(x, "full_tensor")  # not isinstance: a single process need not import DTensor
 
 
 def local(x: Any) -> Any:
@@ -20,12 +20,12 @@ def local(x: Any) -> Any:
 
 
 def whole(x: Any) -> Any:
-    """Return x whole, gathered in every process."""
+    """Return the whole x, gathered in every process."""
     return x.full_tensor() if is_sharded(x) else x
 
 
 def whole_like(part: Tensor, like: Any) -> Tensor:
-    """Return the whole of which this process has `part`, as it has `local(like)` of `like`."""
+    """Return the whole tensor whose local part is `part`, sharded as `like` is."""
     if not is_sharded(like):
         return part
     from torch.distributed.tensor import DTensor
@@ -35,15 +35,15 @@ def whole_like(part: Tensor, like: Any) -> Tensor:
 
 
 def shard_like(x: Any, like: Any) -> Any:
-    """Return x, a whole tensor that every process has, sharded as `like` is.
+    """Return x, a whole tensor present in every process, sharded as `like` is.
 
-    Anything but a tensor of the shape of `like` stays as it is.
+    Anything but a tensor of the shape of `like` is returned unchanged.
     """
     if not is_sharded(like) or not isinstance(x, Tensor) or x.shape != like.shape:
         return x
     from torch.distributed.tensor import distribute_tensor
 
-    # without a source rank, each process cuts its part from its own copy
+    # no source rank: each process takes its part from its own copy
     return distribute_tensor(x, like.device_mesh, like.placements, src_data_rank=None)
 
 

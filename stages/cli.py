@@ -1,4 +1,4 @@
-"""What every stage does around its work: logging, one clear sentence for bad input."""
+"""What every stage needs around its work: logging, and one clear sentence for bad input."""
 
 import contextlib
 import logging
@@ -14,15 +14,15 @@ from stages.parent import terminate_with_parent
 def run_stage(main: Callable[[], None]) -> None:
     """Run `main`; bad input ends it with one sentence on stderr and exit status 1.
 
-    LMLIB_DEBUG=1 in the environment shows the traceback behind the sentence. Ctrl-C ends it
-    with 130 and no traceback.
+    LMLIB_DEBUG=1 in the environment shows the traceback as well. Ctrl-C ends it with status 130 and
+    no traceback.
     """
     level = logging.DEBUG if os.environ.get("LMLIB_DEBUG") else logging.INFO
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     for name in ("lmlib", "stages", "__main__"):  # the last is the stage itself
         logging.getLogger(name).setLevel(level)
     terminate_with_parent()
-    tqdm.monitor_interval = 0  # no monitor thread for the bars: under a limit its start could hang
+    tqdm.monitor_interval = 0  # no monitor thread: under a limit on threads its start could hang
     try:
         main()
     except (ValueError, OSError, FloatingPointError) as error:
@@ -34,7 +34,7 @@ def run_stage(main: Callable[[], None]) -> None:
 
 @contextlib.contextmanager
 def remedy(command: str) -> Iterator[None]:
-    """Add to an error about a file the command that makes the file again."""
+    """Add to an error about a file the command that rebuilds the file."""
     try:
         yield
     except FileNotFoundError as error:

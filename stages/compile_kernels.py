@@ -1,6 +1,6 @@
-"""Compile the kernels of lmlib, unless they are kept already.
+"""Compile the kernels of lmlib, unless they are already in the cache.
 
-Writes: .venv/lmlib/ (or, outside of a virtual environment, the user's cache folder).
+Writes: .venv/lmlib/ (outside a virtual environment: the user's cache folder).
 Run:    make setup   (by hand, from the repository root: python -m stages.compile_kernels)
 """
 

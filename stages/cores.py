@@ -1,14 +1,13 @@
 """How the stages share the processor's cores with each other and with other programs.
 
-PyTorch splits an operation among threads, and the results of each wait for the last of them. Its
-OpenMP library lets the others spin meanwhile, for 300,000 rounds. Where cores are free, a spin
-saves the time that waking a thread takes, and 10,000 rounds save as much. Where other programs run
-too, any spin takes the cores from the very threads that it waits for, and none is fastest
-(tests/benchmarks/RESULTS.md, "Beside other programs"). So a stage looks when it starts.
+PyTorch splits an operation among threads and waits for the last of them. Meanwhile its OpenMP
+library lets the others spin, for 300,000 rounds. On free cores, spinning saves the time to wake a
+thread, and 10,000 rounds save as much. On busy cores, any spinning takes time from the very threads
+that it waits for, so not spinning is fastest (tests/benchmarks/RESULTS.md, "Beside other
+programs"). So a stage checks, when it starts, whether the cores are free.
 
-How threads wait changes no bits. Their number does, so it does not depend on what the machine does
-at the moment: as many as there are cores, or, in a queue of experiments, as many as each of its
-workers gets of them.
+How threads wait changes no bits. Their number does, so it must not depend on the present load: it
+is the number of cores or, in a queue of experiments, each worker's share of them.
 """
 
 import os
@@ -18,17 +17,17 @@ from pathlib import Path
 
 from lmlib.threads import num_cores
 
-# rounds of GNU's OpenMP; or milliseconds of LLVM's, which PyTorch has on macOS
+# in rounds for GNU's OpenMP; in milliseconds for LLVM's, which PyTorch uses on macOS
 SPIN = "KMP_BLOCKTIME" if sys.platform == "darwin" else "GOMP_SPINCOUNT"
 SPIN_WHERE_FREE = "1" if sys.platform == "darwin" else "10000"
 THREADS = "OMP_NUM_THREADS"
-CHOSEN = "STAGES_SPIN"  # what a stage chose: those that it starts choose for themselves
+CHOSEN = "STAGES_SPIN"  # a stage's own choice, which the processes that it starts replace
 STAT = Path("/proc/stat")
 LOOK_SECONDS = 0.1  # ten ticks of the counters in STAT
 
 
 def share_cores() -> None:
-    """Set what OpenMP reads when PyTorch is imported, unless the user has set it."""
+    """Set the variables that OpenMP reads when PyTorch is imported, unless the user set them."""
     if THREADS not in os.environ and (workers := count_queue_workers()) > 1:
         os.environ[THREADS] = str(threads_of_each(workers))
     set_by_user = os.environ.get(SPIN) != os.environ.get(CHOSEN)
@@ -39,10 +38,10 @@ def share_cores() -> None:
 
 
 def are_free(cores: int) -> bool:
-    """Return whether other programs leave this process so many of its cores, as far as is known.
+    """Return whether other programs leave this process that many of its cores, as far as is known.
 
-    Where few threads run on the whole machine, one glance tells. Otherwise its own cores are looked
-    at for LOOK_SECONDS. Systems other than Linux do not say: True.
+    If few threads run on the whole machine, one reading is enough. Otherwise this process's cores
+    are watched for LOOK_SECONDS. On systems other than Linux, which do not tell, return True.
     """
     try:
         running, before = read_cores()
@@ -56,9 +55,9 @@ def are_free(cores: int) -> bool:
 
 
 def read_cores() -> tuple[int, float]:
-    """Return how many threads run on the machine now, and the idle seconds of this process's cores.
+    """Return the number of running threads, and the idle seconds of this process's cores.
 
-    The seconds are a sum over the cores since the machine's start.
+    The threads are those of the whole machine; the seconds are a sum over the cores since boot.
     """
     lines = STAT.read_text(encoding="ascii").splitlines()
     numbers = {name: values for name, *values in map(str.split, lines) if values}
@@ -68,15 +67,15 @@ def read_cores() -> tuple[int, float]:
 
 
 def threads_of_each(jobs: int) -> int:
-    """Return how many threads each of several trainings takes that run side by side."""
+    """Return the number of threads for each of `jobs` runs that train at the same time."""
     return max(1, num_cores() // jobs)
 
 
 def count_queue_workers() -> int:
-    """Return how many workers of DVC's queue run experiments of this project, 0 outside of it.
+    """Return the number of DVC queue workers that run experiments of this project; 0 outside one.
 
-    `dvc queue start -j N` starts N processes `dvc exp queue-worker NAME`, which run a stage in a
-    temporary copy of the project. NAME is the same for all of a project but for a number.
+    `dvc queue start -j N` starts N processes `dvc exp queue-worker NAME`, which run stages in a
+    temporary copy of the project. The NAMEs of a project differ only in a number at the end.
     """
     root = os.environ.get("DVC_ROOT")
     if root is None or Path(root).resolve() == Path.cwd():
@@ -99,8 +98,8 @@ def count_queue_workers() -> int:
 
 
 def describe(num_threads: int) -> str:
-    """Return, for the log, what was chosen here or set by the user."""
+    """Return, for the log, the settings that were chosen here or by the user."""
     names = (THREADS, "OMP_WAIT_POLICY", SPIN)
     chosen = ", ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
-    busy = "; other programs run, so none spins" if os.environ.get(CHOSEN) == "0" else ""
+    busy = "; other programs run, so threads do not spin" if os.environ.get(CHOSEN) == "0" else ""
     return f"{num_threads} threads on {num_cores()} cores ({chosen}){busy}"

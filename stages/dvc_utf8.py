@@ -1,8 +1,8 @@
-"""Let DVC work in a folder whose path has letters beyond ASCII.
+"""Let DVC work in a folder whose path has non-ASCII characters.
 
-DVC 3.67 writes its configuration by configobj, which takes it for ASCII: in such a folder
-`dvc exp run --temp`, `dvc queue start` and so the studies end with UnicodeEncodeError, since their
-temporary copies name the cache by its whole path. DVC reads UTF-8 already.
+DVC 3.67 writes its configuration with configobj, which encodes it as ASCII. In such a folder
+`dvc exp run --temp`, `dvc queue start` and hence the studies fail with UnicodeEncodeError, because
+their temporary copies refer to the cache by its full path. DVC already reads UTF-8.
 
 Writes: dvc_utf8.py, this file, and dvc_utf8.pth, which imports it, among Python's packages.
 Run:    make setup   (by hand, in an environment of your own: python -m stages.dvc_utf8)
@@ -15,13 +15,13 @@ from types import ModuleType
 
 
 class ConfigObjInUtf8:
-    """Finds configobj, once, and lets it write UTF-8 where nothing else is said."""
+    """Finds configobj, once, and makes UTF-8 its default encoding."""
 
     @classmethod
     def find_spec(
         cls, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return how to import configobj; None for other modules, which Python finds itself."""
+        """Return the spec of configobj; None for other modules, which Python finds itself."""
         if name != "configobj":
             return None
         sys.meta_path.remove(cls)

@@ -17,7 +17,7 @@ from stages.stage_run import stage_run
 
 
 def main() -> None:
-    """Encode the training and the validation text; write next to each what it was made from."""
+    """Encode the training and the validation text; write next to each a record of its source."""
     tokenizer = Tokenizer.load(TOKENIZER)
     tokenizer_sha256 = sha256_file(TOKENIZER / "tokenizer.json")
     TRAIN_TOKENS.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Stage `evaluate`: score the validation text, write samples and say how new they are.
+"""Stage `evaluate`: score the validation text, write samples and measure how new they are.
 
 Params: evaluation, sampling. Reads: models/lm/, models/tokenizer/, data/tokens/.
 Writes: models/metrics/, models/plots/position.csv, models/samples.md.
@@ -43,7 +43,7 @@ from stages.trained import load_trained
 
 
 def main() -> None:
-    """Score the whole validation text, continue the fixed prompts, compare both with train."""
+    """Score the validation text, continue the prompts, compare samples with the training text."""
     params = load_params(PARAMS, "evaluation", EvaluationParams)
     sampling = load_params(PARAMS, "sampling", SamplingParams)
     model, tokenizer = load_trained(resolve_device(params.device, "evaluation.device"))
@@ -98,7 +98,7 @@ def main() -> None:
             bits_per_byte=scores.bits_per_byte,
             on_parent=True,
         )
-    # DVC has the trained model by now: what it was resumed from is no longer needed
+    # DVC has the trained model by now, so its resume states are no longer needed
     discard(resume_folder(trained_as))
 
 

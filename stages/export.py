@@ -1,9 +1,9 @@
 """Stage `export`: the trained model in the formats of `transformers`, llama.cpp and `tiktoken`.
 
 A model that the Llama architecture cannot express (model.norm, model.position or model.ffn changed)
-does not fail the stage, or `dvc exp run -S model.norm=post` would end without its results. Then
-models/hf/ holds only a README.md that names the parameter, and a warning says the same. Likewise
-model.gguf is missing if llama.cpp cannot take the tokenizer.
+does not fail the stage; otherwise `dvc exp run -S model.norm=post` would end without its results.
+Then models/hf/ holds only a README.md that names the parameter, and a warning says the same.
+Likewise, there is no model.gguf if llama.cpp does not support the tokenizer.
 
 Params: corpus, tokenizer, optim, train, for the model card. Reads: models/lm/, models/tokenizer/,
         models/metrics/. Writes: models/hf/.
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def _section(path: Path, name: str) -> dict[str, Any]:
-    """Return a section of params.yaml as it is: the stage that used it has checked it."""
+    """Return a section of params.yaml unchecked: the stage that used it has checked it."""
     return read_yaml(path)[name]
 
 

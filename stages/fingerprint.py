@@ -1,4 +1,4 @@
-"""The identity of a stage's result: a hash of all that it is made from."""
+"""The identity of a stage's result: a hash of everything that it is made from."""
 
 import hashlib
 import json
@@ -12,8 +12,8 @@ from stages.paths import PARAMS, PIPELINE
 def fingerprint(stage: str) -> str:
     """Return 16 hexadecimal digits for the deps and params that dvc.yaml lists for `stage`.
 
-    Equal fingerprints, equal outs: a run takes up what an interrupted one left only if it has the
-    same code, data and hyperparameters, and MLflow knows a run by it.
+    Equal fingerprints mean equal outs: a run resumes the state of an interrupted one only if code,
+    data and hyperparameters are the same. MLflow runs are found by it, too.
     """
     entry = read_yaml(PIPELINE)["stages"][stage]
     params = read_yaml(PARAMS)
@@ -37,7 +37,7 @@ def _look_up(params: dict[str, Any], dotted: str) -> Any:
 
 
 def _files(dep: str) -> list[Path]:
-    """Return the files of a dep, without those that .dvcignore names."""
+    """Return the files of a dep, without those that .dvcignore excludes."""
     path = Path(dep)
     if not path.exists():
         raise FileNotFoundError(f"{path}: missing; run `dvc repro`, which makes it")

@@ -1,13 +1,13 @@
-"""Take a Llama checkpoint of `transformers` back: the folder that stage `export` wrote, say.
+"""Import a Llama checkpoint of `transformers`, such as the folder that stage `export` writes.
 
-By hand, not a stage of the pipeline. FOLDER holds config.json, tokenizer.json and the weights in
-one safetensors file or several; what this project cannot express is refused by the name of the
-setting. `--to` gets lm/ and tokenizer/, laid out as in models/:
+Run by hand, not a stage of the pipeline. FOLDER holds config.json, tokenizer.json and the weights
+in one or more safetensors files; if this project cannot express a setting, an error names it. The
+results, lm/ and tokenizer/, go to the folder `--to`, laid out as in models/:
 
     python -m stages.import_hf models/hf --to models/imported
 
-With `--to models` they take the place of the trained model: `python -m stages.sample` and the other
-commands then use them, until `dvc checkout` brings back what the pipeline made.
+With `--to models` they replace the trained model: `python -m stages.sample` and the other commands
+then use them, until `dvc checkout` restores what the pipeline made.
 
 Reads:  FOLDER. Writes: TO/lm/, TO/tokenizer/.
 Run:    python -m stages.import_hf FOLDER --to models/imported
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """Read everything before anything is written: a checkpoint that is refused leaves no trace."""
+    """Read everything before writing anything, so that a rejected checkpoint leaves no trace."""
     args = _parse_arguments()
     model, tokenizer = load_pretrained(args.folder)
     save_model(args.to / MODEL.name, model)
@@ -44,11 +44,11 @@ def main() -> None:
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m stages.import_hf",
-        description="Take a Llama checkpoint of transformers back into this project.",
+        description="Import a Llama checkpoint of transformers into this project.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("folder", type=Path, help="with config.json, tokenizer.json and weights")
-    parser.add_argument("--to", type=Path, default=IMPORTED, help="gets lm/ and tokenizer/")
+    parser.add_argument("folder", type=Path, help="has config.json, tokenizer.json, weights")
+    parser.add_argument("--to", type=Path, default=IMPORTED, help="folder for lm/ and tokenizer/")
     return parser.parse_args()
 
 

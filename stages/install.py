@@ -1,11 +1,11 @@
-"""Install the project, and what a purpose needs beside it, into a virtual environment.
+"""Install the project, and what a purpose needs in addition, into a virtual environment.
 
-Reads:  pyproject.toml, constraints.txt or, for the benchmarks, the list of their peers.
+Reads:  pyproject.toml, constraints.txt or, for the benchmarks, the list of peers.
 Writes: .venv (or .venv-bench), dvc_plots/vega.js.
 Run:    make setup   (by hand, from the repository root: python3 -m stages.install)
 
-Nothing is installed when this runs, so it imports the standard library alone. Of two that run at
-once the second waits, and finds the work done.
+Nothing is installed yet when this runs, so it imports only the standard library. If two run at
+once, the second waits, and finds the work done.
 """
 
 import argparse
@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-LOG_LINES = 15  # shown of pip's output when it fails
-LINE_S, TERMINAL_LINE_S = 15.0, 0.5  # how often progress is told: in a log, on a terminal
+LOG_LINES = 15  # of pip's output, shown when it fails
+LINE_S, TERMINAL_LINE_S = 15.0, 0.5  # between progress lines: in a log, on a terminal
 
 
 @dataclass(frozen=True)
 class Purpose:
-    """An environment, what pip installs into it, the files that say so, and the kernels' need."""
+    """An environment, what pip installs into it, the files that list it, and whether to compile."""
 
     venv: Path
     stamp: str
@@ -60,12 +60,12 @@ PURPOSES = {
 
 
 def main() -> None:
-    """Install for one purpose, unless that was done; end with one sentence where it fails."""
+    """Install for one purpose, unless that is done already; on failure, end with one sentence."""
     parser = argparse.ArgumentParser(prog="python3 -m stages.install", description=__doc__)
     parser.add_argument("purpose", nargs="?", choices=PURPOSES, default="run")
     purpose = PURPOSES[parser.parse_args().purpose]
     try:
-        with lock(Path("pyproject.toml"), "another process installs here"):
+        with lock(Path("pyproject.toml"), "another process is installing here"):
             install(purpose)
     except OSError as error:
         sys.exit(f"error: {error}")
@@ -74,9 +74,10 @@ def main() -> None:
 
 
 def lock(path: Path, reason: str) -> BinaryIO:
-    """Return the file open and locked, once no other process holds it; `reason` is why one may.
+    """Return the file, open and locked; say `reason` and wait while another process holds the lock.
 
-    The file is not changed. The lock ends with its last open copy, so no kill leaves it behind.
+    The file is not changed. The lock ends when the file's last copy is closed, so a killed process
+    leaves none behind.
     """
     file = path.open("r+b")
     try:
@@ -88,7 +89,7 @@ def lock(path: Path, reason: str) -> BinaryIO:
 
 
 def install(purpose: Purpose) -> None:
-    """Bring an environment up to date; raise OSError with what to do where that fails."""
+    """Bring an environment up to date; on failure raise OSError, which says what to do."""
     stamp = purpose.venv / purpose.stamp
     if is_current(stamp, purpose):
         stamp.touch()
@@ -100,27 +101,27 @@ def install(purpose: Purpose) -> None:
     if purpose.builds:
         say("compiling kernels: a minute the first time")
         run(python, "-m", "stages.compile_kernels")
-        run(python, "-m", "stages.vega")  # pages of `dvc plots` then need no network
+        run(python, "-m", "stages.vega")  # so that pages of `dvc plots` need no network
         run(python, "-m", "stages.dvc_utf8")
     stamp.write_text(content_of_stamp(purpose), encoding="utf-8")
 
 
 def content_of_stamp(purpose: Purpose) -> str:
-    """Return the folder, since an environment that was moved does not start, and what is asked."""
+    """Return the folder (an environment does not work if it is moved) and a hash of the lists."""
     asked = hashlib.sha256(b"".join(path.read_bytes() for path in purpose.lists))
     return f"{Path.cwd()}\n{asked.hexdigest()}\n"
 
 
 def is_current(stamp: Path, purpose: Purpose) -> bool:
-    """Whether the environment was made here, for these lists of packages."""
+    """Return whether the environment was made here, for these lists of packages."""
     return stamp.is_file() and stamp.read_text(encoding="utf-8") == content_of_stamp(purpose)
 
 
 def prepare(venv: Path) -> None:
-    """Make a virtual environment, unless a whole one that was made here is there.
+    """Make a virtual environment, unless there is a complete one that was made here.
 
-    Its file `.made` is there before all others, and names this folder when the rest is whole. An
-    environment without it is someone else's, and stays.
+    Its file `.made` is created first, and names this folder once the rest is complete. An
+    environment without that file is someone else's, and is left alone.
     """
     made, here = venv / ".made", f"{Path.cwd()}\n"
     if made.is_file() and made.read_text(encoding="utf-8") == here:
@@ -133,12 +134,12 @@ def prepare(venv: Path) -> None:
                 "`python -m stages...` yourself"
             )
         if venv.is_symlink():
-            raise OSError(f"{venv} is a symbolic link to what should be made again: remove it")
+            raise OSError(f"{venv} is a symbolic link to an outdated environment: remove it")
         shutil.rmtree(venv)
     if os.pathsep in here:
         raise OSError(
-            f"the path of this folder has a '{os.pathsep}', which Python's virtual environments "
-            f"and PATH cannot have: rename it ({Path.cwd()})"
+            f"the path of this folder has a '{os.pathsep}', which virtual environments and "
+            f"PATH do not support: rename it ({Path.cwd()})"
         )
     if subprocess.run([sys.executable, "-c", "import ensurepip"], capture_output=True).returncode:
         raise OSError(
@@ -152,11 +153,11 @@ def prepare(venv: Path) -> None:
 
 
 def run_pip(purpose: Purpose) -> None:
-    """Install, and tell how it goes; what pip says is in install.log of the environment."""
+    """Install with pip and show progress; pip's output goes to install.log in the environment."""
     log = purpose.venv / "install.log"
     command = [str(purpose.venv / "bin" / "python"), "-m", "pip", "install"]
     command += ["--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
-    say(f"installing into {Path.cwd() / purpose.venv}; pip's words: {log}")
+    say(f"installing into {Path.cwd() / purpose.venv}; pip's output: {log}")
     with log.open("wb") as output:
         pip = subprocess.Popen([*command, *purpose.arguments], stdout=output, stderr=output)
         try:
@@ -170,12 +171,12 @@ def run_pip(purpose: Purpose) -> None:
         raise OSError(
             f"pip ended with {pip.returncode}; the end of {log}:\n  "
             + "\n  ".join(words)
-            + "\nRun the same command again when that is mended: downloads are kept by pip."
+            + "\nFix that and run the same command again: pip keeps its downloads"
         )
 
 
 def follow(pip: subprocess.Popen[bytes], log: Path, venv: Path) -> None:
-    """Tell what pip does until it ends: on a terminal in one line, elsewhere now and then."""
+    """Show what pip does until it ends: on a terminal in one line, elsewhere now and then."""
     terminal = sys.stdout.isatty()
     start = told = time.monotonic()
     while pip.poll() is None:
@@ -197,7 +198,7 @@ def follow(pip: subprocess.Popen[bytes], log: Path, venv: Path) -> None:
 
 
 def doing(log: Path, venv: Path) -> str:
-    """Return what pip does, by what it has written and by what it has installed so far."""
+    """Return what pip is doing, judged by its output and by what it has installed so far."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     title = "Installing collected packages: "
     if wanted := [line.removeprefix(title) for line in lines if line.startswith(title)]:
@@ -215,14 +216,14 @@ def plain_name(package: str) -> str:
 
 
 def run(*command: str) -> None:
-    """Run a command; raise OSError where it fails, after what it said itself."""
+    """Run a command, whose output is shown; raise OSError if it fails."""
     status = subprocess.run(command).returncode
     if status:
         raise OSError(f"`{' '.join(command[:3])} ...` ended with {status}; see above")
 
 
 def say(line: str) -> None:
-    """Write a line at once, however the output is buffered."""
+    """Write a line and flush it."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 

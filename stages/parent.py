@@ -1,4 +1,4 @@
-"""A stage ends with the `dvc` that started it."""
+"""Ending a stage together with the `dvc` that started it."""
 
 import ctypes
 import os
@@ -17,5 +17,5 @@ def terminate_with_parent() -> None:
     parent = os.getppid()
     pr_set_pdeathsig = 1  # linux/prctl.h
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-    if os.getppid() != parent:  # it died before the call
+    if os.getppid() != parent:  # the parent died before the call
         os.kill(os.getpid(), signal.SIGTERM)

@@ -1,7 +1,7 @@
-"""Every path of the pipeline, relative to the working directory, written once.
+"""All paths of the pipeline, relative to the working directory.
 
-Under `dvc exp run --temp` and in the queue a stage works in a copy that is thrown away. What must
-outlive it (resume states, numbers on their way to MLflow) is below `root()`, the real repository.
+Under `dvc exp run --temp` and in the queue, a stage works in a temporary copy. What must outlive it
+(resume states, events on their way to MLflow) is in `root()`, the real repository.
 """
 
 import os
@@ -43,5 +43,5 @@ def resume_folder(fingerprint: str) -> Path:
 
 
 def spool_folder() -> Path:
-    """Return the folder where numbers wait while the tracking server is away."""
+    """Return the folder where events wait while the tracking server does not answer."""
     return root() / "models" / ".tracking"

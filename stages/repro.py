@@ -1,6 +1,6 @@
-"""Run `dvc repro`; of two that `make` starts in one folder the second waits.
+"""Run `dvc repro`; if `make` starts two in one folder, the second waits.
 
-Alone, DVC ends the second one with an error: the files of a stage that runs are locked.
+Without this, DVC ends the second one with an error: a running stage locks its files.
 
 Run:    make repro
 """
@@ -14,7 +14,7 @@ from stages.install import lock
 
 def main() -> None:
     """Become `dvc repro`, which keeps the lock until it ends."""
-    file = lock(Path("dvc.yaml"), "another `make` builds here")
+    file = lock(Path("dvc.yaml"), "another `make` is building here")
     os.set_inheritable(file.fileno(), True)
     os.execvp("dvc", ["dvc", "repro", *sys.argv[1:]])
 

@@ -1,6 +1,6 @@
 """Write text with the trained model; run by hand, not a stage of the pipeline.
 
-Reads:  models/lm/, models/tokenizer/; what is not given comes from params.yaml, section sampling.
+Reads:  models/lm/, models/tokenizer/; defaults are those of params.yaml, section sampling.
 Run:    python -m stages.sample --prompt "Once upon a time" --temperature 0.8 --num-samples 3
         python -m stages.sample                 a prompt loop; /help lists its commands
         python -m stages.sample --rev NAME      the model of another revision or experiment
@@ -31,7 +31,7 @@ OPTIONS = [field.name for field in dataclasses.fields(SamplingParams) if field.n
 HELP = """\
 A line is a prompt, which the model continues. Ctrl-C ends a text, Ctrl-D ends the loop.
 /help              this text
-/show              the options as they are
+/show              the current options
 /OPTION VALUE      change one, as in /seed 2, /temperature 0.8 or /stop ["The end", "\\n"]
 """
 
@@ -65,7 +65,7 @@ class Writer:
             say("\n")
 
     def command(self, line: str) -> str:
-        """Do what a line that begins with / asks for; return what to say."""
+        """Execute a line that begins with /; return the text to show."""
         name, _, value = line[1:].strip().partition(" ")
         name = name.replace("-", "_")
         if name == "help":
@@ -109,7 +109,7 @@ def loop(writer: Writer) -> None:
     """Continue each line of stdin; on a terminal with history, and with commands."""
     asks = sys.stdin.isatty() and not writer.as_json
     if asks:
-        import readline  # noqa: F401  # input() then keeps a history of lines
+        import readline  # noqa: F401  # gives input() a history
 
         say(HELP)
     while True:
@@ -148,10 +148,10 @@ def changed(params: SamplingParams, name: str, value: str) -> SamplingParams:
 
 @contextlib.contextmanager
 def revision(rev: str) -> Iterator[Path]:
-    """Give a folder with the model and the tokenizer of a DVC revision or experiment.
+    """Yield a folder with the model and the tokenizer of a DVC revision or experiment.
 
-    Raises ValueError when there is no such revision, when it has none of them, or when DVC has
-    not kept them.
+    Raises ValueError if there is no such revision, if it lacks one of the two, or if DVC has not
+    kept them.
     """
     from dvc.api import DVCFileSystem  # takes a second to import
     from dvc.exceptions import DvcException
@@ -166,7 +166,7 @@ def revision(rev: str) -> Iterator[Path]:
                 files.get(name, str(Path(folder) / path), recursive=True)
             except (DvcException, SCMError) as error:
                 raise ValueError(
-                    f"--rev {rev}: {error}; `git log` and `dvc exp show` list what there is"
+                    f"--rev {rev}: {error}; `git log` and `dvc exp show` list what exists"
                 ) from error
             except (DataIndexDirError, OSError) as error:
                 if not files.exists(name):
@@ -189,23 +189,23 @@ def _parse_arguments(defaults: SamplingParams) -> argparse.Namespace:
     )
     add, d = parser.add_argument, defaults
     add("--prompt", help="the text to continue; without it, each line of stdin is one")
-    add("--max-tokens", type=int, default=d.max_tokens, help="at most")
+    add("--max-tokens", type=int, default=d.max_tokens, help="tokens per text, at most")
     add("--temperature", type=float, default=d.temperature, help="0: the most likely token")
     add("--top-k", type=int, default=d.top_k, help="0: all tokens")
     add("--top-p", type=float, default=d.top_p, help="1: all tokens")
     add("--min-p", type=float, default=d.min_p, help="0: all tokens")
     add("--repetition-penalty", type=float, default=d.repetition_penalty, help="1: none")
     add("--stop", nargs="+", default=d.stop, help="texts that end a continuation")
-    add("--beyond-context", choices=("slide", "stop"), default=d.beyond_context, help="if full")
+    add("--beyond-context", choices=("slide", "stop"), default=d.beyond_context, help="when full")
     add("--num-samples", type=int, default=d.num_samples, help="continuations of each prompt")
     add("--seed", type=int, default=d.seed, help="of the first sample")
     add("--no-cache", action="store_true", help="compute each token from all before it (slow)")
-    add("--json", action="store_true", help="one JSON object a sample, one a line")
-    add("--rev", help="a revision or experiment of DVC, whose model is to write")
+    add("--json", action="store_true", help="one JSON object per sample and line")
+    add("--rev", help="use the model of this DVC revision or experiment")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # what reads may end first, as `head` does
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the reader may end first, as `head` does
     run_stage(main)

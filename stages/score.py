@@ -25,11 +25,11 @@ from stages.trained import load_trained
 def main() -> None:
     """Print the scores of a file; special tokens in it separate documents, as in training.
 
-    Bytes that are not UTF-8 are scored too, one by one. Raises ValueError for an empty file.
+    Invalid UTF-8 is scored too, byte by byte. Raises ValueError for an empty file.
     """
     defaults = load_params(PARAMS, "evaluation", EvaluationParams)
     args = _parse_arguments(defaults)
-    stride = dataclasses.replace(defaults, stride=args.stride).stride  # checked there
+    stride = dataclasses.replace(defaults, stride=args.stride).stride  # checked by the dataclass
     where = "evaluation.device" if args.device == defaults.device else "--device"
     model, tokenizer = load_trained(resolve_device(args.device, where))
     with tempfile.TemporaryDirectory() as folder:
@@ -69,7 +69,7 @@ def _parse_arguments(defaults: EvaluationParams) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("file", type=Path, metavar="FILE", help="the text")
-    add("--json", action="store_true", help="for programs")
+    add("--json", action="store_true", help="print JSON")
     stride_help = "tokens that each window after the first scores"
     add("--stride", type=int, default=defaults.stride, help=stride_help)
     add("--device", default=defaults.device, help="auto, cpu, cuda, cuda:N or mps")

@@ -1,4 +1,4 @@
-"""Run a ready-made study: DVC experiments that differ in one thing, a table and a chart.
+"""Run a predefined study: DVC experiments that differ in one thing, with a table and a chart.
 
 Reads:  stages/studies.yaml; params.yaml, which every experiment starts from.
 Writes: models/studies/NAME.md and .svg, which git ignores, so that `git stash` keeps them;
@@ -79,18 +79,19 @@ def main() -> None:
     own = own_settings(args.set_param, study, read_yaml(PARAMS))
     if waiting := sorted(experiments("queued", "running").keys() & names.keys()):
         raise ValueError(
-            f"{args.study}: {', '.join(waiting)} of an earlier call still waits or runs: let it "
-            "end (`dvc queue start`), or `dvc queue remove --queued` and `dvc queue kill` it"
+            f"{args.study}: {', '.join(waiting)} of an earlier call is still queued or running; "
+            "let it finish (`dvc queue start`), or end it with `dvc queue remove --queued` and "
+            "`dvc queue kill`"
         )
     if old := sorted(experiments("success").keys() & names.keys()):
-        _dvc("exp", "remove", *old)  # the run cache still has what they found
+        _dvc("exp", "remove", *old)  # the run cache still has their results
     for name, label in names.items():
         settings = study.settings | study.variants[label] | own
         options = [option for item in settings.items() for option in ("-S", "=".join(item))]
         _dvc("exp", "run", "--queue", "--name", name, "evaluate", *options)
-    # said here, so that the last of them has no more threads than the others
+    # set here, so that the last one gets no more threads than the others
     env = {THREADS: str(threads_of_each(args.jobs))} | os.environ
-    # it fails where one of them does: the page then says which
+    # fails if one of them fails; the page then says which
     subprocess.run(["dvc", "exp", "run", "--run-all", "--jobs", str(args.jobs)], env=env)
     results = _results(names)
     if not results:
@@ -172,7 +173,7 @@ def chart(study: Study, results: list[Result]) -> str:
 
 
 def _results(names: dict[str, str]) -> list[Result]:
-    """Return what the experiments have reached, without those that did not finish."""
+    """Return the results of the experiments that finished."""
     finished = experiments("success")
     results = []
     for name, label in names.items():
@@ -187,10 +188,10 @@ def _results(names: dict[str, str]) -> list[Result]:
 
 
 def experiments(*states: str) -> dict[str, dict[str, Any]]:
-    """Return what DVC knows of the experiments since the last commit in these states, by name.
+    """Return DVC's data on the experiments since the last commit in these states, by name.
 
-    States are "queued", "running", "failed" and "success". Only the last has metrics of its own:
-    the others are shown with those of the commit they started from.
+    States are "queued", "running", "failed" and "success". Only the last have metrics of their own:
+    DVC shows the others with those of the commit they started from.
     """
     done = subprocess.run(["dvc", "exp", "show", "--json"], stdout=subprocess.PIPE, check=True)
     groups = [group for commit in json.loads(done.stdout) for group in commit["experiments"] or []]
@@ -203,7 +204,7 @@ def experiments(*states: str) -> dict[str, dict[str, Any]]:
 
 
 def own_settings(given: list[str], study: Study, params: dict[str, Any]) -> Settings:
-    """Return the settings given; raise ValueError for one not in `params`, or the study's own."""
+    """Return the given settings; raise ValueError for one not in `params` or set by the study."""
     parts = (setting.partition("=") for setting in given)
     settings = {key: value for key, _, value in parts}
     changed = {key for variant in study.variants.values() for key in variant}
@@ -229,7 +230,7 @@ def _dvc(*arguments: str) -> None:
 
 
 def positive(text: str) -> int:
-    """Return the number; argparse makes a sentence of the ValueError."""
+    """Return the number; argparse turns the ValueError into a message."""
     if int(text) < 1:
         raise ValueError(text)
     return int(text)
@@ -240,14 +241,14 @@ def _parse_arguments() -> argparse.Namespace:
         prog="python -m stages.study", description="Run a study of DVC experiments."
     )
     parser.add_argument("study", choices=STUDIES_BY_NAME)
-    parser.add_argument("--jobs", type=positive, default=2, help="at a time (%(default)s)")
+    parser.add_argument("--jobs", type=positive, default=2, help="run at a time (%(default)s)")
     parser.add_argument(
         "-S",
         "--set-param",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="of params.yaml, for every experiment",
+        help="set a key of params.yaml for every experiment",
     )
     return parser.parse_args()
 

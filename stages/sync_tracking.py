@@ -1,7 +1,7 @@
-"""Send to MLflow what it missed while it was away; the next stage that runs does so, too.
+"""Send to MLflow what it missed while it was unreachable; the next stage to run does so, too.
 
-Reads:  models/.tracking/, where the numbers wait.
-Run:    python -m stages.sync_tracking   (from the root; MLFLOW_TRACKING_URI says where to)
+Reads:  models/.tracking/, where the events wait.
+Run:    python -m stages.sync_tracking   (from the root; MLFLOW_TRACKING_URI: the destination)
 """
 
 import sys
@@ -19,8 +19,8 @@ def main() -> None:
     sys.stdout.write(f"{sent} events sent to {tracking_uri(root())}\n")
     if left:
         raise OSError(
-            f"{spool}: {left} runs are still there, because the tracker does not take them (see "
-            "above) or their processes are at work; try again later"
+            f"{spool}: {left} runs are still there, because the tracker does not accept them (see "
+            "above) or their processes are still running; try again later"
         )
 
 

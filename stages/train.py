@@ -56,7 +56,7 @@ AFTERWARDS = ("evaluation", "sampling")  # sections of params.yaml that no run r
 def main() -> None:
     """Train to `train.num_steps`; after an interruption, resume from the last saved state.
 
-    With `train.num_processes` this process only starts them; each of them runs this function.
+    With several processes, this one only starts the others, and each of them runs this function.
     """
     settings = Settings(
         model=load_params(PARAMS, "model", ModelParams),
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def _fit(settings: Settings, data: Datasets, world: World) -> None:
-    """Train, in each process of `world`; the main one writes the outs and reports to the tracker.
+    """Train in each process of `world`; the main one writes the outs and reports to the tracker.
 
     The profile of `train.profile_steps` is not an out: it goes to models/profile/ and the tracker.
     """
@@ -127,9 +127,9 @@ def _write_results(settings: Settings, result: TrainResult, num_parameters: int)
 
 
 def _recorded_sections() -> dict[str, Any]:
-    """Return, for the tracker, all that made the model, including where its data came from.
+    """Return, for the tracker, all params that made the model, including those of its data.
 
-    How it is evaluated and sampled may change without another run.
+    How the model is evaluated and sampled may change without another run.
     """
     sections = read_yaml(PARAMS)
     return {name: sections[name] for name in sections if name not in AFTERWARDS}

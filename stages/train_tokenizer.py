@@ -19,7 +19,7 @@ SAMPLE_BYTES = 1_000_000
 
 
 def main() -> None:
-    """Learn from the training text alone: the validation text stays unseen."""
+    """Learn from the training text only: the validation text stays unseen."""
     params = load_params(PARAMS, "tokenizer", TokenizerParams)
     special_tokens = list(params.special_tokens)
     with stage_run("train_tokenizer", {"tokenizer": params}, makes_model=False) as run:
@@ -50,7 +50,7 @@ def _learnt(tokenizer: Tokenizer) -> list[bytes]:
 
 
 def _statistics(tokenizer: Tokenizer) -> dict[str, float]:
-    """Return statistics of the vocabulary; bytes per token are of the start of the text."""
+    """Return statistics of the vocabulary; bytes per token are those of the text's start."""
     with RAW_TRAIN.open("rb") as file:
         sample = file.read(SAMPLE_BYTES).decode("utf-8", errors="ignore")
     return {

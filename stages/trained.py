@@ -11,7 +11,7 @@ from stages.paths import MODEL, TOKENIZER
 
 
 def load_trained(device: torch.device, folder: Path = Path()) -> tuple[TransformerLM, Tokenizer]:
-    """Load both from below `folder`.
+    """Load the model, on `device`, and its tokenizer from below `folder`.
 
     Raises FileNotFoundError when one is missing, ValueError when they do not belong together.
     """

@@ -1,4 +1,4 @@
-"""Serve the MLflow UI over the runs of this repository and open the table of runs, until Ctrl-C.
+"""Serve the MLflow UI for the runs of this repository, and open the table of runs, until Ctrl-C.
 
 Run:    make ui   (by hand, from the repository root: python -m stages.ui --port 5001)
 """
@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 
 API = "api/2.0/mlflow/experiments"
 VIEW = "models"
-# By default the table shows neither scores nor parameters. MLflow keeps a view in a tag of the
-# experiment; the page starts with it each time.
+# By default the table shows neither scores nor parameters. MLflow keeps this view in a tag of the
+# experiment, and the page starts with it each time.
 COLUMNS = [
     "params.`model.parameters`",
     "params.`train.batch_size`",
@@ -52,7 +52,7 @@ def main() -> None:
     address = f"http://127.0.0.1:{port}"
     with contextlib.closing(socket.socket()) as probe:
         if probe.connect_ex(("127.0.0.1", int(port))) == 0:
-            raise OSError(f"port {port} is taken by another program; take another with --port")
+            raise OSError(f"port {port} is in use by another program; choose another with --port")
     # without job execution the server starts in a third of the time
     defaults = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port]
@@ -62,7 +62,7 @@ def main() -> None:
     with subprocess.Popen(command, env={**defaults, **os.environ}) as server:
         try:
             table = _runs_table(address, server)
-            sys.stdout.write(f"open {table} in a browser; Ctrl-C ends\n")
+            sys.stdout.write(f"open {table} in a browser; Ctrl-C stops the server\n")
             sys.stdout.flush()
             if sys.platform == "darwin" or os.environ.get("DISPLAY"):  # there is a desktop
                 webbrowser.open(table)
@@ -72,17 +72,17 @@ def main() -> None:
 
 
 def _runs_table(address: str, server: subprocess.Popen[bytes]) -> str:
-    """Return the page of the runs once the server answers; raise OSError when it ends instead."""
+    """Return the page of the runs once the server answers; raise OSError if it ends instead."""
     name = urllib.parse.quote(experiment_name(makes_model=True))
     while server.poll() is None:
         try:
             answer = _ask(f"{address}/{API}/get-by-name?experiment_name={name}")
             break
         except urllib.error.HTTPError as error:
-            if error.code == 404:  # it serves, but no model was trained yet
+            if error.code == 404:  # it runs, but no model was trained yet
                 return address
             raise
-        except OSError:  # it starts
+        except OSError:  # it is still starting
             time.sleep(0.2)
     else:
         raise OSError(f"the MLflow server ended with status {server.returncode}; see above")
@@ -91,14 +91,14 @@ def _runs_table(address: str, server: subprocess.Popen[bytes]) -> str:
     page += "?workflowType=machine_learning"
     try:
         _add_view(address, experiment)
-    except OSError as error:  # a run may hold the database
-        logger.warning("the table has MLflow's own columns: %s", error)
+    except OSError as error:  # a run may have locked the database
+        logger.warning("the table shows MLflow's default columns: %s", error)
         return page
     return f"{page}&viewStateShareKey={VIEW}"
 
 
 def _add_view(address: str, experiment: dict[str, Any]) -> None:
-    """Give an experiment the view, unless it has one: the tag may be edited."""
+    """Add the view to an experiment, unless it has one, which the user may have edited."""
     key = f"mlflow.sharedViewState.{VIEW}"
     if key not in [tag["key"] for tag in experiment.get("tags", [])]:
         tag = {"key": key, "value": json.dumps({"selectedColumns": COLUMNS})}

@@ -1,6 +1,6 @@
-"""Write the library that draws DVC's plots next to its pages, so that they need no network.
+"""Write the library that draws DVC's plots next to the pages, so that they need no network.
 
-Writes: dvc_plots/vega.js: Vega, Vega-Lite and Vega-Embed, as vl-convert has them.
+Writes: dvc_plots/vega.js: Vega, Vega-Lite and Vega-Embed, as bundled in vl-convert.
 Run:    make plots   (by hand, from the repository root: python -m stages.vega)
 """
 
@@ -12,7 +12,7 @@ from stages.paths import VEGA
 
 
 def main() -> None:
-    """Take the library out of vl-convert."""
+    """Extract the library from vl-convert."""
     write_atomically(VEGA, vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").encode())
 
 

@@ -25,7 +25,7 @@ VOCAB_SIZE = 11
 
 
 def trained(seed: int, steps: int = 3) -> tuple[TransformerLM, AdamW]:
-    """Return a model after a few steps, and its optimizer, whose state is then not empty."""
+    """Return a model after a few steps, and its optimizer with a non-empty state."""
     model = TransformerLM(PARAMS, VOCAB_SIZE, seed=seed)
     optimizer = AdamW(model.parameters(), lr=1e-2)
     for _ in range(steps):
@@ -89,7 +89,7 @@ def test_checkpoint_has_the_same_bytes_under_every_name(tmp_path: Path) -> None:
 
 
 def test_checkpoint_of_a_compiled_model_fits_the_plain_one(tmp_path: Path) -> None:
-    """Both ways: neither writing nor reading knows that a model is compiled."""
+    """In both directions: checkpoints do not depend on whether a model is compiled."""
 
     def network() -> torch.nn.Module:
         return torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))

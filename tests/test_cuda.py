@@ -1,4 +1,4 @@
-"""What only a CUDA GPU can show: the same bits at every run, and the results of the CPU.
+"""What only a CUDA GPU can show: the same bits in every run, and the results of the CPU.
 
 Run:    pytest tests/test_cuda.py   (alone: with others, or without a GPU, all are skipped)
 """
@@ -84,7 +84,7 @@ def compare_trainings(folder: str, dtype: Any, compile_: Any) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kernel", ["sdpa", "plain"])
 def test_gradients_are_the_same_at_every_run(dtype: torch.dtype, kernel: Any) -> None:
-    """A context of many blocks, whose gradients fused attention adds up in any order it likes."""
+    """A context of many blocks, whose gradients fused attention may add in any order."""
     params = replace(SIZES, context_length=1024, attention=kernel)
     model = TransformerLM(params, VOCAB_SIZE).to(CUDA)
     ids = random_ids(8, 1025).to(CUDA)
@@ -136,7 +136,7 @@ def test_generation_gives_the_tokens_of_the_cpu(temperature: float) -> None:
 
 
 def test_recorded_steps_compute_what_others_do() -> None:
-    """Rows of other lengths, for some steps, and then with a row less: recorded anew."""
+    """Rows of different lengths, for some steps, then with one row fewer: recorded again."""
     model = trained(CUDA)[0]
     windows = [[1, 2, 3], [4], [5] * 40]
     with torch.inference_mode():
@@ -154,7 +154,7 @@ def test_recorded_steps_compute_what_others_do() -> None:
 
 
 def test_generation_on_cuda_slides_on() -> None:
-    """The cache is filled anew in place, under the recorded step."""
+    """The cache is refilled in place, under the recorded step."""
     model = trained(CUDA)[0]
     assert isinstance(decoder_for(model), GraphDecoder)
     params = SamplingParams(prompts=(), max_tokens=150, temperature=0.0, top_k=0, top_p=1.0, seed=1)
@@ -166,7 +166,7 @@ def test_generation_on_cuda_slides_on() -> None:
 def test_checkpoints_move_between_devices(
     tmp_path: Path, source: torch.device, target: torch.device
 ) -> None:
-    """Weights and moments keep their bits, and stand where the new model stands."""
+    """Weights and moments keep their bits, and move to the new model's device."""
     model, optimizer = trained(source)
     save_checkpoint(model, optimizer, 3, tmp_path / "checkpoint.pt")
     ResumeStore(tmp_path / "resume").save(model, optimizer, 3, {"train": [], "valid": []})

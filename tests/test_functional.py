@@ -40,7 +40,7 @@ def test_softmax_of_a_large_vocabulary_in_float16() -> None:
 
 
 def test_softmax_of_minus_infinity() -> None:
-    """It has probability 0; a row of nothing else has none to give, and spoils no other row."""
+    """It has probability 0; a row of only -inf gives NaN, and does not affect other rows."""
     x = torch.tensor([[0.0, -torch.inf], [-torch.inf, -torch.inf]])
     probabilities = softmax(x)
     assert probabilities[0].tolist() == [1.0, 0.0]
@@ -83,14 +83,14 @@ def test_cross_entropy_averages_over_all_leading_axes(leading: tuple[int, ...]) 
 
 
 def test_cross_entropy_of_large_logits() -> None:
-    """exp(1e4) overflows, and exp(-2e4) is 0 whose logarithm is -inf; the loss is 2e4."""
+    """exp(1e4) overflows, and exp(-2e4) is 0, with logarithm -inf; the loss is 2e4."""
     logits = torch.tensor([[1e4, -1e4], [1e4, -1e4]])
     assert cross_entropy(logits, torch.tensor([1, 0])).item() == pytest.approx(1e4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_cross_entropy_of_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
-    """ln 70,000 = 11.1563, of which bfloat16 would keep 11.1875, and float16 sums overflow."""
+    """ln 70,000 = 11.1563, which bfloat16 rounds to 11.1875; float16 sums overflow."""
     loss = cross_entropy(torch.zeros(1, 70_000, dtype=dtype), torch.tensor([69_999]))
     torch.testing.assert_close(loss, torch.tensor(math.log(70_000)))
 

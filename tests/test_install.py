@@ -1,4 +1,4 @@
-"""`stages.install`: who waits for whom, what is kept, what is made again, and what it says."""
+"""`stages.install`: who waits, what is kept, what is rebuilt, and what it prints."""
 
 import os
 import subprocess
@@ -32,7 +32,7 @@ install.main()
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project to install, in which `tiny` is all that pip has to find."""
+    """A project to install, whose only dependency is `tiny`."""
     folder = tmp_path / "My Models ü"
     folder.mkdir()
     (folder / "pyproject.toml").write_text("[project]\n", encoding="utf-8")
@@ -55,7 +55,7 @@ def answer(folder: Path) -> str:
 
 
 def test_of_two_at_once_the_second_waits(folder: Path) -> None:
-    """Neither removes what the other makes, and pip runs once."""
+    """Neither removes the other's files, and pip runs once."""
     processes = [
         subprocess.Popen([sys.executable, "-c", AT_ONCE, "run"], stdout=subprocess.PIPE, text=True)
         for _ in range(2)
@@ -116,7 +116,7 @@ def test_nothing_is_removed_behind_a_link(folder: Path) -> None:
 
 
 def test_a_failure_of_pip_is_shown(folder: Path) -> None:
-    """Its last words, where the others are, and that the environment is not taken for ready."""
+    """It shows the end of pip's output and the path of the log; the environment is not ready."""
     (folder / WHEEL).write_bytes(b"no wheel")
     with pytest.raises(
         OSError, match=r"(?s)pip ended with [12]; the end of \.venv/install\.log:\n.*ERROR"

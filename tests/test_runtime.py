@@ -21,7 +21,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> "Machine":
 
 
 class Machine:
-    """Lets torch report other hardware than there is."""
+    """Makes torch report other hardware than is present."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.set = monkeypatch.setattr
@@ -106,7 +106,7 @@ def test_float16_is_for_cuda() -> None:
 def test_auto_dtype_on_a_cpu(
     machine: Machine, capability: str, avx512_bf16: bool, amx: bool, expected: torch.dtype
 ) -> None:
-    """Where bfloat16 is only emulated it is slower than float32."""
+    """Where bfloat16 is only emulated, it is slower than float32."""
     machine.multiplies_bfloat16(capability=capability, avx512_bf16=avx512_bf16, amx=amx)
     assert resolve_dtype("auto", CPU, "train.dtype") == expected
 
@@ -173,7 +173,7 @@ def test_does_not_compile_without_a_compiler(
 def test_does_not_compile_without_the_headers_of_python(
     machine: Machine, caplog: pytest.LogCaptureFixture, tmp_path: Path, device: torch.device
 ) -> None:
-    """Debian has them in a package of their own; what torch.compile writes includes them."""
+    """Debian has them in a separate package; the code of torch.compile includes them."""
     machine.has_compilers("g++", "gcc")
     machine.has_headers_of_python_in(tmp_path)
     with caplog.at_level(logging.WARNING):
@@ -310,7 +310,7 @@ def test_the_environment_names_what_bits_depend_on() -> None:
 
 
 def test_peak_memory_holds_what_was_allocated() -> None:
-    """200 MB, written to: the process has had at least so much."""
+    """200 MB are written, so the peak is at least that much."""
     assert torch.ones(50_000_000).sum() == 50_000_000
     peak = ON_CPU.peak_memory_bytes()
     assert peak is not None

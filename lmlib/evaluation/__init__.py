@@ -1,4 +1,4 @@
-"""How good a model is: scores of a text, and how new the samples are that it writes."""
+"""How good a model is: its scores on a text, and how new its samples are."""
 
 from lmlib.evaluation.novelty import CopiedSpan, copied_spans, distinct_n
 from lmlib.evaluation.samples import (

@@ -10,16 +10,16 @@ from lmlib.evaluation.kernels.records import READING
 from lmlib.native import address_of, load_kernels, record
 from lmlib.tokens import blocks
 
-GAP = -1  # stands between two samples; no token id
+GAP = -1  # between two samples; not a token id
 
 
 @dataclass(frozen=True)
 class CopiedSpan:
-    """The longest run of tokens of a sample that stands in the training text too.
+    """The longest run of tokens of a sample that also occurs in the training text.
 
     length:       in tokens; 0 when no token of the sample occurs there
-    start:        its first token, counted from the start of the sample
-    train_start:  the same, of one of its places in the training text
+    start:        the index of its first token in the sample
+    train_start:  the same in the training text, for one of its occurrences
     """
 
     length: int
@@ -28,9 +28,9 @@ class CopiedSpan:
 
 
 def distinct_n(samples: Sequence[Sequence[int]], n: int) -> float:
-    """Return the share of different n-grams among those of all samples; 0 when there are none.
+    """Return the share of distinct n-grams among all those of the samples; 0 when there are none.
 
-    It falls with the number of tokens: compare only figures of equally many.
+    It falls with the number of tokens: compare only samples with equally many.
     Source:  Li et al. 2016, arXiv:1510.03055.
     """
     ngrams = [tuple(s[i : i + n]) for s in samples for i in range(len(s) - n + 1)]
@@ -40,10 +40,10 @@ def distinct_n(samples: Sequence[Sequence[int]], n: int) -> float:
 def copied_spans(
     samples: Sequence[Sequence[int]], train_tokens: np.ndarray, separator_id: int | None = None
 ) -> list[CopiedSpan]:
-    """Return the longest copied span of each sample; of equally long ones the first.
+    """Return the longest copied span of each sample; the first of equally long ones.
 
-    Exact, in one pass over `train_tokens`, which may be a memory map, in time linear in it. A
-    span never crosses `separator_id`: what stands on its two sides are two documents.
+    Exact, in one pass over `train_tokens` (which may be a memory map), in linear time. A span
+    never crosses `separator_id`, which separates documents.
     """
     automaton = SuffixAutomaton([token for sample in samples for token in (*sample, GAP)])
     lengths, ends = automaton.matches(train_tokens, -1 if separator_id is None else separator_id)
@@ -58,14 +58,14 @@ def copied_spans(
 
 
 class SuffixAutomaton:
-    """The smallest automaton that knows every substring of a row of tokens.
+    """The smallest automaton that recognises every substring of a sequence of tokens.
 
-    A state stands for substrings that end at the same places: the longest has `length[state]`
-    tokens, each other is one token shorter than the next, and the longest that ends at more
-    places is of the state `link[state]`. State 0 is that of the empty substring.
+    A state represents substrings that end at the same places: the longest has `length[state]`
+    tokens, and each of the others is one token shorter than the next. The longest suffix of these
+    that ends at more places belongs to the state `link[state]`. State 0 is the empty substring.
 
     Source:  Blumer et al. 1985, "The smallest automaton recognizing the subwords of a text"; the
-             construction on line, in linear time, is in Crochemore & Rytter 1994, chapter 6.
+             online construction, in linear time, is in Crochemore & Rytter 1994, chapter 6.
     """
 
     def __init__(self, tokens: Sequence[int]) -> None:
@@ -101,7 +101,7 @@ class SuffixAutomaton:
         return len(self.next) - 1
 
     def matches(self, text: np.ndarray, separator_id: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return for each token how many in a row up to it stand in `text`, and where they end."""
+        """Return, per token, the length of its longest match, and where that ends in `text`."""
         edges = [sorted(following.items()) for following in self.next]
         labels, targets = np.array([e for of in edges for e in of], np.int64).reshape(-1, 2).T
         length, link = np.array(self.length), np.array(self.link)
@@ -133,11 +133,11 @@ class SuffixAutomaton:
             tokens = np.asarray(block).astype(np.int64)
             kernels.read(address_of(tokens), len(tokens), address_of(reading))
         order = np.argsort(length, kind="stable")
-        for state in order[:0:-1].tolist():  # what ends here, ends as a shorter match there
+        for state in order[:0:-1].tolist():  # a match here is also a shorter match there
             shorter = self.link[state]
             if best[state] and best[shorter] < length[shorter]:
                 best[shorter], ends[shorter] = length[shorter], ends[state]
-        for state in order[1:].tolist():  # where nothing matched, a shorter substring may
+        for state in order[1:].tolist():  # without a match, take a shorter substring's
             if not best[state]:
                 best[state], ends[state] = best[self.link[state]], ends[self.link[state]]
         return best[self.prefixes], ends[self.prefixes]

@@ -1,4 +1,4 @@
-"""Samples next to the training text: how distinct they are, and how much of them is copied."""
+"""Samples compared with the training text: how distinct they are, and how much is copied."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 from lmlib.evaluation.novelty import CopiedSpan, copied_spans, distinct_n
 from lmlib.tokenizer import Tokenizer
 
-HELD_OUT = 100  # validation documents that show what any text shares with the training text
+HELD_OUT = 100  # validation documents: they show how much any text shares with the training text
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class Comparison:
 
     spans:    the longest copied span of each sample
     metrics:  distinct_1, _2, _3 (see `distinct_n`), copied and copied_part (see `copying`), the
-              same two of validation documents as held_out_copied and held_out_copied_part, and
-              copied_longest, in tokens; none without samples
+              same two for validation documents as held_out_copied and held_out_copied_part, and
+              copied_longest, in tokens; empty without samples
     """
 
     spans: list[CopiedSpan]

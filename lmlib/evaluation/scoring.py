@@ -1,4 +1,4 @@
-"""Loss in nats per token, perplexity, bits per byte and accuracy of a text."""
+"""Loss in nats per token, perplexity, bits per byte and accuracy on a text."""
 
 import math
 from collections.abc import Iterator
@@ -16,16 +16,16 @@ from lmlib.model.loss import CPU_LOGITS, GPU_LOGITS, LEAST_ROWS
 from lmlib.params import Count, check_bounds
 from lmlib.runtime import Runtime, to_device
 
-CPU_TOKENS, GPU_TOKENS = 1 << 12, 1 << 16  # per pass: a matter of memory and speed
-COMPILE_PASSES = 1000  # from here on, half a minute of compiling pays off on a GPU
+CPU_TOKENS, GPU_TOKENS = 1 << 12, 1 << 16  # per pass, chosen for memory and speed
+COMPILE_PASSES = 1000  # from this many on, half a minute of compiling pays off on a GPU
 
 
 @dataclass(frozen=True)
 class EvaluationParams:
     """How the validation text is scored: the section `evaluation` of params.yaml.
 
-    stride:         tokens that each window after the first scores; from context_length on, windows
-                    do not overlap
+    stride:         number of tokens that each window after the first scores; if it is at least
+                    context_length, windows do not overlap
     copied_tokens:  a sample counts as copied when this many consecutive tokens of it are in the
                     training text; Carlini et al. 2023, arXiv:2202.07646, and others take 50
     device:         auto (cuda, mps, cpu), cpu, cuda, cuda:N or mps
@@ -41,7 +41,7 @@ class EvaluationParams:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of a text.
+    """Scores on a text.
 
     loss:              mean negative log-likelihood, nats per scored token
     perplexity:        exp(loss)
@@ -50,8 +50,8 @@ class Evaluation:
     accuracy:          share of scored tokens to which the model gives the highest probability
     tokens:            number of tokens scored, each once
     loss_by_position:  mean loss of the prediction at each position of a window, in nats; at index
-                       i the model has seen i + 1 tokens. Taken from all predictions, also those
-                       whose token another window scores.
+                       i the model has seen i + 1 tokens. The mean is over all predictions,
+                       including those whose token another window scores.
     """
 
     loss: float
@@ -62,7 +62,7 @@ class Evaluation:
     loss_by_position: tuple[float, ...]
 
     def metrics(self) -> dict[str, float]:
-        """Return the scores that are one number."""
+        """Return the scores that are single numbers."""
         return {name: value for name, value in vars(self).items() if name != "loss_by_position"}
 
 
@@ -104,9 +104,9 @@ def evaluate(
 
     The first window scores all its tokens; each later one its last `stride` (default:
     context_length), with at least context_length - stride tokens before them as context. The last
-    window ends with the text, and scores what is left.
+    window ends with the text, and scores the rest.
 
-    With `start_id`, the id of the separator of documents, the first token is scored as the first
+    With `start_id`, the id of the document separator, the first token is scored as the first
     of a document; without it the first token is only context, since nothing precedes it (its
     bytes still count in bits_per_byte).
 
@@ -119,7 +119,7 @@ def evaluate(
         raise ValueError(f"evaluate: a text of {len(tokens)} tokens leaves none to score")
     length = min(context_length, num_scored)
     ends = np.append(np.arange(length, num_scored, min(stride or length, length)), num_scored)
-    num_new = np.diff(ends, prepend=0)  # of each window, its last ones are scored
+    num_new = np.diff(ends, prepend=0)  # scored by each window: its last ones
     nats, right, nats_by_position = 0.0, 0, np.zeros(length)
     for batch, losses, is_top in _scores(model, tokens, ends, length, batch_size, start_id):
         is_new = np.arange(length) >= length - num_new[batch, None]
@@ -176,7 +176,7 @@ def _scores(
             zeros = torch.zeros(rows, length, dtype=torch.int64, device=device)
             scores = runtime.compile(scores, lambda module: module(zeros, zeros), "auto")
         for batch in tqdm(batches, desc="evaluate", unit="batch", disable=None):
-            filled = ends[np.resize(batch, rows)]  # one shape for all: a compiler makes one program
+            filled = ends[np.resize(batch, rows)]  # one shape for all: compiled once
             ids = np.stack([_window(tokens, end, length, start_id) for end in filled.tolist()])
             windows = to_device(_to_tensor(ids), device)
             losses, is_top = scores(windows[:, :-1], windows[:, 1:])
@@ -192,7 +192,7 @@ def _to_tensor(tokens: np.ndarray) -> Int[Tensor, "..."]:
 
 
 def _window(tokens: np.ndarray, end: int, length: int, start_id: int | None) -> np.ndarray:
-    """Return `length` inputs and the target of the last: the scored token number `end`, from 1."""
+    """Return `length` inputs and the last target: the scored token number `end`, from 1."""
     if start_id is None:
         return tokens[end - length : end + 1]
     window = tokens[max(0, end - length - 1) : end]

@@ -1,4 +1,4 @@
-"""The trained model in the formats of others, and back."""
+"""The trained model in the formats of other projects, and back."""
 
 from lmlib.export.card import model_card, no_model_card
 from lmlib.export.gguf import gguf_obstacle, write_gguf

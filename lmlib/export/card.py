@@ -41,8 +41,8 @@ def model_card(
 ) -> str:
     """Return the card of a model: what it is, how to load it, what it was made from, its scores.
 
-    `params` are the sections of params.yaml; corpus.source tells what was read. The licence is
-    left to the publisher.
+    `params` are the sections of params.yaml; corpus.source names the text. The licence is left to
+    the publisher.
     """
     shape = model.params
     source = params["corpus"]["source"]
@@ -70,12 +70,12 @@ def model_card(
 
 
 def no_model_card(name: str, obstacle: str) -> str:
-    """Return the README.md that stands where a model cannot be exported, and says why."""
+    """Return the README.md to write if a model cannot be exported, which says why."""
     return f"# {name}\n\nNothing was exported: {obstacle}.\n"
 
 
 def _front_matter(name: str, source: str, metrics: Metrics) -> str:
-    """Return the metadata, by the conventions of the Hub."""
+    """Return the metadata, following the conventions of the Hub."""
     _, language, dataset = _CORPORA[source]
     headlines = [
         {"type": key, "name": _label(key), "value": metrics[key]}

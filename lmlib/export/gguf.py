@@ -1,4 +1,4 @@
-"""GGUF, the one file of llama.cpp and what is built on it (ollama, LM Studio)."""
+"""GGUF, the single-file format of llama.cpp and tools built on it (ollama, LM Studio)."""
 
 from pathlib import Path
 
@@ -12,13 +12,13 @@ from lmlib.separator import SEPARATOR
 from lmlib.tokenizer import Tokenizer
 from lmlib.tokenizer.files import to_symbols
 
-# llama.cpp knows patterns by the models that have them. DBRX took cl100k; there the white space at
-# the very end of a text is split behind its last line end, and here it is one token.
+# llama.cpp names patterns after the models that use them. DBRX uses cl100k; there, white space at
+# the very end of a text is split after its last newline, while here it is one token.
 PRE_TOKENIZERS = {"gpt2": "gpt-2", "cl100k": "dbrx", "o200k": "gpt-4o"}
 
 
 def gguf_obstacle(model: TransformerLM, tokenizer: Tokenizer) -> str | None:
-    """Return why a GGUF cannot hold the two, in a sentence, or None."""
+    """Return, in a sentence, why a GGUF cannot hold the two, or None."""
     if obstacle := llama_obstacle(model.params):
         return obstacle
     if tokenizer.pattern not in PRE_TOKENIZERS:
@@ -28,8 +28,8 @@ def gguf_obstacle(model: TransformerLM, tokenizer: Tokenizer) -> str | None:
         )
     if SEPARATOR not in tokenizer.special_ids:
         return (
-            f"tokenizer.special_tokens lacks {SEPARATOR!r}, and llama.cpp, told of no token that "
-            "ends a text, takes the one with id 11"
+            f"tokenizer.special_tokens lacks {SEPARATOR!r}, and without a token that ends a text, "
+            "llama.cpp takes the one with id 11"
         )
     learnt = {left + right for left, right in tokenizer.merges}
     for token in map(str.encode, tokenizer.special_tokens):
@@ -42,10 +42,10 @@ def gguf_obstacle(model: TransformerLM, tokenizer: Tokenizer) -> str | None:
 
 
 def write_gguf(path: Path, model: TransformerLM, tokenizer: Tokenizer, name: str) -> None:
-    """Write weights, in float32, and tokenizer as architecture `llama`.
+    """Write the weights, in float32, and the tokenizer, with architecture `llama`.
 
-    RoPE rotates neighbouring rows there as here, so no rows move. Raises ValueError for what a GGUF
-    cannot hold.
+    RoPE rotates neighbouring rows in a GGUF, as here, so no rows move. Raises ValueError for what a
+    GGUF cannot hold.
     """
     if obstacle := gguf_obstacle(model, tokenizer):
         raise ValueError(obstacle)

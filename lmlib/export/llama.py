@@ -1,8 +1,8 @@
-"""Our model as Llama's architecture in the `transformers` package, and back.
+"""Convert our model to the Llama architecture of the `transformers` package, and back.
 
-The two differ in names and in one thing more: RoPE here rotates the neighbours (2k, 2k+1) of a
-head, there k with k + d_head / 2. The order of the rows of W_q and W_k decides what
-is a pair, so that permuting the rows of each head turns one into the other, exactly.
+The two differ in names and in RoPE: it rotates the pairs (2k, 2k+1) of a head here, and the pairs
+(k, k + d_head / 2) there. The order of the rows of W_q and W_k determines the pairs, so permuting
+the rows of each head converts one into the other, exactly.
 """
 
 import json
@@ -33,12 +33,12 @@ _LAYER_NAMES = {
     "ffn.w3": "mlp.up_proj",
 }
 _ROTATED = ("q_proj.weight", "k_proj.weight")
-# the parameters in which our model may differ from Llama, and what they are there
+# the parameters in which our model may differ from Llama, with Llama's values
 _LLAMA = {"norm": "pre", "position": "rope", "ffn": "swiglu"}
 
 
 def llama_obstacle(params: ModelParams) -> str | None:
-    """Return why Llama's architecture cannot express a model, in a sentence, or None."""
+    """Return, in a sentence, why Llama's architecture cannot express a model, or None."""
     for name, needed in _LLAMA.items():
         value = getattr(params, name)
         if value != needed:
@@ -55,7 +55,7 @@ def _refuse_unless_llama(params: ModelParams) -> None:
 
 
 def llama_names(params: ModelParams) -> dict[str, str]:
-    """Return the name of each weight: ours -> that in Llama; a tied matrix has one name."""
+    """Return the names of the weights, ours -> Llama's; a tied matrix has one name."""
     names = dict(_NAMES)
     for i in range(params.num_layers):
         names |= {f"layers.{i}.{a}": f"model.layers.{i}.{b}" for a, b in _LAYER_NAMES.items()}
@@ -67,7 +67,7 @@ def llama_names(params: ModelParams) -> dict[str, str]:
 def llama_config(params: ModelParams, vocab_size: int, end_id: int | None = None) -> dict[str, Any]:
     """Return config.json, as versions 4 and 5 of `transformers` read it.
 
-    `end_id` is the token that separates texts: it ends each, and precedes the first.
+    `end_id` is the token that separates texts: it ends each text and precedes the first.
     Raises ValueError, naming the parameter, for a model that Llama cannot express.
     """
     _refuse_unless_llama(params)
@@ -89,7 +89,7 @@ def llama_config(params: ModelParams, vocab_size: int, end_id: int | None = None
         "attention_bias": False,
         "mlp_bias": False,
         "tie_word_embeddings": params.tie_embeddings,
-        # left out, these would be 1 and 2
+        # if left out, these would be 1 and 2
         "bos_token_id": end_id,
         "eos_token_id": end_id,
         "torch_dtype": "float32",
@@ -113,11 +113,11 @@ def llama_state_dict(model: TransformerLM) -> dict[str, Tensor]:
 
 
 def llama_params(config: Mapping[str, Any], where: str) -> tuple[ModelParams, int]:
-    """Return the params of a config.json, and the size of its vocabulary.
+    """Return the params of a config.json, and its vocabulary size.
 
     The attention kernel is not part of a checkpoint: it comes back as `auto`. Raises
-    ValueError, naming the setting, for a model this project cannot express; `where` begins the
-    error's text.
+    ValueError, naming the setting, for a model this project cannot express; the message begins with
+    `where`.
     """
 
     def whole_number(name: str) -> int:
@@ -146,8 +146,8 @@ def llama_params(config: Mapping[str, Any], where: str) -> tuple[ModelParams, in
     for name, value in needed.items():
         if found.get(name) not in (None, value):
             raise ValueError(
-                f"{where}: {name} is {found[name]!r}, which this project cannot express; it would "
-                f"have to be {json.dumps(value)}"
+                f"{where}: {name} is {found[name]!r}, which this project cannot express; it "
+                f"must be {json.dumps(value)}"
             )
     values = {
         "context_length": whole_number("max_position_embeddings"),
@@ -165,9 +165,9 @@ def llama_params(config: Mapping[str, Any], where: str) -> tuple[ModelParams, in
 
 
 def from_llama(weights: Mapping[str, Tensor], params: ModelParams) -> dict[str, Tensor]:
-    """Return the weights under our names and in our layout: `llama_state_dict`, undone.
+    """Return the weights under our names and in our layout: the inverse of `llama_state_dict`.
 
-    Raises ValueError where names are missing or unknown.
+    Raises ValueError if names are missing or unknown.
     """
     names = llama_names(params)
     needed, found = set(names.values()), set(weights)

@@ -1,4 +1,4 @@
-"""The folder that `AutoModelForCausalLM` and `AutoTokenizer` load: written, and read back."""
+"""Write and read the folder that `AutoModelForCausalLM` and `AutoTokenizer` load."""
 
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ _ADVICE = "no such file; name a folder with config.json, tokenizer.json and mode
 
 
 def save_pretrained(folder: Path, model: TransformerLM, tokenizer: Tokenizer) -> None:
-    """Write config.json, model.safetensors, and what tokenizer and generation need.
+    """Write config.json, model.safetensors, and the files of the tokenizer and of generation.
 
-    Raises ValueError, naming the parameter, for a model that Llama cannot express, and where model
-    and tokenizer differ in the size of the vocabulary.
+    Raises ValueError, naming the parameter, for a model that Llama cannot express, and if model
+    and tokenizer differ in vocabulary size.
     """
     if model.vocab_size != tokenizer.vocab_size:
         raise ValueError(
@@ -31,7 +31,7 @@ def save_pretrained(folder: Path, model: TransformerLM, tokenizer: Tokenizer) ->
         )
     end_id = separator_id(tokenizer.special_ids)
     config = llama_config(model.params, model.vocab_size, end_id)
-    # transformers 4 reads no file that does not name its framework
+    # transformers 4 rejects a file that does not name its framework
     weights = save(llama_state_dict(model), metadata={"format": "pt"})
     write_json(folder / "config.json", config)
     write_atomically(folder / "model.safetensors", weights)
@@ -58,7 +58,7 @@ def save_pretrained(folder: Path, model: TransformerLM, tokenizer: Tokenizer) ->
 
 
 def _special_tokens(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return which token has which use; one that separates texts has three, as in GPT-2."""
+    """Return the token for each use; the separator of texts has three uses, as in GPT-2."""
     special: dict[str, Any] = {}
     if SEPARATOR in tokenizer.special_ids:
         special |= {f"{use}_token": SEPARATOR for use in ("bos", "eos", "pad")}
@@ -81,7 +81,7 @@ def load_pretrained(folder: Path) -> tuple[TransformerLM, Tokenizer]:
     if tokenizer.vocab_size != vocab_size:
         raise ValueError(
             f"{config_path}: vocab_size is {vocab_size}, but {tokenizer_path.name} has "
-            f"{tokenizer.vocab_size} tokens; here the two are one number"
+            f"{tokenizer.vocab_size} tokens; the two must be equal here"
         )
     model = TransformerLM(params, vocab_size)
     try:
@@ -94,7 +94,7 @@ def load_pretrained(folder: Path) -> tuple[TransformerLM, Tokenizer]:
 
 
 def _load_weights(folder: Path) -> dict[str, Tensor]:
-    """Return the weights of the one file, or of all that the index names."""
+    """Return the weights of the single file, or of all files that the index names."""
     index = folder / "model.safetensors.index.json"
     files = ["model.safetensors"]
     if index.is_file():

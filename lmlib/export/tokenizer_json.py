@@ -1,4 +1,4 @@
-"""A tokenizer.json of the `tokenizers` package, read back."""
+"""Read a tokenizer.json of the `tokenizers` package."""
 
 import json
 from collections.abc import Mapping
@@ -8,15 +8,15 @@ from lmlib.tokenizer import Tokenizer
 from lmlib.tokenizer.files import from_symbols, huggingface_json
 from lmlib.tokenizer.patterns import PATTERNS
 
-# `gpt2` is built in there: who has its expression written out, has an expression of his own
+# `gpt2` is built into the package: its expression, if written out, counts as a custom pattern
 _NAME_OF_SPLIT = {pattern.split: name for name, pattern in PATTERNS.items() if name != "gpt2"}
 
 
 def parse_tokenizer_json(document: Mapping[str, Any], where: str) -> Tokenizer:
-    """Return the tokenizer that a tokenizer.json describes; `where` begins each error's text.
+    """Return the tokenizer that a tokenizer.json describes; error messages begin with `where`.
 
-    What was read, written again, must say the same, so that no setting goes unnoticed. Raises
-    ValueError, naming the setting, for one that the byte-level BPE of this project does not have.
+    Writing the result again must give the same settings, so that none goes unnoticed. Raises
+    ValueError, naming the setting, for one that this project's byte-level BPE does not support.
     """
     try:
         theirs = _settings(document)
@@ -36,18 +36,18 @@ def parse_tokenizer_json(document: Mapping[str, Any], where: str) -> Tokenizer:
         if theirs.get(name, ours) != ours:
             raise ValueError(
                 f"{where}: {name} is {theirs[name]!r:.200}, which this project cannot express; "
-                f"there it is {ours!r:.200}"
+                f"it must be {ours!r:.200}"
             )
     return tokenizer
 
 
 def _settings(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all that decides over ids, in one table, in the one way in which we write it."""
+    """Return all settings that affect ids, in one flat table, in the form that we write."""
     settings = {**document, **document["model"]}
-    # of the last call, not of the vocabulary
+    # the last two are settings of calls, not of the vocabulary
     for name in ("model", "truncation", "padding"):
         settings.pop(name, None)
-    # newer writers give each merge as a list, and a template even where it adds nothing
+    # newer writers give each merge as a list, and a template even if it adds nothing
     settings["merges"] = [
         merge if isinstance(merge, str) else " ".join(merge) for merge in settings["merges"]
     ]

@@ -22,7 +22,7 @@ def scaled_dot_product_attention(
     V: Float[Tensor, "... keys d_v"],
     mask: Bool[Tensor, "... queries keys"] | None = None,
 ) -> Float[Tensor, "... queries d_v"]:
-    """Return softmax(Q K^T / sqrt(d_k)) V; where `mask` is False a query may not attend.
+    """Return softmax(Q K^T / sqrt(d_k)) V; a query attends only where `mask` is True.
 
     A query that may attend to no key gets NaN, the softmax of nothing.
 
@@ -35,11 +35,11 @@ def scaled_dot_product_attention(
 
 
 class MultiHeadSelfAttention(nn.Module):
-    """Causal multi-head self-attention: each token attends to itself and to those before it.
+    """Causal multi-head self-attention: each token attends to itself and all earlier ones.
 
-    kernel:  `plain` computes what `scaled_dot_product_attention` above writes out, with the whole
-             (seq, seq) matrix of scores in memory; `sdpa` uses PyTorch's fused kernel, `blocked`
-             that of cpu_attention.py; `auto` takes the faster of the two.
+    kernel:  `plain` calls `scaled_dot_product_attention` above, which holds the whole (seq, seq)
+             score matrix in memory; `sdpa` uses PyTorch's fused kernel, `blocked` the one in
+             cpu_attention.py; `auto` takes the faster of these two.
     rope:    rotates queries and keys; None for a model without position embedding.
     """
 
@@ -74,8 +74,8 @@ class MultiHeadSelfAttention(nn.Module):
     ) -> Float[Tensor, "... seq d_model"]:
         """Return the attended values; positions are (seq,), (1, seq) or (batch, seq).
 
-        With a cache the tokens follow those it holds, which they attend to as well; their
-        positions are the cache's.
+        With a cache, the tokens follow the cached ones and attend to them too; the cache sets
+        their positions.
         """
         Q, K, V = (
             projection(x).unflatten(-1, (self.num_heads, -1)).transpose(-3, -2)
@@ -93,7 +93,7 @@ class MultiHeadSelfAttention(nn.Module):
         return self.output_proj(attended.transpose(-3, -2).flatten(-2))
 
     def _attend(self, Q: Tensor, K: Tensor, V: Tensor, mask: Tensor | None) -> Tensor:
-        """Return what the queries see; without a mask they are the last of the keys."""
+        """Return the attended values; without a mask, the queries are the last of the tokens."""
         queries, keys = Q.shape[-2], K.shape[-2]
         if self.kernel == "plain":
             if mask is None:

@@ -1,4 +1,4 @@
-"""The keys and values of tokens that a model has seen, so that they are computed once."""
+"""KV cache: the keys and values of tokens already seen, so that each is computed once."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -10,21 +10,21 @@ from torch import Tensor
 
 @runtime_checkable
 class Cache(Protocol):
-    """What a model needs of a cache."""
+    """What a model needs from a cache."""
 
     def extend(self, seq: int) -> list["LayerCache"]:
-        """Return, for each layer, the place of the keys and values of the next `seq` tokens."""
+        """Return, for each layer, the slots for the keys and values of the next `seq` tokens."""
         ...
 
 
 class KVCache:
     """Keys and values of every layer, for a batch of rows that grow from position 0.
 
-        model(token_ids, cache=cache)        (batch, seq) more tokens: those after `lengths`
+        model(token_ids, cache=cache)        appends (batch, seq) tokens
 
-    Index p of a row is for the token at position p, so rows of different lengths share a batch: a
-    query sees the positions up to its own. To take back the last tokens of a row, or the padding
-    on its right, lower its number in `lengths`; what lies beyond is overwritten.
+    Index p of a row belongs to the token at position p, and a query sees the positions up to its
+    own, so rows of different lengths can share a batch. To remove the last tokens of a row, or its
+    right padding, lower its entry in `lengths`; later tokens overwrite what lies beyond.
 
     keys_values:  (num_layers, 2, batch, num_heads, context_length, d_head), all allocated at once
     lengths:      the number of tokens that each row holds
@@ -37,7 +37,7 @@ class KVCache:
         self.lengths = list(lengths)
 
     def extend(self, seq: int) -> list["LayerCache"]:
-        """Make each row `seq` tokens longer; return the place of their keys and values by layer.
+        """Make each row `seq` tokens longer; return the slots for their keys and values by layer.
 
         Raises ValueError, and changes nothing, when a row has no room for them.
         """
@@ -61,26 +61,26 @@ class KVCache:
         return [LayerCache(layer, positions, mask, longest) for layer in self.keys_values]
 
     def select(self, rows: Sequence[int]) -> "KVCache":
-        """Return a cache of these rows of this one, in this order; a row may come repeatedly."""
+        """Return a new cache with the given rows, in that order; rows may repeat."""
         index = torch.tensor(rows, device=self.keys_values.device)
         selected = self.keys_values.index_select(2, index)
         return KVCache(selected, [self.lengths[row] for row in rows])
 
     def replace(self, rows: Sequence[int], others: "KVCache") -> None:
-        """Overwrite these rows with those of another cache, one by one."""
+        """Overwrite the given rows with the rows of another cache, in order."""
         self.keys_values[:, :, list(rows)] = others.keys_values
         for row, length in zip(rows, others.lengths, strict=True):
             self.lengths[row] = length
 
 
 class StaticKVCache:
-    """Another cache's memory, with lengths on the device, which the host does not know.
+    """A cache that shares another's memory and keeps the lengths on the device, not on the host.
 
-    So a step has the same shapes and the same operations at every length, and can be recorded as
-    a CUDA graph: each query is given all positions of the context, and a mask of those it may see.
-    It can only be extended: rows are selected and replaced in the cache whose memory it shares.
+    A step then has the same shapes and operations at every length, and can be recorded as a CUDA
+    graph: each query gets all positions of the context, and a mask of those it may see. This cache
+    can only be extended: select and replace rows in the cache whose memory it shares.
 
-    positions:  (batch,) that of the next token of each row; to be set before each step
+    positions:  (batch,) the position of each row's next token; set it before each step
     """
 
     def __init__(self, cache: KVCache) -> None:
@@ -88,7 +88,7 @@ class StaticKVCache:
         self.positions = torch.tensor(cache.lengths, device=self.keys_values.device)
 
     def extend(self, seq: int) -> list["LayerCache"]:
-        """Return, by layer, the place of keys and values of `seq` tokens from `positions` on."""
+        """Return, by layer, the slots for keys and values of `seq` tokens from `positions` on."""
         context_length = self.keys_values.shape[-2]
         positions, mask = _positions_and_mask(self.positions, seq, context_length)
         return [LayerCache(layer, positions, mask, context_length) for layer in self.keys_values]
@@ -97,7 +97,7 @@ class StaticKVCache:
 def _positions_and_mask(
     starts: Int[Tensor, " batch"], seq: int, num_keys: int
 ) -> tuple[Int[Tensor, "batch seq"], Bool[Tensor, "batch 1 seq num_keys"]]:
-    """Return the positions of `seq` tokens from `starts` on, and the keys that each may see."""
+    """Return the positions of `seq` tokens from `starts` on, and a mask of the keys they see."""
     positions = starts.unsqueeze(1) + torch.arange(seq, device=starts.device)
     mask = torch.arange(num_keys, device=starts.device) <= positions.unsqueeze(-1)
     return positions, mask.unsqueeze(1)  # the same for every head
@@ -106,8 +106,8 @@ def _positions_and_mask(
 class LayerCache:
     """The part of a cache that one layer extends in one pass.
 
-    positions:  of the new tokens: a slice where all rows are equally long, else (batch, seq)
-    mask:       which keys each new token may see, True: it may; None: all, or by causality
+    positions:  of the new tokens: a slice if all rows are equally long, else (batch, seq)
+    mask:       True where a new token may see a key; None: causal
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class LayerCache:
     def append(
         self, K: Float[Tensor, "batch heads seq d_head"], V: Float[Tensor, "batch heads seq d_head"]
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Keep K and V; return keys and values up to the longest row's end, and the mask."""
+        """Store K and V; return all keys and values up to the longest row's end, and the mask."""
         if isinstance(self.positions, slice):
             self.keys[:, :, self.positions] = K
             self.values[:, :, self.positions] = V

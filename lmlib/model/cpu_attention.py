@@ -1,9 +1,9 @@
-"""Causal attention for a CPU that multiplies in bfloat16, in parts that stay in its caches.
+"""Causal attention for CPUs with bfloat16 matrix products, in parts that fit their caches.
 
-PyTorch's fused kernel spends most of its time outside of matrix products there, in its backward
-pass above all. Here each head's scores are a matrix product of their own, a few heads at a time,
-so that the passes over them find them in the cache: twice as fast, forward and backward, at
-contexts of some hundred tokens.
+On these CPUs PyTorch's fused kernel spends most of its time outside the matrix products, above all
+in the backward pass. Here each head's scores are one matrix product, a few heads at a time, so
+that later passes find the scores in the cache. This is twice as fast, forward and backward, at
+contexts of a few hundred tokens.
 """
 
 import math
@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-QUERIES = 256  # at a time: those of a part see the keys up to the last of them, and no others
-FASTER_CONTEXT = 1024  # tokens, up to which this is faster
-KEPT_CONTEXT = 512  # tokens; of longer sequences the probabilities are computed again for backward
+QUERIES = 256  # per part; a part uses only the keys up to its last query
+FASTER_CONTEXT = 1024  # tokens: the longest context at which this is faster
+KEPT_CONTEXT = 512  # tokens; for longer sequences the backward pass recomputes the probabilities
 
 
 def blocked_is_faster(x: Tensor) -> bool:
@@ -44,7 +44,7 @@ def _parts(seq: int) -> list[tuple[int, int]]:
 
 
 def _mask(first: int, stop: int, like: Tensor) -> Tensor:
-    """Return what is added to the scores of a part: 0, or -inf for later keys."""
+    """Return the mask to add to the scores of a part: 0, or -inf for later keys."""
     mask = torch.full((stop - first, stop), -torch.inf, dtype=like.dtype, device=like.device)
     return mask.triu_(first + 1)
 
@@ -54,18 +54,18 @@ def _scores(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
 
 
 def _place(q: Tensor, first: int) -> int:
-    """Return where the probabilities of the part begin whose first query is given."""
+    """Return the offset of the probabilities of the part whose first query is `first`."""
     batch, heads, seq, _ = q.shape
     return batch * heads * sum((stop - f) * stop for f, stop in _parts(seq) if f < first)
 
 
 def _room(q: Tensor, keep: bool) -> Tensor:
-    """Return a tensor for all probabilities, those of each part together."""
+    """Return an empty tensor for the probabilities of all parts, one part after the other."""
     return q.new_empty(_place(q, q.shape[2]) if keep else 0)
 
 
 def _kept_part(kept: Tensor, q: Tensor, b: int, first: int, stop: int) -> Tensor:
-    """Return the part of the kept probabilities for sequence b and some queries."""
+    """Return the kept probabilities of sequence b for the queries `first` to `stop` - 1."""
     size = q.shape[1] * (stop - first) * stop
     at = _place(q, first) + b * size
     return kept[at : at + size].view(-1, stop - first, stop)
@@ -73,7 +73,7 @@ def _kept_part(kept: Tensor, q: Tensor, b: int, first: int, stop: int) -> Tensor
 
 @torch.library.custom_op("lmlib::causal_attention", mutates_args=())
 def _forward(q: Tensor, k: Tensor, v: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
-    """Return the values attended to, and the probabilities one after the other, if kept."""
+    """Return the attended values, and the probabilities of all parts if `keep`."""
     out = torch.empty_like(q)
     kept = _room(q, keep)
     for first, stop in _parts(q.shape[2]):
@@ -95,7 +95,7 @@ def _(q: Tensor, k: Tensor, v: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
 def _backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients by q, k and v."""
+    """Return the gradients with respect to q, k and v."""
     grad_q, grad_k, grad_v = (torch.empty_like(x) for x in (q, k, v))
     seq, scale = q.shape[2], 1 / math.sqrt(q.shape[-1])
     for first, stop in reversed(_parts(seq)):  # the last part sees all keys
@@ -112,7 +112,7 @@ def _backward(
             by_q = grad_q[b, :, first:stop]
             by_q.copy_(torch.baddbmm(by_q, by_scores, keys, beta=0, alpha=scale))
             by_k, by_v = grad_k[b, :, :stop], grad_v[b, :, :stop]
-            added = 0 if stop == seq else 1  # what is there is not read when 0
+            added = 0 if stop == seq else 1  # with 0, the old content is not read
             transposed = by_scores.transpose(1, 2)
             by_k.copy_(torch.baddbmm(by_k, transposed, queries, beta=added, alpha=scale))
             by_v.copy_(torch.baddbmm(by_v, p.transpose(1, 2), by_out, beta=added))

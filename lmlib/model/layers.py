@@ -12,8 +12,8 @@ from lmlib.functional import silu
 class Linear(nn.Module):
     """Linear map without bias: y = x W^T, with W of shape (d_out, d_in).
 
-    Initialised from a normal of variance 2 / (d_in + d_out), cut at three standard deviations
-    (Glorot & Bengio 2010).
+    Initialised from a normal distribution of variance 2 / (d_in + d_out), truncated at three
+    standard deviations (Glorot & Bengio 2010).
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Linear(nn.Module):
 
 
 class Embedding(nn.Module):
-    """A learned vector for each token id, drawn from N(0, std**2) cut at three deviations."""
+    """A learned vector for each token id, drawn from N(0, std**2) truncated at 3 std."""
 
     def __init__(
         self,

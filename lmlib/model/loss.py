@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from lmlib.model.transformer import TransformerLM
 
-# Logits at a time. Those of a CPU stay in its caches; those of a GPU keep it busy.
+# Logits per part: few enough to stay in a CPU's caches, many enough to keep a GPU busy.
 CPU_LOGITS, GPU_LOGITS = 1 << 21, 1 << 28
-LEAST_ROWS = 256  # tokens at a time: each part passes over a gradient of the size of the weight
+LEAST_ROWS = 256  # tokens per part at least: each part updates a gradient as large as the weight
 
 
 class NextTokenLoss(nn.Module):
@@ -35,11 +35,11 @@ def linear_cross_entropy(
     weight: Float[Tensor, "vocab d_model"],
     targets: Int[Tensor, " tokens"],
 ) -> Float[Tensor, ""]:
-    """Return `cross_entropy(hidden @ weight.T, targets)`, in nats, in a few rows at a time.
+    """Return `cross_entropy(hidden @ weight.T, targets)`, in nats, a few rows at a time.
 
-    The gradients are made along with the loss, while the logits are at hand; the backward pass
-    only scales them. So a step holds the logits of one part, not of all tokens, which are its
-    largest tensor by far where the vocabulary is.
+    The gradients are computed along with the loss, while the logits are in memory; the backward
+    pass only scales them. So a step holds the logits of one part, not of all tokens: with a large
+    vocabulary, those would be its largest tensor by far.
 
     Source:  Wijmans et al. 2024, arXiv:2411.09009 (Cut Cross-Entropy), without its own kernels.
     """
@@ -66,7 +66,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def _loss_and_gradients(
     hidden: Tensor, weight: Tensor, targets: Tensor, with_gradients: bool
 ) -> tuple[Tensor, ...]:
-    """Return the loss, and its gradients by hidden and by weight if wanted."""
+    """Return the loss and, if wanted, its gradients with respect to hidden and weight."""
     num_tokens = len(hidden)
     dtype = hidden.dtype
     if torch.is_autocast_enabled(hidden.device.type):
@@ -84,7 +84,7 @@ def _loss_and_gradients(
         loss = loss - log_p.gather(-1, target).sum()
         if with_gradients:
             by_logits = _without_target(log_p.exp_(), target).to(dtype)
-            # divided in the wider dtype: in float16 small gradients would vanish
+            # divide in the wider dtype: in float16 small gradients would vanish
             grads_hidden.append((by_logits @ low_weight).to(hidden.dtype) / num_tokens)
             if dtype == torch.float32:
                 grad_weight.addmm_(by_logits.T, part)
@@ -97,7 +97,7 @@ def _loss_and_gradients(
 
 
 def _without_target(p: Tensor, target: Tensor) -> Tensor:
-    """Return the probabilities, less 1 for the target: the gradient by the logits."""
-    if torch.compiler.is_compiling():  # a comparison melts into other passes, a scatter does not
+    """Return the probabilities minus 1 at the target: the gradient for the logits."""
+    if torch.compiler.is_compiling():  # a comparison fuses with other kernels, a scatter does not
         return p - (torch.arange(p.shape[-1], device=p.device) == target).float()
     return p.scatter_add_(-1, target, p.new_full(target.shape, -1.0))

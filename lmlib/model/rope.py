@@ -8,10 +8,10 @@ from torch import Tensor, nn
 class RotaryEmbedding(nn.Module):
     """Rotate the pairs (2k, 2k+1) of a head by angle position * theta**(-2k / d_head).
 
-    The tables of cosines and sines, (max_positions, d_head / 2) each, are made once in float32,
-    follow the module to its device, and are not saved with it. Angles are float32, too, which puts
-    them off by up to 0.004 at position 100,000: so do Llama and `transformers`, and a weight means
-    there what it means here only with the same angles.
+    The tables of cosines and sines, (max_positions, d_head / 2) each, are computed once in float32,
+    move with the module to its device, and are not saved with it. The angles are float32 too, which
+    makes them wrong by up to 0.004 at position 100,000. Llama and `transformers` do the same, and
+    weights can be exchanged with them only if the angles are equal.
 
     Source:  Su et al. 2021, arXiv:2104.09864; pairs are interleaved as in the paper (Llama's
              Hugging Face checkpoints pair k with k + d_head / 2 instead).
@@ -36,8 +36,8 @@ class RotaryEmbedding(nn.Module):
     ) -> Float[Tensor, "... seq d_head"]:
         """Return x rotated, in x.dtype; positions default to 0, 1, 2, ...
 
-        `token_positions` broadcasts against the leading axes of x; a slice stands for positions
-        that follow each other. Raises ValueError when the sequence is longer than the tables and
+        `token_positions` broadcasts against the leading axes of x; a slice means
+        consecutive positions. Raises ValueError when the sequence is longer than the tables and
         no positions are given; IndexError (on CPU) for a given position beyond the tables.
         """
         seq = x.shape[-2]

@@ -18,7 +18,7 @@ from lmlib.params import Count, Positive, check_bounds
 class ModelParams:
     """Shape of the Transformer: the section `model` of params.yaml.
 
-    The size of the vocabulary is not here: it is the tokenizer's.
+    The vocabulary size is not here: the tokenizer determines it.
     """
 
     context_length: Count
@@ -93,7 +93,7 @@ class TransformerBlock(nn.Module):
 
 def _norm(params: ModelParams) -> nn.Module:
     if params.norm == "none":
-        return nn.Sequential()  # passes x on as it is
+        return nn.Sequential()  # the identity
     return RMSNorm(params.d_model, params.norm_eps)
 
 
@@ -102,8 +102,8 @@ class TransformerLM(nn.Module):
 
     Weights are drawn on the CPU from a generator seeded with `seed`, so that a seed gives the
     same model on every device. With `params.tie_embeddings` the output uses the embedding matrix
-    (Press & Wolf 2017, arXiv:1608.05859); its rows are then drawn with the variance of a Linear,
-    or the first logits would have variance d_model.
+    (Press & Wolf 2017, arXiv:1608.05859); its rows are then drawn with the variance of a Linear;
+    otherwise the initial logits would have variance d_model.
     """
 
     def __init__(self, params: ModelParams, vocab_size: int, *, seed: int = 0) -> None:
@@ -138,7 +138,7 @@ class TransformerLM(nn.Module):
     ) -> Float[Tensor, "... seq vocab"]:
         """Return logits for the token after each position; raise ValueError if seq is too long.
 
-        With a cache, of `empty_cache`, the tokens are those that follow what it holds.
+        With a cache (see `empty_cache`), the tokens follow those that it holds.
         """
         return self.lm_head(self.hidden(token_ids, token_positions, cache=cache))
 
@@ -149,7 +149,7 @@ class TransformerLM(nn.Module):
         *,
         cache: Cache | None = None,
     ) -> Float[Tensor, "... seq d_model"]:
-        """Return what `lm_head` makes the logits from; raise ValueError if seq is too long."""
+        """Return the input of `lm_head` for each token; raise ValueError if seq is too long."""
         if token_ids.shape[-1] > self.params.context_length:
             raise ValueError(
                 f"TransformerLM: {token_ids.shape[-1]} tokens do not fit context_length="
@@ -166,9 +166,9 @@ class TransformerLM(nn.Module):
         params, weight = self.params, self.token_embeddings.weight
         d_head = params.d_model // params.num_heads
         shape = (params.num_layers, 2, batch, params.num_heads, params.context_length, d_head)
-        # zeros: what a mask hides is multiplied by 0, which does not hide a NaN
+        # zeros: a masked value is multiplied by 0, and 0 * NaN would be NaN
         return KVCache(weight.new_zeros(shape), [0] * batch)
 
     def num_parameters(self) -> int:
-        """Return the number of trained weights, tied ones once."""
+        """Return the number of trainable weights, counting tied ones once."""
         return sum(parameter.numel() for parameter in self.parameters())

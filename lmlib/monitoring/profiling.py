@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile, schedule
 
 logger = logging.getLogger(__name__)
 
-WARMUP_STEPS = 3  # allocators and caches settle; the profiler itself starts in the last
+WARMUP_STEPS = 3  # allocators and caches settle; the profiler starts in the last of them
 
 
 @contextlib.contextmanager

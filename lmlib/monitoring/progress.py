@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-LOG_EVERY_S = 10.0  # a log file gets a line now and then, a terminal sees the bar move
+LOG_EVERY_S = 10.0  # for log files; terminals redraw the bar more often
 DRAW_EVERY_S = 0.2
 
 OnBytes = Callable[[int], None]  # (number of bytes since the last call)
@@ -38,7 +38,7 @@ def byte_bar(title: str, total: int | None, initial: int = 0) -> Iterator[OnByte
 
 @contextmanager
 def progress_bars(units: dict[str, str]) -> Iterator[OnProgress]:
-    """Yield a function that draws one bar after the other, one for each kind of work.
+    """Yield a function that draws a bar for each kind of work, one after the other.
 
     `units` maps each kind to its unit.
     """

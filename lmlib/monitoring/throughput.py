@@ -18,8 +18,8 @@ def flops_per_token(model: TransformerLM) -> int:
     One multiplication and one addition for each weight, once in the forward pass and twice in the
     backward pass: 6. The embedding table is only indexed and does not count; `lm_head` does (tied,
     they are one matrix that is multiplied once). Attention multiplies each query with the keys, and
-    its weights with the values: 2 * 2 * d_model for each pair of positions and layer, three times
-    in a step. The causal mask leaves an average query half of the context_length positions.
+    its weights with the values: 2 * 2 * d_model per layer and pair of positions, three times in a
+    step. The causal mask leaves an average query half of the context_length positions.
     Recomputation, which saves memory, does not count.
 
     Source:  Chowdhery et al. 2022 (PaLM), arXiv:2204.02311, appendix B, which counts the
@@ -63,7 +63,7 @@ _PEAKS = {
 
 
 def peak_flops(device_name: str, dtype: torch.dtype) -> float | None:
-    """Return the most FLOP/s of matrix products on a device; None for an unknown one.
+    """Return the peak FLOP/s of matrix products on a device; None for an unknown one.
 
     float32 counts as TF32 where PyTorch may use it (torch.set_float32_matmul_precision).
     """

@@ -12,7 +12,7 @@ from lmlib.native import address_of, load_kernels
 from lmlib.sharding import local
 from lmlib.threads import shared_pool
 
-FOREACH: Any = torch  # of whose _foreach_ functions type checkers know nothing
+FOREACH: Any = torch  # type checkers do not know its _foreach_ functions
 
 
 class AdamW(torch.optim.Optimizer):
@@ -51,10 +51,10 @@ class AdamW(torch.optim.Optimizer):
     def step(  # type: ignore[override]
         self, closure: Callable[[], Any] | None = None, *, grad_scale: Tensor | None = None
     ) -> Any:
-        """Take one step; return what `closure`, called first with gradients enabled, returns.
+        """Call `closure` (if any) with gradients enabled, take one step, return its result.
 
-        Every gradient counts times `grad_scale`, a scalar tensor (`clip_scale` gives one), and
-        stays as it is.
+        Gradients are multiplied by `grad_scale`, a scalar tensor (see `clip_scale`), but not
+        changed in place.
         """
         loss = None
         if closure is not None:
@@ -87,7 +87,7 @@ class AdamW(torch.optim.Optimizer):
 def _update_each(
     rows: list[tuple[list[Tensor], int]], group: dict[str, Any], grad_scale: Tensor | None
 ) -> None:
-    """Update any tensors, each operation on all of them at once: few kernels on a GPU."""
+    """Update tensors of any kind, each operation on all at once: few kernels on a GPU."""
     lr, eps, (beta1, beta2) = group["lr"], group["eps"], group["betas"]
     p, g, m, v = zip(*(tensors for tensors, _ in rows), strict=True)
     if grad_scale is not None:
@@ -107,7 +107,7 @@ def _update_in_one_pass(
 ) -> None:
     """Update tensors in plain memory, all of one dtype, with the kernels.
 
-    Nothing is summed over elements: the bits do not depend on the number of threads.
+    Nothing is summed over elements, so the bits do not depend on the number of threads.
     """
     kernels = load_kernels("lmlib.optim.kernels")
     lr, (beta1, beta2) = group["lr"], group["betas"]
@@ -128,7 +128,7 @@ def _update_in_one_pass(
     arrays = (
         np.array([[x.data_ptr() for x in tensors] for tensors, _ in rows], dtype=np.int64),
         np.array([tensors[0].numel() for tensors, _ in rows], dtype=np.int64),
-        # as wide as the weights: a product with a wider number would be slow
+        # as wide as the weights: products with wider numbers would be slow
         np.array(scalars, dtype=np.float32 if dtype == torch.float32 else np.float64),
     )
     work = (*map(address_of, arrays), len(rows))
@@ -141,7 +141,7 @@ def _update_in_one_pass(
 
 
 def _in_plain_memory(tensors: list[Tensor]) -> bool:
-    """Whether the tensors are arrays of NumPy's, of a dtype it can compute with."""
+    """Return whether the kernels can update the tensors, which share their memory with NumPy."""
     p = tensors[0]
     return (
         p.device.type == "cpu"

@@ -11,10 +11,10 @@ from lmlib.optim.params import OptimParams
 def build_optimizer(
     model: TransformerLM, params: OptimParams, dtype: torch.dtype = torch.float32
 ) -> AdamW:
-    """Return the optimizer `params.name` of all parameters of `model`, on their present device.
+    """Return the optimizer `params.name` for all parameters of `model`, on their current device.
 
-    Matrices decay, gains of norms do not. With `muon`, Muon, whose products run in `dtype`,
-    updates the matrices of the blocks, and AdamW the embeddings, lm_head and gains. The learning
+    Matrices decay, norm gains do not. With `muon`, Muon updates the matrices of the blocks, with
+    matrix products in `dtype`, and AdamW updates the embeddings, lm_head and gains. The learning
     rate of each group is `lr_scale` times the schedule's.
     """
     groups = [{**group, "lr_scale": 1.0} for group in decay_groups(model, params.weight_decay)]

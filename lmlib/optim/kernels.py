@@ -9,7 +9,7 @@ from lmlib.native.compiling import kernel, part, view
 
 
 @part
-@no_type_check  # the tests' checks of shapes decorate functions, which Numba must see as they are
+@no_type_check  # the tests decorate functions to check shapes; Numba needs them undecorated
 def update(addresses, sizes, scalars, share, shares, dtype):
     """Update one of `shares` equal parts of each row of p, g, m, v."""
     for row in range(len(sizes)):
@@ -36,8 +36,8 @@ def adamw_float32(addresses, sizes, scalars, num_rows, share, shares):
     """Update rows of float32; return 0.
 
     addresses  address of (num_rows, 4) int64: the addresses of p, g, m and v
-    sizes      address of (num_rows,) int64: how many numbers each of them has
-    scalars    address of (num_rows, 8), of the dtype of the weights: see `adamw.py`
+    sizes      address of (num_rows,) int64: the number of elements of each
+    scalars    address of (num_rows, 8), in the dtype of the weights: see `adamw.py`
     """
     rows, numbers = view(addresses, (num_rows, 4), np.int64), view(sizes, num_rows, np.int64)
     settings = view(scalars, (num_rows, 8), np.float32)
@@ -48,7 +48,7 @@ def adamw_float32(addresses, sizes, scalars, num_rows, share, shares):
 @kernel
 @no_type_check
 def adamw_float64(addresses, sizes, scalars, num_rows, share, shares):
-    """Do what `adamw_float32` does for float64."""
+    """Update rows of float64; return 0. See `adamw_float32`."""
     rows, numbers = view(addresses, (num_rows, 4), np.int64), view(sizes, num_rows, np.int64)
     settings = view(scalars, (num_rows, 8), np.float64)
     update(rows, numbers, settings, share, shares, np.float64)

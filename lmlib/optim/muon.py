@@ -1,4 +1,4 @@
-"""Muon: momentum, orthogonalised."""
+"""Muon: orthogonalised momentum."""
 
 import math
 from collections import defaultdict
@@ -24,9 +24,9 @@ class Muon(AdamW):
 
     The first line is Nesterov's momentum. An orthogonal matrix times 0.2 sqrt(max(rows,
     columns)) has entries of root mean square 0.2, about that of AdamW's updates, so both need
-    similar learning rates and decays. State: m alone.
+    similar learning rates and decays. State: m only.
 
-    dtype:   of the products of the Newton-Schulz iteration, for which bfloat16 is enough.
+    dtype:   of the matrix products in the Newton-Schulz iteration; bfloat16 is enough.
     Source:  Jordan 2024, https://kellerjordan.github.io/posts/muon/; the factor 0.2 sqrt(max) and
              the decay: Liu et al. 2025, arXiv:2502.16982.
     """
@@ -87,16 +87,16 @@ class Muon(AdamW):
 def newton_schulz(
     matrices: Float[Tensor, "batch rows columns"],
 ) -> Float[Tensor, "batch rows columns"]:
-    """Return the matrices with singular vectors kept and singular values brought near 1.
+    """Return the matrices with the same singular vectors and with singular values near 1.
 
-    Five steps X = a X + b (X X^T) X + c (X X^T)^2 X take each singular value s, once their root
-    of the sum of squares is 1, through a s + b s**3 + c s**5: from 0.002 and above into
+    The matrices are scaled to Frobenius norm 1. Five steps X = a X + b (X X^T) X + c (X X^T)^2 X
+    then map each singular value s to a s + b s**3 + c s**5: values of at least 0.002 end in
     [0.68, 1.21]; 0 stays 0.
 
-    Source:  Jordan 2024, with its coefficients: fast to leave 0 rather than exact near 1.
+    Source:  Jordan 2024, with its coefficients: they leave 0 fast rather than being exact near 1.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    X = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices  # X X^T the smaller
+    X = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices  # a small X X^T
     X = X / (torch.linalg.matrix_norm(X, keepdim=True) + 1e-7)
     for _ in range(5):
         A = X @ X.mT

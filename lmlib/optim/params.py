@@ -26,8 +26,8 @@ class OptimParams:
 
     The schedule rises over `warmup_steps` and ends, at the last step of the run, at
     `min_lr_fraction * lr`; `wsd` keeps lr until the last `decay_fraction` of the steps, and
-    `constant` to the end. With `muon` the matrices of the blocks follow the same schedule with
-    `muon_lr` for `lr`.
+    `constant` to the end. With `muon` the matrices of the blocks follow the same schedule, with
+    `muon_lr` in place of `lr`.
     """
 
     name: Literal["adamw", "muon"]

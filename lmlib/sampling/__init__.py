@@ -1,4 +1,4 @@
-"""Sampling text: distributions, generation for batches of prompts, and their text."""
+"""Sampling: distributions, token generation for batches of prompts, and texts."""
 
 from lmlib.sampling.generation import Generation, generate
 from lmlib.sampling.params import SamplingParams

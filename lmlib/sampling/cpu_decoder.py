@@ -1,4 +1,4 @@
-"""Decoding in float32 on a CPU: a model's weights and its cache, handed to the kernels."""
+"""Decoding in float32 on a CPU: kernels that use a model's weights and cache in place."""
 
 import os
 from collections.abc import Sequence
@@ -17,18 +17,19 @@ from lmlib.sampling.kernels.records import BLOCK, COLUMNS, HEAD, MULTIPLE, WORK,
 from lmlib.threads import shared_pool
 
 KERNELS = "lmlib.sampling.kernels"
-CHUNK = 128  # tokens at a time, whose vectors stay in the processor's cache
+CHUNK = 128  # tokens at a time: few enough for their vectors to stay in the CPU's cache
 
 
 class CpuDecoder:
-    """What `PlainDecoder` does, up to rounding; batch-invariant: a row's bits depend on it alone.
+    """Does what `PlainDecoder` does, up to rounding, and is batch-invariant.
 
-    Each of PyTorch's threads takes a part of the rows. The weights are not copied.
+    That is, a row's bits do not depend on the other rows. Each of PyTorch's threads takes a part
+    of the rows. The weights are not copied.
     """
 
     def __init__(self, model: TransformerLM) -> None:
         self.kernels = load_kernels(KERNELS)
-        self.model = model  # its weights are used by address
+        self.model = model  # keeps the weights alive: the kernels have only their addresses
         self.embeddings = model.token_embeddings.weight.detach().numpy()
         self.blocks = np.concatenate([self._block(layer) for layer in model.layers])
         self.head = record(
@@ -72,7 +73,7 @@ class CpuDecoder:
         return filled
 
     def logits(self, cache: KVCache, tokens: Sequence[int]) -> Float[Tensor, "rows vocab"]:
-        """Return the logits after one token more for each row of the cache."""
+        """Append one token to each row of the cache; return the logits after it."""
         logits = np.empty((len(tokens), self.model.vocab_size), dtype=np.float32)
         self._in_threads(cache, [[token] for token in tokens], logits)
         return torch.from_numpy(logits)
@@ -83,7 +84,7 @@ class CpuDecoder:
         new: Sequence[Sequence[int]],
         logits: NDArray[np.float32] | None,
     ) -> None:
-        """Extend each row of the cache by new tokens, of which `logits` gets the logits."""
+        """Extend each row of the cache by new tokens; write their logits to `logits`, if given."""
         parts = min(len(new), torch.get_num_threads())
         bounds = [len(new) * part // parts for part in range(parts + 1)]
         others = [
@@ -105,7 +106,7 @@ class CpuDecoder:
         first: int,
         last: int,
     ) -> None:
-        """Do it for the rows from `first` to `last` - 1."""
+        """Process the rows from `first` to `last` - 1."""
         rows = range(first, last)
         tokens = list(chain.from_iterable(new[row] for row in rows))
         sequences = np.repeat(rows, [len(new[row]) for row in rows])
@@ -134,7 +135,7 @@ class CpuDecoder:
 
 
 def fits(model: TransformerLM) -> bool:
-    """Return whether the kernels can compute the model: its device, its dtype, its sizes."""
+    """Return whether the kernels support the model's device, dtype and sizes."""
     params = model.params
     ffn: Any = model.layers[0].ffn
     summed = (params.d_model, params.d_model // params.num_heads, len(ffn.w1.weight))

@@ -1,4 +1,4 @@
-"""Decoding steps with a cache of keys and values: in PyTorch, or faster where possible."""
+"""Decoding steps with a KV cache: in PyTorch, or faster where possible."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -25,7 +25,7 @@ class Decoder(Protocol):
 
 
 class PlainDecoder:
-    """The model as it is, on any device and in any dtype."""
+    """The model itself, on any device and in any dtype."""
 
     def __init__(self, model: TransformerLM) -> None:
         self.model = model
@@ -46,10 +46,10 @@ class PlainDecoder:
 
 
 class GraphDecoder(PlainDecoder):
-    """The model on CUDA, each step recorded once and started as one (CUDA graph).
+    """The model on CUDA, with a step that is recorded once as a CUDA graph and then replayed.
 
-    A step of a small model takes a GPU less time than it takes the CPU to start its kernels. It is
-    recorded again for another cache: when a row has ended.
+    For a small model, the CPU takes longer to launch the kernels of a step than the GPU takes to
+    run them. The step is recorded again for each new cache, that is, when a row has ended.
     """
 
     def __init__(self, model: TransformerLM) -> None:
@@ -67,16 +67,16 @@ class GraphDecoder(PlainDecoder):
         return self.recorded[:, -1]
 
     def _record(self, cache: KVCache) -> None:
-        """Record a step; the steps run for that write where the next ones overwrite."""
+        """Record a step; the next steps overwrite what the warm-up writes to the cache."""
         self.cache, self.static = cache, StaticKVCache(cache)
         self.tokens = torch.zeros(len(cache.lengths), 1, dtype=torch.int64, device=self.device)
-        warmup = torch.cuda.Stream(self.device)  # libraries initialise outside of the recording
+        warmup = torch.cuda.Stream(self.device)  # libraries initialise outside the recording
         warmup.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(warmup):
             self.model(self.tokens, cache=self.static)
         torch.cuda.current_stream(self.device).wait_stream(warmup)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, stream=warmup):  # the default one is of device 0
+        with torch.cuda.graph(self.graph, stream=warmup):  # the default stream is on device 0
             self.recorded = self.model(self.tokens, cache=self.static)
 
 
@@ -90,7 +90,7 @@ def decoder_for(model: TransformerLM) -> Decoder:
 
 
 def padded(windows: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, "rows longest"]:
-    """Return windows padded on the right, where causal attention cannot look."""
+    """Return windows padded on the right, where causal attention cannot see."""
     longest = max(map(len, windows))
     rows = [[*window, *[0] * (longest - len(window))] for window in windows]
     return torch.tensor(rows, device=device)

@@ -1,4 +1,4 @@
-"""Generation of tokens for batches of prompts, with a cache of keys and values or without."""
+"""Token generation for batches of prompts, with or without a KV cache."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from lmlib.sampling.warpers import next_token_probabilities, penalise_repetition
 def window_start(num_tokens: int, context_length: int) -> int:
     """Return the index at which the model's window begins: 0 while all `num_tokens` fit.
 
-    A full window keeps its newest half and fills up again, so that a cache is rebuilt once in half
-    a context, not at every token.
+    A full window keeps its newest half and fills up again, so that a cache is rebuilt once per
+    half context, not at every token.
     """
     step = context_length - context_length // 2
     return max(0, -(-(num_tokens - context_length) // step)) * step
@@ -29,7 +29,7 @@ class Row:
 
     tokens:         those of the prompt, then those drawn
     prompt_length:  number of tokens of the prompt
-    numbers:        the t-th token is drawn with the t-th of these, from [0, 1)
+    numbers:        random numbers in [0, 1); the t-th one draws the t-th token
     finish_reason:  stop, length or context; None until the row has ended
     """
 
@@ -46,16 +46,16 @@ class Row:
 
 
 class Generation:
-    """Continuations of a batch of prompts, one token each per step.
+    """Continuations of a batch of prompts, each extended by one token per step.
 
-    Row i * num_samples + j is the j-th continuation of prompt i. It ends with a token of
+    Row i * num_samples + j is the j-th continuation of prompt i. It ends at a token in
     `stop_ids` (which is not part of it), after `max_tokens`, or, with `beyond_context: stop`, when
-    the model cannot see all of it. Its t-th token is drawn with the t-th number of a generator of
-    its own on the CPU, seeded with seed + j. So, up to rounding, a text depends neither on its
-    neighbours, nor on the cache, nor on the device. Rounding: the sums of a matrix product are
-    ordered by its shape, which moves logits in their last digits; it changes a token only where
-    two are as close as that. (The kernels for float32 on a CPU are batch-invariant: with them and a
-    cache a text has the same bits whatever its neighbours; see `CpuDecoder`.)
+    it no longer fits the model's context. Its t-th token is drawn with the t-th number of its own
+    generator on the CPU, seeded with seed + j. So, up to rounding, a text does not depend on its
+    neighbours, the cache or the device. Rounding: the shape of a matrix product determines the
+    order of its sums, which changes the last digits of logits; this changes a token only if two
+    are nearly tied. (The kernels for float32 on a CPU are batch-invariant: with them and a cache,
+    a text has the same bits whatever its neighbours; see `CpuDecoder`.)
 
     rows:  one `Row` for each continuation; a caller may end one by setting its finish_reason
     """
@@ -71,7 +71,7 @@ class Generation:
     ) -> None:
         if not prompts or any(not prompt for prompt in prompts):
             raise ValueError(
-                "generate: there is no prompt, or one is empty; each begins with at least one token"
+                "generate: there is no prompt, or one is empty; each needs at least one token"
             )
         self.model = model
         self.params = params
@@ -115,7 +115,7 @@ class Generation:
 
     @torch.inference_mode()
     def step(self) -> list[int | None]:
-        """Return the next token of each row; None for those that have ended."""
+        """Take one step; return the new token of each row, None for rows that have ended."""
         if self.params.beyond_context == "stop":
             for row in self.active:
                 if len(row.tokens) > self.context_length:
@@ -150,7 +150,7 @@ class Generation:
             last = torch.tensor([len(window) - 1 for window in windows], device=self.device)
             logits = self.model(padded(windows, self.device))
             return logits[torch.arange(len(active), device=self.device), last]
-        if self.cached != active:  # once for all that ended: a copy takes as long as a step
+        if self.cached != active:  # once for all rows that ended: a copy takes as long as a step
             self.cache = self.cache.select([self.cached.index(row) for row in active])
             self.cached = active
         slid = [
@@ -186,9 +186,9 @@ class Generation:
 def draw(
     probabilities: Float[Tensor, "rows vocab"], numbers: Float[Tensor, " rows"]
 ) -> Int[Tensor, " rows"]:
-    """Return, for each row, the token at which the sum of probabilities passes a number in [0, 1).
+    """Return, for each row, the first token whose cumulative probability exceeds its number.
 
-    Raises FloatingPointError for probabilities that are not finite.
+    The numbers are in [0, 1). Raises FloatingPointError for probabilities that are not finite.
     """
     device = probabilities.device
     if device.type == "mps":  # has no float64

@@ -18,14 +18,14 @@ from lmlib.params import (
 class SamplingParams:
     """How to continue prompts: the section `sampling` of params.yaml.
 
-    temperature:         divides the logits; 0 takes the likeliest token
-    top_k:               keep the k likeliest tokens; 0 keeps all
-    top_p:               keep the likeliest tokens that together reach probability p; 1 keeps all
-    min_p:               keep tokens at least so likely, by the likeliest's; 0 keeps all
-    repetition_penalty:  against tokens of the prompt and of the text; 1 is none
+    temperature:         divides the logits; 0 takes the most likely token
+    top_k:               keep the k most likely tokens; 0 keeps all
+    top_p:               keep the most likely tokens that together reach probability p; 1 keeps all
+    min_p:               keep tokens at least p times as likely as the top one; 0 keeps all
+    repetition_penalty:  penalises tokens of the prompt and of the text so far; 1 is none
     num_samples:         continuations of each prompt; the j-th is drawn with seed + j
     stop:                texts that end a continuation and are not part of it
-    beyond_context:      slide on with the newest half of the context, or stop where it is full
+    beyond_context:      slide: continue with the newest half of the context; stop: end when full
     """
 
     prompts: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Text from a model: prompts are encoded, tokens decoded, and ends found."""
+"""Text from a model: encode prompts, decode tokens, find where texts end."""
 
 import codecs
 from collections.abc import Iterator, Sequence
@@ -16,9 +16,9 @@ class Sample:
     """A continuation.
 
     text:           without the prompt and without the stop text
-    tokens:         all that were drawn except the stop token; a stop text is among them
+    tokens:         all that were drawn, including those of a stop text, without the stop token
     finish_reason:  stop, length (max_tokens) or context (full, with beyond_context: stop)
-    seed:           the one with which it is the first sample of its prompt
+    seed:           the seed that gives this text as the first sample of its prompt
     """
 
     prompt: str
@@ -29,10 +29,10 @@ class Sample:
 
 
 class TextStream:
-    """Turns bytes of tokens into text, as far as no later byte can change it.
+    """Turns the bytes of tokens into text as soon as no later byte can change it.
 
-    It holds back the first bytes of a character, and what may become a stop text. Where stop texts
-    overlap, the one that is complete first counts, so that token boundaries do not matter.
+    It holds back incomplete characters, and what may become a stop text. If stop texts overlap,
+    the one that is complete first counts, so that token boundaries do not matter.
     """
 
     def __init__(self, stop: Sequence[str] = ()) -> None:
@@ -42,7 +42,7 @@ class TextStream:
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, data: bytes) -> str:
-        """Return the text that these bytes make certain; set `stopped` at a stop text."""
+        """Add bytes; return the text that is now final; set `stopped` at a stop text."""
         self.held += data
         found = [(at + len(stop), at) for stop in self.stop if (at := self.held.find(stop)) >= 0]
         if found:
@@ -54,7 +54,7 @@ class TextStream:
         return self.decoder.decode(shown)
 
     def close(self) -> str:
-        """Return what is still held back; a character without its end becomes U+FFFD."""
+        """Return what is still held back; an incomplete character becomes U+FFFD."""
         rest, self.held = self.held, b""
         return self.decoder.decode(rest, final=True)
 
@@ -77,8 +77,8 @@ def generate_samples(
 ) -> list[list[Sample]]:
     """Return the continuations of each prompt.
 
-    A prompt is the beginning of a document: where the tokenizer knows the separator of documents,
-    it goes before the prompt, as in training, and ends the text.
+    A prompt is the beginning of a document. If the tokenizer has a document separator, it precedes
+    the prompt, as in training, and ends the text.
     """
     if not prompts:
         return []
@@ -126,7 +126,7 @@ def stream_text(
     *,
     use_cache: bool = True,
 ) -> Iterator[str]:
-    """Yield the first text of `generate_text` as it grows, character by whole character."""
+    """Yield the first text of `generate_text` as it grows, in whole characters."""
     params = replace(params, num_samples=1)
     generation = _begin(model, tokenizer, [prompt], params, use_cache)
     stream = TextStream(params.stop)

@@ -9,7 +9,7 @@ from torch import Tensor
 from lmlib.functional import softmax
 from lmlib.sampling.params import SamplingParams
 
-CANDIDATES = 64  # tokens that keep_top_p sorts first: more only where these do not reach p
+CANDIDATES = 64  # tokens that keep_top_p sorts at first; more only if these do not reach p
 
 
 def penalise_repetition(
@@ -30,7 +30,7 @@ def apply_temperature(
 ) -> Float[Tensor, "... vocab"]:
     """Return logits / temperature: below 1 the distribution sharpens, above 1 it flattens.
 
-    The largest is subtracted first, so that no temperature is too small.
+    The largest logit is subtracted first, so that no temperature is too small.
     """
     return (logits - logits.amax(dim=-1, keepdim=True)) / temperature
 
@@ -47,6 +47,7 @@ def keep_top_p(logits: Float[Tensor, "... vocab"], p: float) -> Float[Tensor, ".
     """Return logits of the smallest set of top tokens whose probability reaches p.
 
     The others become -inf; the most likely token is always kept, and so are ties with the last.
+
     Source:  Holtzman et al. 2020, arXiv:1904.09751 (nucleus sampling).
     """
     if p >= 1:
@@ -66,7 +67,7 @@ def keep_top_p(logits: Float[Tensor, "... vocab"], p: float) -> Float[Tensor, ".
 
 
 def keep_min_p(logits: Float[Tensor, "... vocab"], p: float) -> Float[Tensor, "... vocab"]:
-    """Return logits of the tokens whose probability is at least p times the highest one.
+    """Return logits with -inf for tokens less likely than p times the most likely one.
 
     Source:  Nguyen et al. 2024, arXiv:2407.01082.
     """
@@ -82,7 +83,7 @@ def next_token_probabilities(
     """Return the distribution to draw from, in float32; temperature above 0.
 
     The order is that of `transformers`: the temperature comes first, since top-p and min-p apply
-    to the probabilities that it makes; top-p then applies to the tokens that top-k kept.
+    to the probabilities that result; top-p then applies to the tokens that top-k kept.
     """
     logits = apply_temperature(logits.float(), params.temperature)
     logits = keep_top_p(keep_top_k(logits, params.top_k), params.top_p)

@@ -1,4 +1,4 @@
-"""Training a model: the loop, its settings, the states it resumes from, several processes."""
+"""Training a model: the loop, its settings, resume states, several processes."""
 
 from lmlib.training.loop import Hooks, train
 from lmlib.training.settings import Datasets, Settings, TrainParams, require_trainable

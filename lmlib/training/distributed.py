@@ -1,4 +1,4 @@
-"""Several processes that train one model together, each on its part of every batch.
+"""Training one model in several processes, each with its part of every batch.
 
 DDP keeps the whole model in each process and averages the gradients. FSDP gives each process a part
 of every parameter, gradient and optimizer state, and gathers a block's parameters when they are
@@ -23,8 +23,8 @@ Parallel = Literal["ddp", "fsdp"]
 class World:
     """The processes of a run; `World()` is a single process, for which every method is a no-op.
 
-    A method called in one process must be called in all: they wait for each other. Small values
-    travel from CPU to CPU (gloo), so that no process waits for a GPU.
+    A method called in one process must be called in all, because they wait for each other. Small
+    values travel from CPU to CPU (gloo), so that no process waits for a GPU.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0) -> None:
@@ -32,11 +32,11 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that logs and writes."""
+        """Return whether this is the process that logs and writes."""
         return self.rank == 0
 
     def device(self, device: torch.device) -> torch.device:
-        """Return the device of this process: the GPUs of a machine go to its processes."""
+        """Return the device of this process: each process gets one GPU of its machine."""
         if self.size > 1 and device.type == "cuda":
             return torch.device("cuda", self.local_rank)
         return device
@@ -46,7 +46,7 @@ class World:
         return rows.chunk(self.size)[self.rank] if self.size > 1 else rows
 
     def mean(self, x: Tensor) -> Tensor:
-        """Return the mean of x over the processes, the same bits in all."""
+        """Return the mean of x over the processes, with the same bits in all of them."""
         if self.size == 1:
             return x
         total = x.detach().clone()
@@ -66,9 +66,9 @@ class World:
         self.max(0)
 
     def gathered(self, x: Any) -> Any:
-        """Return x with the sharded tensors in it whole and on the CPU, in the main process only.
+        """Return x with its sharded tensors gathered on the CPU, in the main process only.
 
-        In the other processes they are empty. x may be a tensor, or hold some in dicts and lists.
+        In the other processes they are empty. x may be a tensor, or dicts and lists of tensors.
         """
         if isinstance(x, dict):
             return {key: self.gathered(value) for key, value in x.items()}
@@ -91,28 +91,28 @@ def load_whole_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]
 
 
 def shard(module: nn.Module, blocks: Iterable[nn.Module], device: torch.device) -> None:
-    """Shard the parameters of `module` in place (FSDP), to be gathered block by block."""
+    """Shard the parameters of `module` in place (FSDP); they are gathered block by block."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for part in [*blocks, module]:
-        # the root, too: between steps all parameters are sharded, even after a validation
+        # the root too: between steps all parameters are sharded, even after a validation
         sharded = fully_shard(part, mesh=mesh, reshard_after_forward=True)
         if device.type == "cpu":  # gloo adds, but does not average
             sharded.set_force_sum_reduction_for_comms(True)
 
 
 def replicate(module: nn.Module) -> nn.Module:
-    """Return the module such that backward passes average the gradients over the processes."""
+    """Wrap a module so that backward passes average the gradients over the processes (DDP)."""
     return DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 
 def averaging(module: nn.Module, *, now: bool) -> AbstractContextManager[None]:
     """Return a context for the forward and backward pass of a micro-batch.
 
-    A replicated module averages the gradients only if `now`, in the last micro-batch of a step;
-    before, each process accumulates its own.
+    A replicated module averages the gradients only if `now`, which is true in the last micro-batch
+    of a step; before that, each process accumulates its own.
     """
     if isinstance(module, DistributedDataParallel) and not now:
         return module.no_sync()
@@ -120,7 +120,7 @@ def averaging(module: nn.Module, *, now: bool) -> AbstractContextManager[None]:
 
 
 class SharedLoss(nn.Module):
-    """The mean loss of a batch of which each process computes some rows; all get the same value."""
+    """The mean loss of a batch whose rows the processes share; all get the same value."""
 
     def __init__(self, next_token_loss: nn.Module, world: World) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class SharedLoss(nn.Module):
         """Return the mean over all rows, however few there are."""
         own = slice(self.world.rank, None, self.world.size)
         rows = len(inputs[own])
-        if not rows:  # a row of weight 0: with FSDP the others wait for this process
+        if not rows:  # compute a row with weight 0: with FSDP the others wait for this process
             own = slice(1)
         share = rows * self.world.size / len(inputs)
         return self.world.mean(self.next_token_loss(inputs[own], targets[own]) * share)

@@ -32,7 +32,7 @@ class Hooks:
               Losses are in nats per token; grad_norm is the norm before clipping; memory_mb is
               the peak so far (10**6 bytes); mfu is a share of the device's peak, and is left out
               for an unknown device.
-    trace:    the file for a profile of `train.profile_steps` steps; None: no profile
+    trace:    file for a profile of `train.profile_steps` steps; None: no profile
     """
 
     on_step: OnStep = lambda step, metrics: None
@@ -46,17 +46,17 @@ def train(
     store: ResumeStore,
     hooks: Hooks | None = None,
 ) -> TrainResult:
-    """Train `model`, in place, to `train.num_steps`, from the newest state in `store` if any.
+    """Train `model` in place to `train.num_steps`, from the newest state in `store` if any.
 
     A resumed run ends with the bits of an uninterrupted one on the same device and number of
     threads: batches and learning rates are pure functions of the step. With `train.patience` a run
-    may end early, and ends with the weights of the best validation.
+    may end early, with the weights of the best validation.
 
-    If several processes train, all call this, with stores of the same world, and all get the same
-    result; with fsdp `model` is left sharded.
+    If several processes train, all of them call this, with stores of the same world, and get the
+    same result; with fsdp, `model` stays sharded.
 
     Raises Interrupted after SIGINT or SIGTERM, once the state is saved; FloatingPointError when
-    the loss or a gradient is not finite: the states saved before that step stay.
+    the loss or a gradient is not finite: the states saved before that step are kept.
     """
     require_trainable(settings, data, store.world.size)
     trainer = Trainer(model, settings, data, store)
@@ -75,9 +75,9 @@ def train(
 
 @contextlib.contextmanager
 def session(trainer: Trainer, hooks: Hooks) -> Iterator[Callable[[dict[str, float]], int]]:
-    """Set up what surrounds the steps: progress bar, order of sums, signals, profile, writer.
+    """Set up what surrounds the steps: progress bar, determinism, signals, profile, writer.
 
-    Gives a function to call after each step, with its metrics. It returns the number of the signal
+    Yields a function to call with the metrics of each step. It returns the number of the signal
     that any of the processes has received, or 0.
     """
     world, params = trainer.world, trainer.settings.train

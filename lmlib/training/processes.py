@@ -1,4 +1,4 @@
-"""The processes of a run: starting them, connecting them, and noticing when one has died."""
+"""The processes of a run: start them, connect them, and notice when one has died."""
 
 import contextlib
 import logging
@@ -21,13 +21,13 @@ logger = logging.getLogger(__name__)
 
 def under_torchrun() -> bool:
     """Return whether torchrun started this process, as one of several or alone."""
-    return "TORCHELASTIC_RUN_ID" in os.environ  # not RANK: other launchers set it, too
+    return "TORCHELASTIC_RUN_ID" in os.environ  # not RANK: other launchers set it too
 
 
 def count_processes(wanted: int | Literal["auto"], device: torch.device) -> int:
     """Return the number of processes: what torchrun says, else `wanted` on this machine.
 
-    `auto` is one for each CUDA device. Raises ValueError where the device cannot serve that many.
+    `auto` is one for each CUDA device. Raises ValueError if the device cannot serve that many.
     """
     if under_torchrun():
         here, size = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
@@ -38,13 +38,13 @@ def count_processes(wanted: int | Literal["auto"], device: torch.device) -> int:
         here = size = wanted
     if size > 1 and (device.index is not None or device.type not in ("cpu", "cuda")):
         raise ValueError(
-            f"train.device is {device}, with {size} processes; these need cpu or cuda, whose "
-            "devices are shared out (or train.num_processes: 1)"
+            f"train.device is {device}, which {size} processes cannot share; choose cpu or cuda "
+            "without a number, or train.num_processes: 1"
         )
     if size > 1 and device.type == "cuda" and here > torch.cuda.device_count():
         raise ValueError(
             f"{here} processes on a machine with {torch.cuda.device_count()} CUDA devices; each "
-            "needs one of its own: lower train.num_processes, or write auto"
+            "process needs its own: lower train.num_processes, or choose auto"
         )
     return size
 
@@ -52,46 +52,47 @@ def count_processes(wanted: int | Literal["auto"], device: torch.device) -> int:
 def launch(module: str, num_processes: int) -> None:
     """Run `python -m module` in `num_processes` processes on this machine, under torchrun.
 
-    SIGINT and SIGTERM are passed on; Interrupted is raised when the processes ended by one.
-    Raises ChildProcessError when one failed, which stops the others.
+    SIGINT and SIGTERM are passed on. Raises Interrupted when a signal has ended the processes, and
+    ChildProcessError when a process has failed, which stops the others.
     """
-    # the states of a large model take longer to write than torchrun's 30 s
+    # saving the state of a large model can take longer than torchrun's limit of 30 s
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // num_processes)))
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
-    for name in ("agent.server.api", "multiprocessing.api"):  # their warnings are repeated below
+    for name in ("agent.server.api", "multiprocessing.api"):  # repeated below
         logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.CRITICAL)
-    # by number: on many laptops the machine's own name does not resolve
+    # by number: on many laptops the host name does not resolve
     command = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={num_processes}"]
     command += ["--module", module]
     try:
-        with tempfile.TemporaryDirectory() as logs:  # torchrun would leave its own behind
+        with tempfile.TemporaryDirectory() as logs:  # torchrun's own would stay behind
             run(parse_args([f"--log-dir={logs}", *command, *sys.argv[1:]]))
     except SignalException as error:
         raise Interrupted(error.sigval) from None
     except ChildFailedError as error:
         codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-        # after the first, the others end with 1, or by torchrun's SIGTERM
+        # after the first failure, the others end with 1 or by torchrun's SIGTERM
         rank, code = min(codes.items(), key=lambda item: item[1] in (1, -15))
         if code > 128:
             raise Interrupted(code - 128) from None
         name = error.failures[rank].signal_name()
         end = f"was killed by {name}" if code < 0 else f"ended with status {code} (see above)"
         raise ChildProcessError(
-            f"rank {rank} of {num_processes} {end}, and the others were stopped. The states saved "
+            f"rank {rank} of {num_processes} {end}; the others were stopped, and the states saved "
             "before are kept: run again to resume"
         ) from None
 
 
 @contextlib.contextmanager
 def join(device: torch.device) -> Iterator[World]:
-    """Connect the processes that torchrun started; without it, give a world of one process.
+    """Connect the processes that torchrun started; without it, yield a world of one process.
 
-    Within, only the main process logs anything but errors. When a process of this machine dies,
-    the others end with a message instead of waiting for it. All leave together, unless one fails.
+    Within the context, only the main process logs anything but errors. When a process of this
+    machine dies, the others end with a message instead of waiting for it. All processes leave
+    together, unless one fails.
     """
     if not under_torchrun() or os.environ["WORLD_SIZE"] == "1":
         yield World()
@@ -114,7 +115,7 @@ def join(device: torch.device) -> Iterator[World]:
             raise
         world.wait()
     except RuntimeError as error:
-        # a process that reads from a dead one notices before the watch
+        # a process that reads from a dead one notices before _Watch does
         if "peer" in str(error):
             raise ConnectionError(_LOST.format(rank=rank)) from error
         raise
@@ -124,7 +125,7 @@ def join(device: torch.device) -> Iterator[World]:
 
 
 _LOST = (
-    "rank {rank}: lost another process of the run. The states saved before are kept: run again to "
+    "rank {rank}: lost another process of the run; the states saved before are kept: run again to "
     "resume"
 )
 
@@ -132,8 +133,8 @@ _LOST = (
 class _Watch:
     """Ends this process when another one on this machine has died.
 
-    A process that waits for a dead one in the middle of an operation handles no signal: Python
-    handles them between its own instructions. Without this, torchrun would kill it after 30 s.
+    A process that waits for a dead one inside an operation cannot handle signals, since Python
+    handles them only between its own instructions. Without this, torchrun would kill it after 30 s.
     """
 
     interval_s = 1.0
@@ -148,7 +149,7 @@ class _Watch:
         start_thread(self._watch)
 
     def _watch(self) -> None:
-        if os.name != "posix":  # elsewhere signal 0 would end the process
+        if os.name != "posix":  # elsewhere, signal 0 would end the process
             return
         while not self._stopped.wait(self.interval_s):
             if not all(map(_exists, self._pids)):

@@ -1,4 +1,4 @@
-"""What a run is made from: its settings and its data, checked before it begins."""
+"""The settings and data of a run, checked before it begins."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -50,14 +50,14 @@ class TrainParams:
         self.sequences_at_a_time(num_processes=1)
 
     def sequences_at_a_time(self, num_processes: int) -> int:
-        """Return the number of sequences that each process passes through the model together.
+        """Return the number of sequences that each process passes through the model at a time.
 
-        Raises ValueError when the sequences of a step cannot be split that way.
+        Raises ValueError if the sequences of a step cannot be split evenly.
         """
         if self.batch_size % num_processes:
             raise ValueError(
                 f"batch_size is {self.batch_size}, not divisible by the {num_processes} processes "
-                "of the run; each takes an equal part of a step"
+                "of the run; each must take an equal part of a step"
             )
         sequences = self.batch_size // num_processes
         if self.micro_batch_size and sequences % self.micro_batch_size:
@@ -71,7 +71,7 @@ class TrainParams:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run reads of params.yaml: the sections model, optim and train, which fit together."""
+    """The sections model, optim and train of params.yaml, checked against each other."""
 
     model: ModelParams
     optim: OptimParams
@@ -96,7 +96,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Datasets:
-    """The tokens to train on and those to validate on, made with one tokenizer."""
+    """The tokens to train on and to validate on, made with the same tokenizer."""
 
     train: TokenDataset
     valid: TokenDataset
@@ -104,15 +104,15 @@ class Datasets:
     def __post_init__(self) -> None:
         if self.train.info.tokenizer_sha256 != self.valid.info.tokenizer_sha256:
             raise ValueError(
-                f"{self.train.name} and {self.valid.name} were made with two tokenizers; encode "
-                "both texts with one"
+                f"{self.train.name} and {self.valid.name} were made with different tokenizers; "
+                "encode both texts with the same one"
             )
 
 
 def require_trainable(settings: Settings, data: Datasets, num_processes: int = 1) -> None:
-    """Raise ValueError when this machine, data or number of processes does not suit the settings.
+    """Raise ValueError if this machine, data or number of processes does not suit the settings.
 
-    Nothing is computed and no memory on a GPU is taken.
+    This computes nothing and takes no GPU memory.
     """
     params = settings.train
     device = settings.device

@@ -1,11 +1,11 @@
-"""SIGINT and SIGTERM, which wait until a run has reached a step that it can resume from."""
+"""Deferring SIGINT and SIGTERM until a run has reached a step that it can resume from."""
 
 import signal
 from types import FrameType
 
 
 class Interrupted(SystemExit):
-    """The signal `signum` asked the program to end, and its state is saved: exit 128 + signum."""
+    """The signal `signum` ended the program, after its state was saved: exit 128 + signum."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(128 + signum)
@@ -14,8 +14,8 @@ class Interrupted(SystemExit):
 class DeferredSignals:
     """Within `with`, SIGINT and SIGTERM only set `received`; a second SIGINT interrupts at once.
 
-    `received` is the signal's number, or None. Outside the main thread Python allows no signal
-    handlers; nothing is deferred there.
+    `received` is the signal's number, or None. Outside the main thread, where Python
+    allows no signal handlers, nothing is deferred.
     """
 
     def __init__(self) -> None:

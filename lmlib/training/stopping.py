@@ -1,4 +1,4 @@
-"""Ending a run before its last step: it diverges, or its validation loss stops falling."""
+"""Ending a run early: when it diverges, or when its validation loss stops falling."""
 
 import math
 from collections.abc import Callable
@@ -14,10 +14,11 @@ class FiniteGuard:
     """Raises FloatingPointError before the results of a step that was not finite are used.
 
     On a CPU each step is checked at once. Reading a value from a GPU makes the CPU wait and leaves
-    the GPU idle, so there the values of the steps stay on the device: call `check` before anything
-    that the steps changed is saved or logged.
+    the GPU idle, so there the values stay on the device: call `check` before saving or logging
+    anything that the steps changed.
 
-    Several processes check at the same steps, and with `mean`, over the processes, find the same.
+    Several processes check at the same steps. With `mean`, the mean over the processes, all of
+    them reach the same result.
     """
 
     max_pending = 100  # steps, so that a run that never logs still stops
@@ -27,7 +28,7 @@ class FiniteGuard:
         self._pending: list[tuple[int, Tensor]] = []
 
     def note(self, step: int, loss: Tensor, grad_norm: Tensor) -> None:
-        """Add the values of a step to those that will be checked."""
+        """Add the values of a step to those to check."""
         self._pending.append((step, torch.stack((loss, grad_norm.to(loss.device)))))
         waits = loss.is_cuda or loss.is_mps
         if not waits or len(self._pending) == self.max_pending:
@@ -49,27 +50,27 @@ def require_finite(step: int, name: str, value: float) -> None:
     """Raise FloatingPointError when `value`, called `name`, is infinite or NaN."""
     if not math.isfinite(value):
         raise FloatingPointError(
-            f"step {step}: {name} is {value}; the states saved before it are kept. "
-            "Lower optim.lr or optim.max_grad_norm, or train in float32"
+            f"step {step}: {name} is {value}; the states saved before it are kept; "
+            "lower optim.lr or optim.max_grad_norm, or train in float32"
         )
 
 
 class EarlyStopping:
     """Ends a run after `patience` validations in a row without a better loss.
 
-    Keeps the weights of the best validation, on the CPU, and is part of each saved state. With
-    patience 0 a run takes all its steps, and its last weights are the ones to keep.
+    It keeps the weights of the best validation on the CPU, and is part of each saved state. With
+    patience 0 a run takes all its steps and keeps its last weights.
     """
 
     def __init__(self, patience: int) -> None:
         self.patience = patience
         self.best_loss = math.inf
-        self.waited = 0  # validations since the best
+        self.waited = 0  # validations since the best one
         self._weights: dict[str, Tensor] = {}
 
     @property
     def exhausted(self) -> bool:
-        """Whether to stop."""
+        """Return whether to stop."""
         return 0 < self.patience <= self.waited
 
     def update(self, valid_loss: float, model: nn.Module) -> None:
@@ -90,10 +91,10 @@ class EarlyStopping:
             load_whole(model, self._weights)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a state keeps of it."""
+        """Return what a saved state contains."""
         return {"best_loss": self.best_loss, "waited": self.waited, "weights": self._weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what a state kept."""
+        """Restore what `state_dict` returned."""
         self.best_loss, self.waited = state["best_loss"], state["waited"]
         self._weights = state["weights"]

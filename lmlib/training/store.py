@@ -21,13 +21,13 @@ from lmlib.training.distributed import World, load_whole_optimizer
 
 logger = logging.getLogger(__name__)
 
-Row = dict[str, int | float]  # a point of a loss curve: its step (a whole number), loss, ...
+Row = dict[str, int | float]  # a point of a loss curve: step (an integer), loss, ...
 Rows = dict[str, list[Row]]  # the name of a loss curve -> its rows
 
 
 @runtime_checkable
 class Stateful(Protocol):
-    """A part of a run that is saved in its states, as modules and optimizers are."""
+    """A part of a run that is saved in its states, like modules and optimizers."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` needs."""
@@ -41,12 +41,12 @@ class Stateful(Protocol):
 class ResumeStore:
     """The states of one unfinished run, in a folder of its own.
 
-    Each state is a file `step-N.pt`: 64 hexadecimal digits, the SHA-256 of what follows, then a
-    checkpoint with the rows of the loss curves. The newest two are kept: the older one serves
-    when the newest is damaged. Its tensors are whole, however many processes trained.
+    Each state is a file `step-N.pt`: 64 hexadecimal digits, which are the SHA-256 of the rest, then
+    a checkpoint with the rows of the loss curves. The newest two are kept: the older one is used
+    if the newest is damaged. Their tensors are whole, however many processes trained.
 
     The processes of `world` call `lock`, `save` and `load` together. Only the main one writes;
-    all read, and so need the same folder.
+    all of them read, and so need the same folder.
     """
 
     _kept = 2
@@ -60,11 +60,11 @@ class ResumeStore:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder; wait while another process trains the same model."""
+        """Lock the folder; wait while another process trains the same model."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self._acquire(timeout_s=0.0):
-            logger.info("waiting for another process that trains this very model")
-            # in turns of a minute: the other processes of the world must not wait for hours
+            logger.info("waiting for another process that trains the same model")
+            # a minute at a time: the other processes of the world must not wait for hours
             while not self._acquire(timeout_s=60.0):
                 pass
         try:
@@ -73,7 +73,7 @@ class ResumeStore:
             self._lock.release()
 
     def _acquire(self, timeout_s: float) -> bool:
-        """Return whether the main process could take the lock."""
+        """Return whether the main process has taken the lock."""
         held = True
         if self.world.is_main:
             try:
@@ -84,10 +84,10 @@ class ResumeStore:
 
     @contextlib.contextmanager
     def in_background(self) -> Iterator[None]:
-        """Within, `save` copies the state and a thread writes it, one state at a time.
+        """Within the context, `save` copies the state and a thread writes it, one state at a time.
 
-        An error of a write is raised by the next `save`, or on leaving, which waits for the last
-        write.
+        An error in a write is raised by the next `save`, or on leaving the context, which waits
+        for the last write.
         """
         with ThreadPool(1) as self._writer:
             try:
@@ -109,9 +109,9 @@ class ResumeStore:
         rows: Rows,
         **parts: Stateful,
     ) -> None:
-        """Write the state after `step` finished steps; then drop all but the newest two.
+        """Write the state after `step` finished steps; then delete all but the newest two.
 
-        `parts` are the other parts of the run that have a state, by name.
+        `parts` are the other stateful parts of the run, by name.
         """
         self._finish_write()
         state = self.world.gathered(checkpoint_state(model, optimizer, step))
@@ -129,29 +129,29 @@ class ResumeStore:
             with content[64:] as body:
                 content[:64] = hashlib.sha256(body).hexdigest().encode()
             write_atomically(self.folder / f"step-{step:09d}.pt", content)
-        # a kill in the middle of a write leaves a temporary file, named after the state
+        # a process killed while writing leaves a temporary file, named after the state
         for old in [*self._files()[self._kept :], *self.folder.glob("*step-*.pt.*")]:
             old.unlink()
 
     def load(
         self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, **parts: Stateful
     ) -> tuple[int, Rows] | None:
-        """Restore the newest undamaged state; return its step and rows, or None without one.
+        """Restore the newest undamaged state; return its step and rows, or None if there is none.
 
-        Damaged ones are removed: left in place, one would count among the newest two. Raises
-        ValueError when the processes do not find the same state.
+        Damaged states are removed, or they would count among the newest two. Raises ValueError
+        if the processes do not find the same state.
         """
         if not self.world.is_main:
             self.world.wait()
         loaded = self._load(model, optimizer, parts)
         if self.world.is_main:
-            self.world.wait()  # only now do the others look: damaged states are removed
+            self.world.wait()  # only now do the others look, when damaged states are removed
         step = loaded[0] if loaded else 0
         newest, oldest = self.world.max(step), -self.world.max(-step)
         if newest != oldest:
             raise ValueError(
                 f"{self.folder}: the processes find states of {oldest:.0f} to {newest:.0f} steps; "
-                "the folder must be on a file system that all machines share"
+                "put the folder on a file system that all machines share"
             )
         return loaded
 
@@ -162,7 +162,7 @@ class ResumeStore:
             content = path.read_bytes()
             digest, body = content[:64], content[64:]
             if hashlib.sha256(body).hexdigest().encode() != digest:
-                logger.warning("%s: damaged; removed, going back to the state before it", path)
+                logger.warning("%s: damaged, so it is removed; trying the state before it", path)
                 path.unlink()
                 continue
             state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
@@ -179,7 +179,7 @@ class ResumeStore:
 
 
 class Environment:
-    """What the bits of a run depend on besides its settings and data; part of each state."""
+    """What the bits of a run depend on, apart from settings and data; part of each state."""
 
     def __init__(self, values: dict[str, str]) -> None:
         self.values = values
@@ -202,7 +202,7 @@ class Environment:
 
 
 def _snapshot(state: Any) -> Any:
-    """Return a copy that training does not change, its tensors on the CPU."""
+    """Return a copy that training does not change, with its tensors on the CPU."""
     if isinstance(state, torch.Tensor):
         return state.detach().to("cpu", copy=True)
     if isinstance(state, dict):

@@ -1,4 +1,4 @@
-"""A run: what it holds, and what one step does with it."""
+"""The parts of a run, and what one step does with them."""
 
 import logging
 import time
@@ -39,7 +39,7 @@ class TrainResult:
 class Step:
     """What a step computed.
 
-    loss:       of this process's part of the batch, in nats per token
+    loss:       on this process's part of the batch, in nats per token
     lr:         the learning rate of the schedule
     grad_norm:  of all gradients together, before clipping
     """
@@ -67,7 +67,7 @@ class Trainer:
         if self.parallel == "fsdp":
             shard(self.next_token_loss, model.layers, self.runtime.device)
         self.optimizer = build_optimizer(model, settings.optim, self.runtime.dtype)
-        # float16 rounds what is below 3e-8 to 0: scaling the loss scales up small gradients
+        # float16 rounds gradients below 3e-8 to 0; scaling the loss scales them up
         is_float16 = self.runtime.dtype == torch.float16
         self.scaler = GradScaler(self.runtime.device.type, enabled=is_float16)
         self.guard = FiniteGuard(self.world.mean)
@@ -89,11 +89,11 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are taken, or patience has run out."""
+        """Return whether all steps are done, or patience has run out."""
         return self.step >= self.settings.train.num_steps or self.stopping.exhausted
 
     def begin(self) -> None:
-        """Compile and replicate the model if the settings say so, and log what begins."""
+        """Compile and replicate the model if the settings say so, and log the start of the run."""
         if self.finished:
             logger.info("the run is already finished; delete %s to repeat it", self.store.folder)
             return
@@ -120,19 +120,19 @@ class Trainer:
         if self.parallel != "fsdp":
             self.next_token_loss = self.runtime.compile(self.next_token_loss, self._rehearse, mode)
         elif self.runtime.should_compile(mode):
-            for block in self.model.layers:  # the compiler cannot trace the gathering in between
+            for block in self.model.layers:  # the gathering in between cannot be traced
                 block.compile(dynamic=False)
             self._rehearse(self.next_token_loss)
 
     def _rehearse(self, next_token_loss: nn.Module) -> None:
-        """Pass the first batch forward and backward, and drop its gradients."""
+        """Do a forward and backward pass of the first batch, and drop its gradients."""
         try:
             self._add_gradients(next_token_loss, self._batch(1))
         finally:
             self.optimizer.zero_grad()
 
     def take_step(self) -> Step:
-        """Update the weights once; raise FloatingPointError when a step was not finite."""
+        """Update the weights once; raise FloatingPointError if a step was not finite."""
         self.step += 1
         optim, params = self.settings.optim, self.settings.train
         lr = optim.lr_at(self.step, params.num_steps)
@@ -142,7 +142,7 @@ class Trainer:
         loss = self._add_gradients(self.next_token_loss, batch)
         self.scaler.unscale_(self.optimizer)
         grad_norm, clip = clip_scale(self.model.parameters(), optim.max_grad_norm)
-        # the scaler skips a step whose gradients overflow, and tries the next at half the scale
+        # the scaler skips a step whose gradients overflow, and halves the scale for the next
         may_overflow = self.scaler.get_scale() > 1
         self.guard.note(self.step, loss, loss if may_overflow else grad_norm)
         self.scaler.step(self.optimizer, grad_scale=clip)
@@ -152,7 +152,7 @@ class Trainer:
         return Step(loss, lr, grad_norm)
 
     def _batch(self, step: int) -> Batch:
-        """Return this process's part of the batch of a step."""
+        """Return this process's part of a step's batch."""
         inputs, targets = self.data.train.batch(
             step,
             seed=self.settings.train.seed,
@@ -176,7 +176,7 @@ class Trainer:
         return total
 
     def measure(self, step: Step) -> dict[str, float]:
-        """Validate and log the step where due; return the metrics, none where neither is."""
+        """Validate and log the step if due; return the metrics, which are empty if neither is."""
         params = self.settings.train
         metrics: dict[str, float] = {}
         if self.finished or self.step % params.valid_every == 0:
@@ -227,7 +227,7 @@ class Trainer:
         return {"valid/loss": loss}
 
     def checkpoint_is_due(self) -> bool:
-        """Return whether the steps, or the minutes, of a checkpoint have passed."""
+        """Return whether a checkpoint is due, by steps or by minutes."""
         params = self.settings.train
         minutes = (time.monotonic() - self.last_save) / 60
         late = 0 < params.checkpoint_minutes <= minutes

@@ -20,7 +20,7 @@ def sampled_loss(
 
     The windows are always the same, so the values of one run compare without noise. A quick
     estimate; `lmlib.evaluation` scores the whole text. `next_token_loss(inputs, targets)` is the
-    mean loss of a batch, as of `lmlib.model.NextTokenLoss`.
+    mean loss of a batch, as in `lmlib.model.NextTokenLoss`.
     """
     device = next(next_token_loss.parameters()).device
     last = len(tokens) - context_length - 1

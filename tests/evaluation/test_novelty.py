@@ -19,7 +19,7 @@ def is_in(span: list[int], text: list[int]) -> bool:
 
 
 def longest_length_and_start(sample: list[int], train: list[int]) -> tuple[int, int]:
-    """Try every span, longer ones first; none may hold the separator."""
+    """Try every span, longest first; none may contain the separator."""
     for length in range(len(sample), 0, -1):
         for start in range(len(sample) - length + 1):
             span = sample[start : start + length]
@@ -50,14 +50,14 @@ def test_spans_by_hand() -> None:
 
 
 def test_a_span_ends_at_the_separator() -> None:
-    """7 8 | 9: what two documents make together was nowhere written."""
+    """7 8 | 9: a span across two documents does not count."""
     train = np.array([7, 8, 0, 9])
     (span,) = copied_spans([[7, 8, 0, 9]], train, separator_id=0)
     assert span == CopiedSpan(length=2, start=0, train_start=0)
 
 
 def test_samples_do_not_run_into_each_other() -> None:
-    """The end of one and the beginning of the next are no span, though train has it."""
+    """The end of one and the start of the next do not form a span, even if train has it."""
     spans = copied_spans([[1, 2], [3, 4]], np.array([1, 2, 3, 4]))
     assert spans == [CopiedSpan(2, 0, 0), CopiedSpan(2, 0, 2)]
 

@@ -1,4 +1,4 @@
-"""lmlib/evaluation/samples.py: by hand, and where a word is cut in two by the end of a prompt."""
+"""lmlib/evaluation/samples.py: by hand, and with a word cut in two by the end of a prompt."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def test_continuations_are_read_as_after_their_prompt() -> None:
 
 
 def test_first_documents() -> None:
-    """At most 3 tokens of each; a separator without text before it makes no document."""
+    """At most 3 tokens of each; a separator without text before it does not make a document."""
     tokens = np.array([1, 2, 0, 0, 3, 4, 5, 6, 0, 7])
     assert first_documents(tokens, 0, max_tokens=3) == [[1, 2], [3, 4, 5], [7]]
     assert first_documents(tokens, None, max_tokens=3) == [[1, 2, 0]]

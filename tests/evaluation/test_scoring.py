@@ -1,4 +1,4 @@
-"""lmlib/evaluation/scoring.py: every token scored once, in which context, in which units."""
+"""lmlib/evaluation/scoring.py: every token is scored once, with the right context and units."""
 
 import math
 from collections.abc import Callable
@@ -26,7 +26,7 @@ TEXTS = st.lists(st.integers(0, VOCAB_SIZE - 1), min_size=2, max_size=40)
 
 
 def uniform(vocab_size: int) -> TransformerLM:
-    """Every token has probability 1 / vocab_size; the likeliest, of equals, is token 0."""
+    """Every token has probability 1 / vocab_size; argmax, among equals, is token 0."""
     sizes = ModelParams(context_length=4, d_model=2, num_layers=1, num_heads=1, d_ff=1)
     model = TransformerLM(sizes, vocab_size)
     nn.init.zeros_(model.lm_head.weight)
@@ -42,7 +42,7 @@ def window_ends(num_scored: int, context_length: int, stride: int) -> list[int]:
 
 
 def nats_of(preceded: list[int], place: int, context: int) -> tuple[float, bool]:
-    """Score the token at `place` alone, in float64: its loss and whether it is the likeliest."""
+    """Score the token at `place` alone, in float64: its loss and whether it is the most likely."""
     with torch.no_grad():
         logits = MODEL(torch.tensor(preceded[place - context : place]))[-1].double()
     log_p = torch.log_softmax(logits, dim=-1)
@@ -98,7 +98,7 @@ def test_every_token_is_scored_once_in_the_context_of_its_window(
 def test_a_model_that_sees_one_token_scores_the_same_at_any_stride(
     tokens: list[int], context_length: int, stride: int
 ) -> None:
-    """A token scored twice, or not at all, would change the sum."""
+    """A token scored twice, or never, would change the sum."""
     logits = torch.randn(VOCAB_SIZE, VOCAB_SIZE, generator=torch.Generator().manual_seed(0))
     log_p = torch.log_softmax(logits.double(), dim=-1)
     expected = -log_p[[0, *tokens[:-1]], tokens].mean().item()
@@ -116,7 +116,8 @@ def test_a_model_that_sees_one_token_scores_the_same_at_any_stride(
 def test_the_strided_perplexity_of_transformers() -> None:
     """Their recipe, with their own Llama: windows of 8 tokens begin every 3 tokens.
 
-    Such a window scores 7 tokens at most. The text ends with one, or theirs would be shorter.
+    Such a window scores 7 tokens at most. The text ends with a full one; otherwise theirs would be
+    shorter.
     """
     tokens = np.random.default_rng(2).integers(VOCAB_SIZE, size=8 + 5 * 3)
     llama = LlamaForCausalLM(LlamaConfig(**llama_config(MODEL.params, VOCAB_SIZE))).eval()
@@ -137,7 +138,7 @@ def test_the_strided_perplexity_of_transformers() -> None:
 
 @pytest.mark.parametrize("num_tokens", [5, 20])
 def test_loss_by_position_is_the_mean_over_all_windows(num_tokens: int) -> None:
-    """At index i the model has seen i + 1 tokens, also where another window scores the target."""
+    """At index i the model has seen i + 1 tokens, even if another window scores the target."""
     tokens = np.random.default_rng(1).integers(VOCAB_SIZE, size=num_tokens)
     preceded, length = [0, *tokens.tolist()], min(8, num_tokens)
     scores = evaluate(MODEL, tokens, 1, context_length=8, stride=3, batch_size=2, start_id=0)
@@ -157,7 +158,7 @@ def test_position_curve_keeps_short_contexts_apart() -> None:
 
 
 def test_position_curve_groups_long_contexts() -> None:
-    """Ranges side by side, none left out: weighted by their lengths, the rows give the mean."""
+    """The ranges cover everything: weighted by their lengths, the rows give the mean."""
     losses = tuple(np.random.default_rng(0).random(5000).tolist())
     curve = position_curve(scored(losses), points=20)
     assert len(curve) <= 20
@@ -198,7 +199,7 @@ def test_scores_of_a_uniform_model_by_hand() -> None:
 
 
 def test_accuracy_by_hand() -> None:
-    """0 1 2 goes on as expected twice, then comes 5 instead of 3, then 6 as expected."""
+    """After 0, two tokens are as expected, then 5 comes instead of 3, then 6 as expected."""
     scores = evaluate(
         successor(8, logit=5.0), np.array([0, 1, 2, 5, 6]), 5, context_length=8, start_id=7
     )
@@ -220,7 +221,7 @@ def test_without_start_token_the_first_is_context_only() -> None:
 
 
 def test_a_text_of_one_token() -> None:
-    """With a start token it can be scored, without there is nothing to score."""
+    """With a start token it can be scored; without one there is nothing to score."""
     tokens = np.array([1])
     scores = evaluate(uniform(16), tokens, 4, context_length=4, batch_size=2, start_id=0)
     assert (scores.tokens, scores.bits_per_byte) == (1, pytest.approx(1))
@@ -236,9 +237,9 @@ def test_an_empty_text(start_id: int | None) -> None:
 
 
 def test_all_batches_have_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each other shape would be compiled again: the last of 7 windows in twos is doubled.
+    """A new shape would be compiled again, so the last of 7 windows, taken in twos, is doubled.
 
-    23 tokens are 6 windows, three passes; 27 are 7, four passes, which the compiler is tried for.
+    23 tokens are 6 windows in three passes; 27 are 7 in four passes, which are compiled.
     """
     model, trials = successor(8, logit=1.0), []
     expected = evaluate(model, np.zeros(23, np.uint16), 23, context_length=4, start_id=0)
@@ -257,7 +258,7 @@ def test_all_batches_have_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     scores = evaluate(
         model, np.zeros(23, np.uint16), 23, context_length=4, batch_size=2, start_id=0
     )
-    assert (len(trials), shapes) == (0, [(2, 4)] * 3)  # three passes are not worth it
+    assert (len(trials), shapes) == (0, [(2, 4)] * 3)  # three passes are too few to compile
     assert scores.loss == pytest.approx(expected.loss)
     shapes.clear()
     evaluate(model, np.zeros(27, np.uint16), 27, context_length=4, batch_size=2, start_id=0)
@@ -279,7 +280,7 @@ def test_the_logits_of_a_few_tokens_at_a_time(
 
 
 def test_batches_change_no_more_than_the_rounding() -> None:
-    """And one batch size gives the same bits each time."""
+    """The same batch size gives the same bits each time."""
     tokens = np.random.default_rng(0).integers(VOCAB_SIZE, size=500)
     first, second, *others = [
         evaluate(MODEL, tokens, 500, context_length=8, stride=5, batch_size=size, start_id=0)
@@ -320,7 +321,7 @@ def test_a_hopeless_loss_has_a_finite_perplexity() -> None:
 
 
 def test_evaluation_builds_no_graph() -> None:
-    """One kept for a whole text would fill the memory."""
+    """A graph kept for a whole text would fill the memory."""
     model, builds_graph = successor(16, logit=1.0), []
     model.lm_head.register_forward_hook(
         lambda *_: builds_graph.append(torch.is_grad_enabled()),

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-# before anything imports huggingface_hub: what these tests load lies on the disk
+# before anything imports huggingface_hub: these tests load from disk only
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
@@ -23,7 +23,7 @@ SPECIAL = [SEPARATOR, "<a b>", "<pad>"]
 
 
 def make_tokenizer(pattern: str = "gpt2", special: Iterable[str] = (SEPARATOR,)) -> Tokenizer:
-    """Return a tokenizer learnt from TEXT: at most 351 tokens, no multiple of anything."""
+    """Return a tokenizer learnt from TEXT: at most 351 tokens, not a round number."""
     special = list(special)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "text.txt"
@@ -41,7 +41,7 @@ def make_model(
     d_model: int = 24,
     theta: float = 500.0,
 ) -> TransformerLM:
-    """Return a model with random weights, gains of the norms included."""
+    """Return a model with random weights, including the norm gains."""
     params = ModelParams(
         context_length=32,
         d_model=d_model,

@@ -36,7 +36,7 @@ def test_logits_equal_ours_and_the_safetensors(pair: Pair, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("pattern", list(PATTERNS))
 def test_ids_equal_transformers(pattern: str, tmp_path: Path) -> None:
-    """But for white space at the very end of a text in cl100k, see lmlib/export/gguf.py."""
+    """Except for white space at the very end of a text in cl100k; see lmlib/export/gguf.py."""
     special = [token for token in SPECIAL if " " not in token]  # transformers leaves those out
     ours = make_tokenizer(pattern, special)
     write_gguf(tmp_path / "model.gguf", make_model(ours.vocab_size), ours, "tiny")

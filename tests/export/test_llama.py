@@ -12,7 +12,7 @@ from tests.export.conftest import make_model
 
 
 def test_rows_by_hand() -> None:
-    """Two heads of size 4: pairs (0, 1), (2, 3) become (0, 2), (1, 3) within each."""
+    """Two heads of size 4: in each, the pairs (0, 1), (2, 3) become (0, 2), (1, 3)."""
     rows = torch.arange(8.0)[:, None]
     halves = to_halves(rows, num_heads=2)
     assert halves.flatten().tolist() == [0, 2, 1, 3, 4, 6, 5, 7]

@@ -23,7 +23,7 @@ TEXTS = os.environ.get("LMLIB_TEXTS", "")
 
 
 def greedy(model: TransformerLM, ids: list[int], num_tokens: int) -> list[int]:
-    """Return the ids continued with the likeliest token, up to the end of the text."""
+    """Return the ids continued with the most likely token, up to the end of the text."""
     ids = list(ids)
     with torch.no_grad():
         for _ in range(num_tokens):
@@ -77,7 +77,7 @@ def test_logits_equal_transformers_far_into_a_context(tie: bool, tmp_path: Path)
 
 
 def test_generation_ends_with_the_text(pair: Pair, folder: Path) -> None:
-    """No setting is needed: the folder says which token ends a text."""
+    """No setting is needed: the folder names the token that ends a text."""
     _, tokenizer = pair
     theirs = AutoModelForCausalLM.from_pretrained(folder)
     end_id = tokenizer.special_ids[SEPARATOR]
@@ -117,7 +117,7 @@ def test_ids_of_whole_files_equal_transformers(path: str, tmp_path: Path) -> Non
 
 
 def test_without_special_tokens(tmp_path: Path) -> None:
-    """Nothing ends a text then; Llama's own defaults, 1 and 2, must not."""
+    """Then no token ends a text; Llama's own defaults, 1 and 2, must not either."""
     tokenizer = make_tokenizer(special=())
     save_pretrained(tmp_path, make_model(tokenizer.vocab_size), tokenizer)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
@@ -126,7 +126,7 @@ def test_without_special_tokens(tmp_path: Path) -> None:
 
 
 def files_of(model: TransformerLM, tokenizer: Tokenizer, folder: Path) -> Iterator[bytes]:
-    """Yield the content of each file in which this project keeps the two."""
+    """Yield the content of each file in which this project stores the two."""
     save_model(folder, model)
     tokenizer.save(folder)
     for path in sorted(folder.iterdir()):

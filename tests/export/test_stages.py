@@ -20,7 +20,7 @@ from tests.pipeline.imports import ROOT
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TransformerLM:
-    """Return a model that stands, with tokenizer and metrics, where the pipeline puts it."""
+    """Return a model, stored with tokenizer and metrics where the pipeline puts them."""
     monkeypatch.chdir(tmp_path)
     shutil.copy2(ROOT / "params.yaml", "params.yaml")
     tokenizer = make_tokenizer()
@@ -37,7 +37,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_export_and_the_way_back(model: TransformerLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same bytes each time, and the same after the way back, in another folder."""
+    """The same bytes each time, and again after importing them into another folder."""
     export.main()
     first = contents(EXPORTED)
     assert sorted(first) == [
@@ -90,7 +90,7 @@ def test_the_code_of_the_card_runs(model: TransformerLM, monkeypatch: pytest.Mon
         code = block.split("```")[0].replace("max_new_tokens=100", "max_new_tokens=2")
         exec(code, names)
     text = "the thing"
-    # as in training, where the separator stands before each text
+    # as in training, where the separator precedes each text
     assert names["prompt"]["input_ids"][0, 0] == names["tokenizer"].eos_token_id
     assert names["encoding"].encode(text) == names["tokenizer"](text)["input_ids"]
 

@@ -15,7 +15,7 @@ BYTES = {byte: bytes([byte]) for byte in range(256)}
 
 
 def load(ours: Tokenizer, path: Path, monkeypatch: pytest.MonkeyPatch) -> tiktoken.Encoding:
-    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")  # it would keep files by their names
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")  # it would cache files by name
     path.write_bytes(tiktoken_bpe(ours))
     return tiktoken.Encoding(
         "ours",
@@ -37,7 +37,7 @@ def test_ids_equal_tiktoken(pattern: str, tmp_path: Path, monkeypatch: pytest.Mo
 def test_bytes_and_special_tokens_may_have_any_ids(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A special token first, as in some vocabularies, merges next, bytes last and backwards."""
+    """Special token first, as in some vocabularies, then merges, then bytes in reverse order."""
     vocab = {0: SPECIAL[0].encode(), 1: b"th", 2: b"the"}
     vocab |= {300 - byte: bytes([byte]) for byte in range(256)}
     ours = Tokenizer(vocab, [(b"t", b"h"), (b"th", b"e")], SPECIAL[:1])
@@ -54,7 +54,7 @@ def test_ids_out_of_the_order_of_merges_are_refused() -> None:
 
 
 def test_a_token_its_bytes_do_not_merge_into_is_refused() -> None:
-    """`a bc` cannot arise: ab is merged first. tiktoken would join ab and c into it."""
+    """`a bc` cannot occur, since ab is merged first. tiktoken would join ab and c into it."""
     vocab = BYTES | {256: b"ab", 257: b"bc", 258: b"abc"}
     ours = Tokenizer(vocab, [(b"a", b"b"), (b"b", b"c"), (b"a", b"bc")])
     assert ours.encode("abc") == [256, 99]

@@ -45,7 +45,7 @@ def test_mask_true_means_attend() -> None:
 @pytest.mark.parametrize("leading", [(), (2,), (2, 3)])
 @pytest.mark.parametrize("masked", [False, True])
 def test_attention_equals_torch(leading: tuple[int, ...], masked: bool) -> None:
-    """Other numbers of queries and of keys, other sizes of keys and of values."""
+    """Different numbers of queries and keys, different sizes of keys and values."""
     Q, K, V = random(*leading, 5, 4), random(*leading, 7, 4, seed=1), random(*leading, 7, 3, seed=2)
     mask = None
     if masked:
@@ -70,7 +70,7 @@ def test_attention_of_large_scores_does_not_overflow() -> None:
 
 
 def test_a_query_that_may_attend_to_nothing() -> None:
-    """Its softmax is 0/0; the other query is not touched."""
+    """Its softmax is 0/0; the other query is not affected."""
     mask = torch.tensor([[False, False], [True, False]])
     attended = scaled_dot_product_attention(
         torch.zeros(2, 1), torch.zeros(2, 1), torch.tensor([[1.0], [2.0]]), mask
@@ -131,14 +131,14 @@ def test_each_row_has_positions_of_its_own(kernel: AttentionKernel) -> None:
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_shifted_positions_change_nothing(kernel: AttentionKernel) -> None:
-    """RoPE sees distances only, and values are not rotated."""
+    """RoPE depends on distances only, and values are not rotated."""
     layer, x = make(kernel), random(2, 5, 8)
     torch.testing.assert_close(layer(x, torch.arange(5) + 11), layer(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_one_token_attends_to_itself(kernel: AttentionKernel) -> None:
-    """Its weight is 1 wherever it stands, so the result is output_proj(v_proj(x))."""
+    """Its weight is 1 at any position, so the result is output_proj(v_proj(x))."""
     layer, x = make(kernel), random(2, 1, 8)
     torch.testing.assert_close(
         layer(x, torch.tensor([7])), x @ layer.v_proj.weight.T @ layer.output_proj.weight.T

@@ -1,4 +1,4 @@
-"""lmlib/model/cache.py: what a model computes from a cache is what it computes from all tokens."""
+"""lmlib/model/cache.py: with a cache, a model computes the same as from all tokens."""
 
 import itertools
 from dataclasses import replace
@@ -43,7 +43,7 @@ def filled(lengths: list[int]) -> tuple[KVCache, Tensor]:
 
 @pytest.mark.parametrize("changes", VARIATIONS, ids=str)
 def test_in_pieces_as_in_one(changes: dict[str, Any]) -> None:
-    """Some tokens at first, then one, then some more, up to the end of the context."""
+    """Some tokens first, then one, then more, up to the end of the context."""
     model = TransformerLM(replace(SIZES, **changes), 30, seed=2)
     tokens = ids(3, 12)
     cache = model.empty_cache(3)
@@ -59,7 +59,7 @@ def test_rows_of_different_lengths_as_alone(changes: dict[str, Any], seq: int) -
     tokens, lengths = ids(3, 9), [2, 9, 5]
     cache = model.empty_cache(3)
     model(tokens, cache=cache)
-    cache.lengths = list(lengths)  # what was computed of the padding is overwritten
+    cache.lengths = list(lengths)  # the keys and values of the padding are overwritten
     more = ids(3, seq)
     logits = model(more, cache=cache)
     for row, length in enumerate(lengths):
@@ -70,7 +70,7 @@ def test_rows_of_different_lengths_as_alone(changes: dict[str, Any], seq: int) -
 
 
 def test_positions_and_masks_by_hand() -> None:
-    """Rows of 1 and 3 tokens get two more: places 1, 2 and 3, 4; each sees up to its own."""
+    """Rows of 1 and 3 tokens get two more, at positions 1, 2 and 3, 4; each sees up to its own."""
     cache, _ = filled([1, 3])
     layer = cache.extend(2)[0]
     assert isinstance(layer.positions, Tensor)
@@ -100,7 +100,7 @@ def test_a_full_cache_says_so_and_stays_as_it_is() -> None:
 
 
 def test_fewer_tokens_than_before() -> None:
-    """A lower number takes tokens back: others in their place, as if they had never been."""
+    """A lower length removes tokens: new ones replace them as if they had never been there."""
     cache, tokens = filled([6])
     cache.lengths = [4]
     more = torch.tensor([[7, 8, 9]])
@@ -109,7 +109,7 @@ def test_fewer_tokens_than_before() -> None:
 
 
 def test_selected_rows() -> None:
-    """In another order, one of them twice; what is added to them is not added to the first."""
+    """In another order, one of them twice; additions to them do not change the original."""
     cache, tokens = filled([2, 5, 3])
     before = cache.keys_values.clone()
     selected = cache.select([2, 0, 2])
@@ -136,7 +136,7 @@ def test_replaced_rows() -> None:
 
 @pytest.mark.parametrize("changes", VARIATIONS, ids=str)
 def test_static_steps_as_others(changes: dict[str, Any]) -> None:
-    """The same keys and values, with lengths that only the device knows, to the last place."""
+    """The same keys and values, with lengths on the device only, up to the last position."""
     model = TransformerLM(replace(SIZES, **changes), 30, seed=2)
     cache, twin = model.empty_cache(3), model.empty_cache(3)
     for each in (cache, twin):
@@ -152,7 +152,7 @@ def test_static_steps_as_others(changes: dict[str, Any]) -> None:
 
 
 def test_a_static_cache_can_only_be_extended() -> None:
-    """Its lengths are on the device: what needs them on the host is not there to be called."""
+    """Its lengths are on the device, so it has no methods that need them on the host."""
     static = StaticKVCache(MODEL.empty_cache(2))
     assert not isinstance(static, KVCache)
     assert not [name for name in ("select", "replace", "lengths") if hasattr(static, name)]

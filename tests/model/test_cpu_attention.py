@@ -1,4 +1,4 @@
-"""Attention in parts against the attention that is written out."""
+"""Attention in parts against plain attention."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from lmlib.model.cpu_attention import causal_attention
 
 
 def heads(seq: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    """Return Q, K and V of two sequences and three heads, laid out as the projections give them."""
+    """Return Q, K and V of two sequences and three heads, in the layout of the projections."""
     generator = torch.Generator().manual_seed(seq)
     return [
         torch.randn(2, seq, 3, 8, generator=generator, dtype=dtype).transpose(1, 2).requires_grad_()
@@ -36,10 +36,10 @@ def with_gradients(function: Callable[..., Tensor], tensors: list[Tensor]) -> li
 def test_result_and_gradients_are_those_of_the_written_out_one(
     monkeypatch: pytest.MonkeyPatch, seq: int, kept_context: int
 ) -> None:
-    """Sequences of less than a part, of exactly one and two, and with a shorter last one."""
+    """Sequences of less than one part, of exactly one and two, and with a shorter last part."""
     monkeypatch.setattr(cpu_attention, "QUERIES", 4)
     monkeypatch.setattr(cpu_attention, "KEPT_CONTEXT", kept_context)
-    # softmax of float64 scores is done in float32 by the one that is written out
+    # plain attention computes the softmax of float64 scores in float32
     for found, expected in zip(
         with_gradients(causal_attention, heads(seq)),
         with_gradients(written_out, heads(seq)),
@@ -78,7 +78,7 @@ def test_the_same_bits_at_every_run() -> None:
 
 
 def test_the_compiler_knows_its_shapes() -> None:
-    """What torch.compile is told of shapes and gradients is what the operation does."""
+    """What torch.compile is told about shapes and gradients matches the operation."""
     with torch.no_grad():
         tensors = tuple(x.contiguous() for x in heads(6, torch.float32))
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")

@@ -35,7 +35,7 @@ def test_linear_equals_torch(leading: tuple[int, ...]) -> None:
 
 
 def check_truncated_normal(weight: Tensor, std: float) -> None:
-    """Cutting a normal at three deviations leaves 0.9866 of its deviation and nothing beyond."""
+    """Truncation at three deviations leaves 0.9866 of the deviation, and nothing beyond."""
     assert weight.mean().item() == pytest.approx(0, abs=0.01 * std)
     assert weight.std().item() == pytest.approx(0.9866 * std, rel=0.01)
     assert 2.9 * std < weight.abs().max().item() <= 3 * std
@@ -100,7 +100,7 @@ def test_rmsnorm_by_hand() -> None:
 
 
 def test_rmsnorm_adds_eps_inside_the_root() -> None:
-    """x = (1, 1), eps = 3: 1 / sqrt(1 + 3) = 1/2, where outside it were 1 / (1 + 3)."""
+    """x = (1, 1), eps = 3: 1 / sqrt(1 + 3) = 1/2, outside the root it would be 1 / (1 + 3)."""
     assert RMSNorm(2, eps=3.0)(torch.ones(2)).tolist() == [0.5, 0.5]
 
 

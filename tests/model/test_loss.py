@@ -1,4 +1,4 @@
-"""The training loss against the logits and cross-entropy that it does without."""
+"""The training loss against cross-entropy of all logits, which it avoids."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ TOKENS, D_MODEL, VOCAB = 37, 16, 50
 
 @pytest.fixture(params=[1, 7 * VOCAB, 1 << 20], ids=["a row", "parts", "all"])
 def at_a_time(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut the work into parts of one row, of some, and of all."""
+    """Split the work into parts of one row, of some rows, and of all."""
     monkeypatch.setattr(loss, "CPU_LOGITS", request.param)
     monkeypatch.setattr(loss, "LEAST_ROWS", 1)
 
@@ -67,7 +67,7 @@ def test_large_logits_do_not_overflow() -> None:
 
 
 class LargestTensor(TorchDispatchMode):
-    """Notes how many elements the largest result of any operation has."""
+    """Records the number of elements of the largest result of any operation."""
 
     elements = 0
 

@@ -80,7 +80,7 @@ def test_rotation_keeps_the_norm() -> None:
 
 @pytest.mark.parametrize(("d_head", "theta"), [(6, 37.0), (64, 10_000.0), (128, 500_000.0)])
 def test_angles_are_those_of_transformers(d_head: int, theta: float) -> None:
-    """At position 4095 angles in float64 would give cosines that differ by more than 1e-5."""
+    """At position 4095, angles in float64 would give cosines that differ by more than 1e-5."""
     rope_parameters = {"rope_type": "default", "rope_theta": theta}
     config = LlamaConfig(head_dim=d_head, rope_parameters=rope_parameters)
     cos, sin = LlamaRotaryEmbedding(config)(torch.zeros(1), torch.arange(4096)[None])
@@ -95,7 +95,7 @@ def test_half_precision_turns_in_float32_and_comes_back(dtype: torch.dtype) -> N
     expected = rotate_in_complex_plane(x, torch.arange(7), 1e4).to(dtype)
     turned = RotaryEmbedding(6, 8, theta=1e4)(x, None)
     assert turned.dtype == dtype
-    assert (turned == expected).float().mean() > 0.95  # all but a rounding on the brink
+    assert (turned == expected).float().mean() > 0.95  # all but a value on the edge of rounding
 
 
 def test_tables_are_not_saved() -> None:

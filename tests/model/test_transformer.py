@@ -44,7 +44,7 @@ def random_ids(*shape: int, vocab_size: int = VOCAB_SIZE, seed: int = 0) -> Tens
 
 
 def randomise_gains(module: torch.nn.Module) -> None:
-    """Gains of 1 would hide a norm that is left out, or applied twice."""
+    """With gains of 1, a missing or repeated norm could go unnoticed."""
     generator = torch.Generator().manual_seed(1)
     for parameter in module.parameters():
         if parameter.ndim == 1:
@@ -59,7 +59,7 @@ def interleaved(weight: Tensor, num_heads: int) -> Tensor:
 @pytest.mark.parametrize("tie", [False, True])
 @pytest.mark.parametrize("rope_theta", [10_000.0, 500.0])
 def test_logits_equal_those_of_hugging_face_llama(rope_theta: float, tie: bool) -> None:
-    """The same weights; gains made unequal to 1, and an eps large enough to be seen."""
+    """The same weights, with gains other than 1, and an eps large enough to matter."""
     config = LlamaConfig(
         vocab_size=VOCAB_SIZE,
         hidden_size=16,
@@ -104,7 +104,7 @@ def test_logits_equal_those_of_hugging_face_llama(rope_theta: float, tie: bool) 
     with torch.no_grad():
         expected = llama(token_ids).logits
         torch.testing.assert_close(lm(token_ids), expected, rtol=1e-5, atol=1e-5)
-    assert expected.std() > 0.5  # logits near 0 would agree whatever the model
+    assert expected.std() > 0.5  # logits near 0 would agree for any model
 
 
 @each_variation
@@ -146,7 +146,7 @@ def test_first_loss_is_near_that_of_guessing(norm: str, ffn: str, tie: bool) -> 
     """ln(vocab), and half the variance of the logits, 2 * 64 / (500 + 64), more.
 
     Tied rows of variance 1 would give logits of variance d_model. Without any norm the residual
-    stream grows from layer to layer, and the loss with it: that variation promises nothing.
+    stream grows from layer to layer, and so does the loss: that variant has no such bound.
     """
     lm = model(vocab_size=500, d_model=64, norm=norm, ffn=ffn, tie_embeddings=tie)
     with torch.no_grad():
@@ -212,7 +212,7 @@ def test_only_pre_norm_needs_a_final_norm() -> None:
 
 @pytest.mark.parametrize(("position", "invariant"), [("none", True), ("rope", False)])
 def test_order_of_earlier_tokens(position: str, invariant: bool) -> None:
-    """In one layer without position embedding the last token sees a bag of earlier ones."""
+    """In one layer without position embedding, the last token sees earlier ones as a bag."""
     lm = model(num_layers=1, position=position)
     order = torch.tensor([3, 0, 2, 1, 4])
     token_ids = torch.tensor([7, 8, 9, 10, 11])
@@ -261,7 +261,7 @@ def test_a_seed_gives_the_weights_and_only_the_seed() -> None:
 
 
 def test_layers_differ_from_each_other() -> None:
-    """A generator seeded anew for each layer would make them twins."""
+    """A generator seeded again for each layer would make them equal."""
     weights = model().state_dict()
     for name in ("attn.q_proj.weight", "ffn.w1.weight"):
         assert not torch.equal(weights[f"layers.0.{name}"], weights[f"layers.1.{name}"])

@@ -1,4 +1,4 @@
-"""lmlib/monitoring/tracking/shipper.py: how long a journal is tried, without MLflow behind it."""
+"""lmlib/monitoring/tracking/shipper.py: how long sending a journal is tried, without MLflow."""
 
 import json
 import os
@@ -15,7 +15,7 @@ NAME = f"1-{'a' * 16}-1.jsonl"
 
 @pytest.fixture(scope="module")
 def shipper() -> ModuleType:
-    """The module, whose import of MLflow takes seconds and warns of MLflow's own type hints."""
+    """The module, which imports MLflow: that takes seconds and warns about its type hints."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from lmlib.monitoring.tracking import shipper
@@ -24,7 +24,7 @@ def shipper() -> ModuleType:
 
 @pytest.fixture
 def spool(tmp_path: Path, shipper: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A spool with the journal of a run that has ended, and hardly any patience."""
+    """A spool with the journal of a finished run, and hardly any patience."""
     monkeypatch.setattr(shipper, "PATIENCE_S", 0.2)
     monkeypatch.setattr(shipper, "POLL_EVERY_S", 0.01)
     (tmp_path / NAME).write_text(f"{json.dumps(OPEN)}\n{json.dumps(END)}\n", encoding="utf-8")
@@ -32,7 +32,7 @@ def spool(tmp_path: Path, shipper: ModuleType, monkeypatch: pytest.MonkeyPatch) 
 
 
 def failing_tracker(shipper: ModuleType, monkeypatch: pytest.MonkeyPatch, uri: str) -> list[None]:
-    """Let MLflow at `uri` fail; return a list that has an item for each try."""
+    """Make MLflow at `uri` fail; return a list that gets an item for each try."""
     tries: list[None] = []
 
     def fail() -> None:
@@ -55,7 +55,7 @@ def test_a_server_that_fails_at_the_end_is_asked_once(
     shipper.follow(spool, NAME, os.getppid())
     assert len(tries) == 1
     assert (spool / NAME).exists()
-    assert "takes no events now" in caplog.text
+    assert "accepts no events now" in caplog.text
 
 
 def test_a_local_store_that_fails_at_the_end_is_tried_for_a_while(
@@ -64,7 +64,7 @@ def test_a_local_store_that_fails_at_the_end_is_tried_for_a_while(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Another process may lock it; that is reported once."""
+    """Another process may have locked it; the error is reported once."""
     tries = failing_tracker(shipper, monkeypatch, "sqlite:///mlflow.db")
     shipper.follow(spool, NAME, os.getppid())
     assert len(tries) > 1
@@ -84,7 +84,7 @@ def test_a_run_that_another_process_sends_waits(
     shipper.follow(spool, NAME, os.getppid())
     assert (spool / NAME).exists()
     assert [record.message for record in caplog.records] == [
-        f"another process still sends this run: {spool / NAME} waits"
+        f"another process is sending this run; {spool / NAME} waits"
     ]
 
 

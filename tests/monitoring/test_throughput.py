@@ -1,4 +1,4 @@
-"""MFU: operations counted by hand, peaks of devices by the names CUDA gives them."""
+"""MFU: operations counted by hand, peaks of devices by their CUDA names."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def test_flops_by_hand(tie_embeddings: bool) -> None:
 
 
 def test_flops_agree_with_pytorchs_count() -> None:
-    """Of a step with written-out attention, which multiplies the masked half, too."""
+    """For a step with plain attention, which computes the masked half, too."""
     from torch.utils.flop_counter import FlopCounterMode
 
     params = ModelParams(**SIZES, attention="plain")

@@ -1,7 +1,7 @@
 """Tracking against real MLflow stores, read back through MlflowClient.
 
-Each run starts a process that imports mlflow (3 s), so runs that need not follow each other are
-left to their shippers (wait_s=0) and awaited together.
+Each run starts a process that imports mlflow (3 s), so runs whose order does not matter are left
+to their shippers (wait_s=0) and awaited together.
 """
 
 import json
@@ -35,7 +35,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @dataclass
 class Store:
-    """The folder that stands for a repository, with its sqlite store and its spool."""
+    """A folder in place of a repository, with its sqlite store and its spool."""
 
     root: Path
 
@@ -76,7 +76,7 @@ def wait_until_sent(spool: Path) -> None:
 
 
 def wait_until_stored(store: Store, fingerprint: str, metrics: set[str]) -> None:
-    """Return when the run is there and has these metrics; the limit only ends a broken test."""
+    """Return once the run exists and has these metrics; the limit only ends a broken test."""
     for _ in range(1200):
         with suppress(AssertionError):
             if metrics <= store.run(fingerprint).data.metrics.keys():
@@ -87,7 +87,7 @@ def wait_until_stored(store: Store, fingerprint: str, metrics: set[str]) -> None
 
 @pytest.fixture(scope="module")
 def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A store with a database, whichever test comes first: two that create it would collide."""
+    """A store with a database, made before the first test: two that create it would collide."""
     store = Store(tmp_path_factory.mktemp("store"))
     store.client.search_experiments(max_results=1)
     return store
@@ -101,7 +101,7 @@ def store(shared_store: Store, caplog: pytest.LogCaptureFixture) -> Iterator[Sto
 
 
 def write_damaged_journals(spool: Path) -> None:
-    """Write what a power cut leaves: a killed run of one step with torn lines, an empty file."""
+    """Write what a power cut leaves: the journal of one step with torn lines, and an empty file."""
     opening = {
         "kind": "open",
         "time_ms": 1_700_000_000_000,
@@ -149,7 +149,7 @@ def test_one_run_with_params_tags_metrics_dataset_and_artifact(
     caplog: pytest.LogCaptureFixture,
     tmp_path: Path,
 ) -> None:
-    """What went in comes out, and all went well without a warning."""
+    """Everything recorded is stored, without a warning."""
     monkeypatch.setenv("DVC_EXP_NAME", "bumpy-cafe")
     monkeypatch.setenv("DVC_EXP_BASELINE_REV", "5" * 40)
     sample = tmp_path / "samples.md"
@@ -196,7 +196,7 @@ def test_one_run_with_params_tags_metrics_dataset_and_artifact(
 def test_child_mirrors_its_summary_on_the_parent_and_a_repeat_changes_nothing(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Evaluation belongs to the training; the table shows its figures in the training's row."""
+    """Evaluation belongs to a training run, whose row in the table shows its scores."""
     with open_run(
         "train", "b1" * 16, root=store.root, spool=store.spool, params={"lr": 1}, wait_s=0
     ) as run:
@@ -250,9 +250,9 @@ def test_killed_and_resumed_run_is_one_run_with_each_step_once(
 
 
 def test_statuses_non_finite_and_odd_values(store: Store, caplog: pytest.LogCaptureFixture) -> None:
-    """Each way to end has its status; NaN and infinity become a tag; nonsense raises nothing.
+    """Each way to end has its status; NaN and infinity become a tag; odd values raise nothing.
 
-    A parent that the store does not have, as in a clone that pulled the model, costs nothing.
+    A parent missing from the store, as in a clone that pulled the model, does no harm.
     """
 
     def end_with(fingerprint: str, error: BaseException) -> None:
@@ -293,7 +293,7 @@ def test_tracker_that_is_down_gets_its_events_later(
     caplog: pytest.LogCaptureFixture,
     tmp_path: Path,
 ) -> None:
-    """Nothing listens on the port; training ends well, and replay fills the next store."""
+    """Nothing listens on the port; training succeeds, and replay fills the next store."""
     with socket.socket() as probe:  # a port that was free a moment ago
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -308,7 +308,7 @@ def test_tracker_that_is_down_gets_its_events_later(
             run.artifact(sample)
         sample.unlink()
         assert replay(spool, store.root) == 0
-    assert len([r for r in caplog.records if "takes no events now" in r.message]) == 2
+    assert len([r for r in caplog.records if "accepts no events now" in r.message]) == 2
     write_damaged_journals(spool)
     assert (
         replay(spool, store.root) == 1 + 50 + 1 + 1 + 4
@@ -324,7 +324,7 @@ def test_tracker_that_is_down_gets_its_events_later(
 
 
 class Refusing(BaseHTTPRequestHandler):
-    """A tracking server that lets nobody in."""
+    """A tracking server that rejects every request."""
 
     def do_GET(self) -> None:
         self.send_error(403)
@@ -338,7 +338,7 @@ class Refusing(BaseHTTPRequestHandler):
 def test_tracker_that_hangs_or_refuses_gets_its_events_at_the_next_run(
     store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A server that accepts and never answers, one that answers 403, then one that works."""
+    """A server that never answers, one that answers 403, then one that works."""
     server = HTTPServer(("127.0.0.1", 0), Refusing)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with socket.create_server(("127.0.0.1", 0)) as hanging, monkeypatch.context() as broken:
@@ -349,7 +349,7 @@ def test_tracker_that_hangs_or_refuses_gets_its_events_at_the_next_run(
             with open_run("train", f"{port:032x}", root=store.root, spool=store.spool) as run:
                 run.log(1, {"train/loss": 1.0})
             assert len(caplog.records) == 1
-            assert "takes no events now" in caplog.records[0].message
+            assert "accepts no events now" in caplog.records[0].message
             caplog.clear()
     server.shutdown()
     server.server_close()
@@ -377,7 +377,7 @@ def test_status_after_sys_exit(error: SystemExit, status: str) -> None:
 def test_spool_that_cannot_be_written_costs_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The training goes on untracked."""
+    """Training continues untracked."""
     (tmp_path / "spool").write_text("a file, not a folder")
     with open_run("train", "b5" * 16, root=tmp_path, spool=tmp_path / "spool") as run:
         run.log(1, {"train/loss": 1.0})
@@ -423,14 +423,14 @@ def test_server_that_dies_in_the_middle_of_a_run(
         if server.poll() is None:
             os.killpg(server.pid, signal.SIGKILL)
             server.wait()
-    assert "takes no events now" in caplog.records[-1].message
+    assert "accepts no events now" in caplog.records[-1].message
     assert replay(store.spool, store.root) == 1 + 100 + 1
     assert store.steps("a5" * 16, "train/loss") == list(range(100))
     assert store.run("a5" * 16).info.status == "FINISHED"
 
 
 def test_four_processes_create_the_database_at_once(tmp_path: Path) -> None:
-    """As `dvc queue start -j 4` does in a fresh clone; and the trainers never import mlflow."""
+    """As `dvc queue start -j 4` does in a fresh clone. The trainers never import mlflow."""
     store = Store(tmp_path)
     trainers = [
         run_script(
@@ -449,7 +449,7 @@ def test_four_processes_create_the_database_at_once(tmp_path: Path) -> None:
 def test_model_is_registered_and_writes_text_and_the_best_one_has_the_alias(
     store: Store, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    """`best` has the fewest bits per byte; a run has one version, however often evaluated."""
+    """`best` has the fewest bits per byte; a run has one version, even if evaluated repeatedly."""
     vocab = {i: bytes([i]) for i in range(256)} | {256: b"<|endoftext|>"}
     Tokenizer(vocab, [], ["<|endoftext|>"]).save(tmp_path / "tokenizer")
     params = ModelParams(context_length=8, d_model=8, num_layers=1, num_heads=2, d_ff=16)
@@ -476,7 +476,7 @@ def test_model_is_registered_and_writes_text_and_the_best_one_has_the_alias(
     assert best().tags["bits_per_byte"] == "1.25"
     log("a4", 1.75)
     assert best().run_id == store.run("a3" * 16).info.run_id
-    log("a2", 1.125)  # evaluated anew
+    log("a2", 1.125)  # evaluated again
     assert best().run_id == store.run("a2" * 16).info.run_id
     assert len(store.client.search_model_versions("name = 'lm'")) == 3
     assert not [record for record in caplog.records if "MLflow is slow" not in record.message]

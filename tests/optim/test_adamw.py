@@ -51,7 +51,7 @@ def make_groups() -> list[dict[str, Any]]:
 
 
 def test_many_steps_equal_torch() -> None:
-    """Settings per group, a learning rate that changes, gradients missing now and then."""
+    """Settings per group, a learning rate that changes, gradients sometimes missing."""
     ours, theirs = make_groups(), make_groups()
     optimizers = (
         AdamW(ours, lr=0.01, weight_decay=0.1),
@@ -105,7 +105,7 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(
 
 
 def test_the_kernel_and_the_operations_of_pytorch_agree() -> None:
-    """Tensors that are not contiguous, or of a dtype that NumPy lacks, take the latter way."""
+    """Tensors that are not contiguous, or have a dtype that NumPy lacks, use PyTorch."""
     for p, q in zip(stepped(transposed=True), stepped(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
     for p, q in zip(stepped(torch.bfloat16), stepped(), strict=True):
@@ -120,7 +120,7 @@ def test_defaults_are_those_of_torch() -> None:
 
 
 def test_decay_is_decoupled_and_scaled_by_lr() -> None:
-    """A zero gradient leaves the decay alone: 1 * (1 - 0.1 * 0.5); in the moments it would not."""
+    """With a zero gradient only the decay acts: 1 * (1 - 0.1 * 0.5). Coupled decay differs."""
     p = parameter(1.0)
     p.grad = torch.zeros_like(p)
     AdamW([p], lr=0.1, weight_decay=0.5).step()
@@ -128,7 +128,7 @@ def test_decay_is_decoupled_and_scaled_by_lr() -> None:
 
 
 def test_a_parameter_without_gradient_is_left_alone() -> None:
-    """It does not even decay, has no state, and its t starts when its first gradient comes."""
+    """It does not decay and has no state; its t starts with its first gradient."""
     with_gradient, without = parameter(1.0), parameter(1.0)
     optimizer = AdamW([with_gradient, without], lr=0.1, eps=0.0, weight_decay=0.5)
     with_gradient.grad = torch.ones_like(with_gradient)
@@ -217,6 +217,6 @@ def test_matrices_decay_and_gains_do_not(tie: bool) -> None:
 
 
 def test_a_model_without_norms_has_one_group() -> None:
-    """An empty group would be an error of the optimizer, or a line of nothing in its state."""
+    """An empty group would be an error, or an empty entry in the optimizer's state."""
     groups = decay_groups(language_model(norm="none"), 0.1)
     assert [group["weight_decay"] for group in groups] == [0.1]

@@ -1,4 +1,4 @@
-"""lmlib/optim/build.py: which parameter is updated how, and a state that continues."""
+"""lmlib/optim/build.py: how each parameter is updated, and resuming from a state."""
 
 import io
 from dataclasses import replace
@@ -60,7 +60,7 @@ def test_adamw_takes_everything_and_decays_matrices(tie: bool) -> None:
 
 @pytest.mark.parametrize("tie", [False, True])
 def test_muon_takes_the_matrices_of_the_blocks(tie: bool) -> None:
-    """Embeddings are matrices too, of which each row learns by itself: theirs is AdamW."""
+    """Embeddings are matrices too, but each row learns separately: they get AdamW."""
     model = language_model(tie_embeddings=tie)
     assert type(build_optimizer(model, MUON)) is Muon
     (ends, end_names), (gains, gain_names), (hidden, hidden_names) = groups_of(model, MUON)
@@ -81,7 +81,7 @@ def test_a_model_without_gains(params: OptimParams) -> None:
 
 @pytest.mark.parametrize("params", [ADAMW, MUON])
 def test_saved_and_loaded_state_continues_bit_for_bit(params: OptimParams) -> None:
-    """Through a file, as a checkpoint goes, into an optimizer with other settings."""
+    """Through a file, as in a checkpoint, into an optimizer with other settings."""
 
     def steps(model: TransformerLM, optimizer: AdamW, numbers: range) -> None:
         for number in numbers:

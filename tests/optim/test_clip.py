@@ -20,7 +20,7 @@ def gradients(parameters: list[nn.Parameter]) -> list[list[float]]:
 
 
 def test_one_norm_over_all_gradients_by_hand() -> None:
-    """(3) and (4) have together norm 5: scaled to 1 they are 0.6 and 0.8, not 1 and 1."""
+    """(3) and (4) together have norm 5: scaled to 1 they are 0.6 and 0.8, not 1 and 1."""
     parameters = [with_gradient(3.0), with_gradient(4.0)]
     assert clip_grad_norm_(parameters, 1.0).item() == 5.0
     assert gradients(parameters) == [[pytest.approx(0.6)], [pytest.approx(0.8)]]
@@ -56,7 +56,7 @@ def test_clipped_norm_is_not_above_the_maximum() -> None:
 
 
 def test_any_iterable() -> None:
-    """A generator, which is empty when it is read again."""
+    """A generator, which can be read only once."""
     parameters = [with_gradient(3.0), with_gradient(4.0)]
     clip_grad_norm_((p for p in parameters), 1.0)
     assert gradients(parameters) == [[pytest.approx(0.6)], [pytest.approx(0.8)]]
@@ -100,7 +100,7 @@ def test_a_gradient_that_is_not_finite_shows_in_the_norm() -> None:
 
 @pytest.mark.parametrize("max_norm", [1.0, 5.0, math.inf])
 def test_a_scaled_step_equals_clipping_first(max_norm: float) -> None:
-    """Bit for bit, clipped or not; the gradients themselves stay."""
+    """Bit for bit, clipped or not; the gradients themselves are not changed."""
 
     def parameters() -> list[nn.Parameter]:
         return [with_gradient(3.0, 0.1), with_gradient(4.0)]

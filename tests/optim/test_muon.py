@@ -25,7 +25,7 @@ def polynomial(s: Tensor) -> Tensor:
 def test_newton_schulz_maps_the_singular_values_and_keeps_the_vectors(
     shape: tuple[int, int],
 ) -> None:
-    """Against the polynomial of the singular values themselves, from NumPy's decomposition."""
+    """Against the polynomial of the singular values, from NumPy's decomposition."""
     batch = random(3, *shape)
     for matrix, result in zip(batch, newton_schulz(batch), strict=True):
         U, s, Vt = np.linalg.svd(matrix.numpy(), full_matrices=False)
@@ -49,16 +49,17 @@ def test_singular_values_come_near_one(dtype: torch.dtype, slack: float) -> None
 
 
 def test_the_scale_of_a_gradient_does_not_matter() -> None:
-    """Nor does it overflow, or a gradient of zero become NaN."""
+    """Nor does it overflow, and a gradient of zero does not become NaN."""
     matrix = random(1, 5, 7, dtype=torch.float32)
     torch.testing.assert_close(newton_schulz(1e4 * matrix), newton_schulz(matrix))
     assert newton_schulz(torch.zeros(1, 3, 3)).eq(0).all()
 
 
 def reference_steps(p: np.ndarray, gradients: list[np.ndarray], settings: Any) -> np.ndarray:
-    """Return p after Muon's steps as the paper has them: heavy ball, Nesterov, then the root.
+    """Return p after Muon's steps as in the paper: heavy ball, Nesterov, then the root.
 
-    M = momentum M + G sums where our m averages: a factor, which orthogonalising takes away.
+    M = momentum M + G is a sum, our m an average: they differ by a factor, which
+    orthogonalisation removes.
     """
     M = np.zeros_like(p)
     for G in gradients:
@@ -72,7 +73,7 @@ def reference_steps(p: np.ndarray, gradients: list[np.ndarray], settings: Any) -
 
 @pytest.mark.parametrize("batch", [1 << 24, 1])
 def test_steps_equal_the_reference(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several matrices of a shape, tall and wide ones, in one batch or one by one."""
+    """Several matrices of one shape, tall and wide, in one batch or one by one."""
     monkeypatch.setattr("lmlib.optim.muon.BATCH", batch)
     settings = {"lr": 0.03, "weight_decay": 0.2, "momentum": 0.9}
     starts = [random(*shape, seed=k) for k, shape in enumerate([(4, 6), (6, 4), (4, 6), (5, 5)])]
@@ -116,7 +117,7 @@ def test_a_matrix_without_gradient_is_left_alone() -> None:
 
 
 def test_gradients_count_times_grad_scale() -> None:
-    """Nesterov's sum of a small gradient and an old large one shows the scale; one alone not."""
+    """The sum of a small gradient and an old large one shows the scale; a single one would not."""
 
     def run(*, inside: bool) -> nn.Parameter:
         p = nn.Parameter(random(3, 4, dtype=torch.float32))

@@ -62,7 +62,7 @@ def test_wsd_that_decays_all_the_time_begins_after_the_warm_up() -> None:
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "wsd", "constant"])
 def test_without_warm_up(schedule: str) -> None:
-    """No division by zero, and nothing above lr; the schedules that fall end at their lowest."""
+    """No division by zero, and nothing above lr; falling schedules end at their minimum."""
     values = rates(10, schedule=schedule, warmup_steps=0)
     assert max(values) <= 2.0
     assert values[0] > 1.5

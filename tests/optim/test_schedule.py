@@ -77,7 +77,7 @@ def test_without_warm_up_the_highest_rate_comes_first(schedule: Schedule) -> Non
 def test_warm_up_that_leaves_no_room_for_decay(
     schedule: Callable[..., float], warmup_steps: int
 ) -> None:
-    """No division by zero: the rise is finished, then the end is reached at once."""
+    """No division by zero: the warm-up is completed, then the end is reached at once."""
     assert schedule(9, 1.0, 0.1, warmup_steps, 10) == pytest.approx(9 / warmup_steps)
     assert schedule(warmup_steps, 1.0, 0.1, warmup_steps, 10) == 0.1
 

@@ -1,4 +1,4 @@
-"""A copy of the project at tiny size, in a git repository of its own."""
+"""A tiny copy of the project in its own git repository."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from tests.pipeline.imports import ROOT
 
-# Paths may have spaces, and letters beyond ASCII where DVC was taught to write them.
+# Paths may have spaces, and non-ASCII characters where DVC can write them.
 SUFFIX = " ü" if "dvc_utf8" in sys.modules else " u"
 TOOLS = Path(sys.executable).parent  # dvc, and the python that the stages start
 WAY_BACK = "git stash && dvc checkout"  # to the last commit, as README and the Makefile give it
@@ -44,17 +44,17 @@ class Project:
         return re.findall(r"Running stage '(\w+)'", self.run(*command))
 
     def clone(self, folder: Path) -> "Project":
-        """Return a clone of the last commit, without runs, with its outs from this one's cache."""
+        """Return a clone of the last commit, without runs, with outs from this project's cache."""
         self.run("git", "clone", "--quiet", str(self.folder), str(folder))
         clone = Project(folder)
-        # `dvc config` cannot write a path beyond ASCII, but DVC reads it
+        # `dvc config` cannot write a non-ASCII path, but DVC reads it
         settings = f"[cache]\n    dir = {self.folder}/.dvc/cache\n"
         (folder / ".dvc" / "config.local").write_text(settings, encoding="utf-8")
         clone.run("dvc", "checkout", "--quiet")
         return clone
 
     def wait_until_tracked(self) -> None:
-        """Return when MLflow has all; on a busy machine stages leave some of it for later."""
+        """Return once MLflow has everything; on a busy machine, stages leave some for later."""
         start = time.monotonic()
         while list(self.folder.glob("models/.tracking/*.jsonl")):
             waited = time.monotonic() - start
@@ -85,7 +85,7 @@ def go_back(project: Project) -> str:
 
 
 def tiny_overrides() -> dict[str, str]:
-    """Return the parameters of the preset `tiny`, as the Makefile spells them."""
+    """Return the parameters of the preset `tiny`, as in the Makefile."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     definition = re.search(r"^TINY = ((?:.*\\\n)*.*)$", makefile, re.MULTILINE)
     assert definition
@@ -94,7 +94,7 @@ def tiny_overrides() -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def make_project(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Project]:
-    """Return a function that copies the project, as it stands here, into a new repository."""
+    """Return a function that copies the project, in its present state, into a new repository."""
 
     def make(name: str, **overrides: str) -> Project:
         folder = tmp_path_factory.mktemp(name + SUFFIX)
@@ -120,7 +120,7 @@ def make_project(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pr
 
 @pytest.fixture(scope="session")
 def project(make_project: Callable[[str], Project]) -> Project:
-    """The project after its first `dvc repro`, committed. Tests leave it as it is."""
+    """The project after its first `dvc repro`, committed. Tests do not change it."""
     project = make_project("project")
     project.run("dvc", "repro")
     project.wait_until_tracked()

@@ -5,8 +5,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# They pass values on and report them, but no value in an out comes from them: an edit to one must
-# not retrain. dvc.yaml leaves them out of `deps`.
+# These pass values on and report them, but no value in an out comes from them: an edit must not
+# retrain, so dvc.yaml does not list them in `deps`.
 PLUMBING = (
     "lmlib/__init__.py",
     "lmlib/states.py",
@@ -49,7 +49,7 @@ def modules_behind(module: Path) -> set[str]:
 
 
 def as_package(value: object) -> str:
-    """Return a constant that is the name of a module of lmlib, which is loaded by it; else ""."""
+    """Return a constant that names a module of lmlib, which is loaded by name; else ""."""
     is_name = isinstance(value, str) and value.startswith("lmlib.") and _files_of(value)[1:]
     return str(value) if is_name else ""
 
@@ -71,7 +71,7 @@ def _files_of(name: str) -> list[Path]:
 
 
 def modules_of(dep: str) -> set[str]:
-    """Return the modules that a dep of dvc.yaml stands for: itself, or all of a package."""
+    """Return the modules that a dep of dvc.yaml covers: itself, or all of a package."""
     path = ROOT / dep
     if path.is_dir():
         return {file.relative_to(ROOT).as_posix() for file in path.rglob("*.py")}

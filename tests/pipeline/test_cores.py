@@ -54,7 +54,7 @@ def test_the_number_of_threads_of_the_user_stays(number: str) -> None:
 
 
 class Machine:
-    """A machine of four cores in place of this one's; this process may use the first two."""
+    """A simulated machine with four cores; this process may use the first two."""
 
     def __init__(self, stat: Path) -> None:
         self.stat = stat
@@ -79,7 +79,7 @@ class Machine:
         self.stat.write_text("\n".join([*lines, "softirq 99 1 2", ""]))
 
     def sleep(self, seconds: float) -> None:
-        """Stand in for time.sleep."""
+        """Replace time.sleep."""
         self.looks += 1
         self.now += seconds
         self.write()
@@ -105,7 +105,7 @@ def test_one_glance_tells_that_nothing_else_runs(four_cores: Machine) -> None:
         ([0, 0, 1, 1], (False, False)),  # other programs on both of its cores
         ([0, 1, 1, 1], (True, False)),
         ([0.5, 0.4, 0, 0], (True, False)),
-        ([0.9, 0.9, 0, 0], (True, True)),  # all that runs has other cores
+        ([0.9, 0.9, 0, 0], (True, True)),  # everything else runs on other cores
     ],
 )
 def test_its_own_cores_count_where_others_run(
@@ -170,4 +170,4 @@ def test_it_says_what_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = f"3 threads on {num_cores()} cores (OMP_NUM_THREADS=3, {SPIN}=0)"
     assert describe(3) == expected
     monkeypatch.setenv(CHOSEN, "0")
-    assert describe(3) == f"{expected}; other programs run, so none spins"
+    assert describe(3) == f"{expected}; other programs run, so threads do not spin"

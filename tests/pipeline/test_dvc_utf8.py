@@ -20,7 +20,7 @@ print(ConfigObj("config") == written, ConfigObj(encoding="latin-1").encoding)
 
 
 def written(folder: Path, how: str) -> subprocess.CompletedProcess[str]:
-    """Write and read a configuration in a Python without what this environment was taught."""
+    """Write and read a configuration in a Python without this environment's dvc_utf8."""
     packages = next(path for path in sys.path if path.endswith("site-packages"))
     command = [sys.executable, "-S", "-c", f"import sys; sys.path.append({packages!r})\n{WRITE}"]
     return subprocess.run(
@@ -35,5 +35,5 @@ def test_a_path_beyond_ascii_is_written_and_read(tmp_path: Path) -> None:
 
 
 def test_configobj_still_needs_to_be_taught(tmp_path: Path) -> None:
-    """Otherwise stages/dvc_utf8.py can go."""
+    """If this fails, stages/dvc_utf8.py can be removed."""
     assert "UnicodeEncodeError" in written(tmp_path, "untaught").stderr

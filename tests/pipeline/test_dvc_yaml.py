@@ -29,7 +29,7 @@ def test_deps_are_the_modules_behind_the_stage(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_package_that_a_stage_needs_is_one_dep(stage: str) -> None:
-    """A folder, so that a module that is added to it is a dep without another line."""
+    """A folder, so that a module added to it is a dep without another line."""
     modules = {Path(dep) for dep in STAGES[stage]["deps"] if dep.endswith(".py")}
     packages = {path.parent for path in modules} - {Path("lmlib"), Path("stages")}
     behind = modules_behind(Path(f"stages/{stage}.py"))
@@ -58,7 +58,7 @@ def reads(module: str) -> set[str]:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_files_the_stage_uses_are_its_deps_and_outs(stage: str) -> None:
-    """Each name that it takes from stages.paths; a file that DVC does not know is never rebuilt."""
+    """Each path that it imports from stages.paths: DVC never rebuilds a file it does not know."""
     entry = STAGES[stage]
     known = {Path(path) for path in [*entry["deps"], *entry["outs"]]}
     known |= {
@@ -84,7 +84,7 @@ def test_editing_sampling_does_not_retrain() -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_what_watches_a_run_is_behind_no_out(stage: str) -> None:
-    """A GPU that is added to the table of peaks, say, must not retrain."""
+    """For example, adding a GPU to the table of peaks must not retrain."""
     assert [dep for dep in STAGES[stage]["deps"] if "monitoring" in dep] == []
 
 
@@ -114,7 +114,7 @@ def test_every_stage_has_a_description_and_reads_only_what_another_writes() -> N
     ],
 )
 def test_a_stage_imports_late_what_is_slow(module: str, unwanted: list[str]) -> None:
-    """torch and mlflow take 3 s each to import: who does not need them does not wait."""
+    """torch and mlflow take 3 s each to import: stages that do not need them must not wait."""
     code = f"import {module}, sys; print(sorted(set({unwanted}) & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True

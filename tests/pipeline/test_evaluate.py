@@ -12,7 +12,7 @@ BYTES = Tokenizer({i: bytes([i]) for i in range(256)}, [], None)
 
 
 def test_samples_page_shows_what_is_copied() -> None:
-    """Below the sample: the span in one line, its length and its place; or that there is none."""
+    """Below the sample: the span in one line, with its length and place, or that there is none."""
     params = load_params(ROOT / PARAMS, "sampling", SamplingParams)
     scores = Evaluation(1.5, 4.4817, 0.75, 0.5, 9, (1.5,))
     ids = BYTES.encode(" little\n\n dog!")

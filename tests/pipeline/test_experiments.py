@@ -17,14 +17,14 @@ from tests.pipeline.conftest import WAY_BACK, Project, go_back
 from tests.pipeline.imports import ROOT
 
 pytestmark = pytest.mark.pipeline
-# of the module's lab alone: clones share a cache, so that what ran in one does not run in another
+# only in this module's lab: clones share a cache, so what ran in one does not run in another
 SETTINGS = ["-S", "optim.lr=1e-5", "-S", "optim.betas=[0.8,0.9]"]
 OTHER = ["-S", "optim.lr=2e-5"]
 
 
 @pytest.fixture(scope="module")
 def lab(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A fresh clone, and one experiment in it: another learning rate, other betas."""
+    """A fresh clone with one experiment: another learning rate, other betas."""
     lab = project.clone(tmp_path_factory.mktemp("lab") / "clone")
     ran = lab.stages_run("dvc", "exp", "run", "--temp", "--name", "slow", *SETTINGS)
     assert ran == ["train", "evaluate", "export"]  # no tokenising
@@ -67,7 +67,7 @@ def shown(project: Project) -> dict[str, dict[str, Any]]:
 
 
 def test_temporary_experiment_leaves_the_workspace_alone(lab: Project) -> None:
-    """Its run is in the repository's own store, not in the folder that was thrown away."""
+    """Its run is in the repository's own store, not in the temporary folder."""
     assert lab.run("git", "status", "--porcelain") == ""
     assert "up to date" in lab.run("dvc", "status")
     assert len(runs_of(lab, "train")) == 1
@@ -97,7 +97,7 @@ def test_numbers_arrive_as_numbers(lab: Project) -> None:
 
 
 def test_diffs(lab: Project) -> None:
-    """Exactly what was changed, and what came of it."""
+    """Exactly what was changed, and its results."""
     params = in_json(lab, "params", "diff", "main", "slow")["params.yaml"]
     assert {key: change["new"] for key, change in params.items()} == {
         "optim.lr": 1e-5,
@@ -117,7 +117,7 @@ def test_diffs(lab: Project) -> None:
 
 
 def test_apply_and_branch(lab: Project) -> None:
-    """What was tried becomes the workspace, or a branch, without a stage to run again."""
+    """An experiment becomes the workspace, or a branch, without rerunning a stage."""
     lab.run("dvc", "exp", "apply", "slow")
     assert lab.stages_run("dvc", "repro") == []
     optim = YAML(typ="safe").load(lab.folder / "params.yaml")["optim"]
@@ -145,7 +145,7 @@ def desk(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 def without_a_name(project: Project) -> Project:
-    """Return the project of a user who told git no name and no address."""
+    """Return the project of a user who gave git no name and no address."""
     nameless = Project(project.folder)
     for key in [key for key in project.env if re.match("GIT_(AUTHOR|COMMITTER)_", key)]:
         del nameless.env[key]
@@ -182,7 +182,7 @@ def test_way_back_leads_to_the_last_commit(
 
 
 def test_what_the_way_back_left_comes_again(desk: Project) -> None:
-    """Edits of parameters and code, a file that was added, and the model that came of them."""
+    """Edits of parameters and code, an added file, and the resulting model."""
     desk.set_params({"optim.lr": "2e-5"})
     desk.run("dvc", "repro")
     with (desk.folder / "stages/ui.py").open("a", encoding="utf-8") as file:
@@ -215,7 +215,7 @@ def test_outs_that_no_cache_has_are_not_lost(desk: Project) -> None:
 def test_what_was_built_here_is_committed_before_a_way_back(
     project: Project, tmp_path: Path
 ) -> None:
-    """The hashes of a commit may be of bits that another processor made, which no cache here has.
+    """The hashes of a commit may be of bits from another processor, which no cache here has.
 
     Until then the way back ends without a model, and `git stash pop && dvc checkout` brings it.
     """
@@ -248,7 +248,7 @@ def test_readme_gives_the_way_back() -> None:
 
 
 def test_sampling_only_evaluates(lab: Project) -> None:
-    """The model stays, and so does its row, with the scores and samples of the newer evaluation."""
+    """The model and its row stay; the row gets the scores and samples of the new evaluation."""
     warmer = [*SETTINGS, "-S", "sampling.temperature=1.5"]
     ran = lab.stages_run("dvc", "exp", "run", "--name", "warm", *warmer)
     assert ran == ["evaluate", "export"]
@@ -279,7 +279,7 @@ def test_sampling_only_evaluates(lab: Project) -> None:
 
 
 def test_sweep_in_parallel_on_a_fresh_clone(project: Project, tmp_path: Path) -> None:
-    """Three trainers share the cores and make one database, in which each has a row."""
+    """Three trainers share the cores and one database, in which each has a row."""
     clone = project.clone(tmp_path / "clone")
     del clone.env["OMP_NUM_THREADS"]  # as users run it
     assert not (clone.folder / "mlflow.db").exists()
@@ -325,7 +325,7 @@ def wait_for_queue(project: Project) -> None:
 def test_a_parameter_is_read_by_few_stages(
     lab: Project, change: dict[str, str], stages: set[str]
 ) -> None:
-    """`dvc status` names them; what needs their outs follows."""
+    """`dvc status` names them; stages that need their outs follow."""
     lab.set_params(change)
     changed = in_json(lab, "status")
     go_back(lab)
@@ -343,7 +343,7 @@ def test_a_parameter_is_read_by_few_stages(
     ],
 )
 def test_a_module_is_behind_few_stages(lab: Project, module: str, stages: set[str]) -> None:
-    """Another way to sample does not train; tracking and documentation are behind no out."""
+    """Changing sampling does not retrain; tracking and documentation affect no out."""
     with (lab.folder / module).open("a", encoding="utf-8") as file:
         file.write("# edited\n")
     changed = in_json(lab, "status")

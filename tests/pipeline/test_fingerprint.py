@@ -1,4 +1,4 @@
-"""The fingerprint of a stage: it changes with what dvc.yaml lists, and with nothing else."""
+"""The fingerprint of a stage: it changes only with what dvc.yaml lists."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The Makefile's targets, run in a folder whose name has spaces and a letter beyond ASCII."""
+"""The Makefile's targets, run in a folder whose name has spaces and a non-ASCII letter."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.pipeline
 
 @pytest.fixture
 def lab(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A built clone in "My Models ü", for which the packages of this environment are installed."""
+    """A built clone in "My Models ü", with the packages of this environment installed."""
     lab = project.clone(tmp_path / "My Models ü")
     venv = lab.folder / ".venv"
     venv.mkdir()
@@ -50,7 +50,7 @@ def test_all_builds_and_reports(lab: Project) -> None:
 
 
 def test_of_two_builds_at_once_the_second_waits(lab: Project) -> None:
-    """And then has nothing to do."""
+    """It then has nothing to do."""
     lab.set_params({"train.seed": "2"})
     both = [
         subprocess.Popen(
@@ -61,7 +61,7 @@ def test_of_two_builds_at_once_the_second_waits(lab: Project) -> None:
     said = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert sum("Running stage 'train'" in text for text in said) == 1
-    (second,) = [text for text in said if "another `make` builds here; this one waits" in text]
+    (second,) = [text for text in said if "another `make` is building here; this one waits" in text]
     assert "Data and pipelines are up to date." in second
 
 
@@ -79,7 +79,7 @@ def test_the_project_can_be_named_from_elsewhere(lab: Project, tmp_path: Path) -
 
 
 def test_nothing_outside_of_the_project_is_removed(lab: Project, tmp_path: Path) -> None:
-    """Not what its path begins with, nor what is behind a link in it."""
+    """Neither a prefix of its path nor the target of a link in it."""
     for other in ("My", "Models", "My Models"):
         for folder in ("models/.resume", ".venv", "build"):
             (tmp_path / other / folder).mkdir(parents=True)
@@ -97,7 +97,7 @@ def test_nothing_outside_of_the_project_is_removed(lab: Project, tmp_path: Path)
 
 
 def test_no_recipe_spells_the_path_of_the_project(lab: Project) -> None:
-    """What make cut into words at its spaces would be the path of something else."""
+    """make splits a path at its spaces, and the parts would be other paths."""
     for target in ("prune", "clean", "lint", "test", "tiny", "sweep-lr", "bench-tokenizer"):
         recipe = lab.run("make", "--dry-run", target, "CORPUS=a b.txt")
         lines = [x for x in recipe.splitlines() if not x.startswith("make")]
@@ -121,7 +121,7 @@ def test_without_python_it_says_which_is_needed(lab: Project) -> None:
 
 
 def test_make_finds_no_python_in_the_environment_it_is_to_make(lab: Project) -> None:
-    """An active .venv is not taken for the Python to make .venv with."""
+    """An active .venv is not used as the Python to create .venv with."""
     print_it = ("--eval", "print: ; @echo '$(PYTHON)'", "print")
     active = lab.env | {"PATH": f"{lab.folder}/.venv/bin:{lab.env['PATH']}"}
     found = subprocess.run(

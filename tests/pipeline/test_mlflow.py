@@ -1,4 +1,4 @@
-"""What a user finds in MLflow after the pipeline has run, and sees in its pages."""
+"""What a user finds in MLflow, and sees on its pages, after the pipeline has run."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def client(project: Project) -> MlflowClient:
 
 @pytest.fixture(scope="module")
 def trained(project: Project, client: MlflowClient) -> Run:
-    """The run of the model that `dvc repro` has trained."""
+    """The run of the model that `dvc repro` trained."""
     experiment = client.get_experiment_by_name("lm")
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id], "tags.stage = 'train'")
@@ -48,7 +48,7 @@ def evaluated(client: MlflowClient, trained: Run) -> Run:
 
 
 def test_params_of_all_sections(project: Project, trained: Run, evaluated: Run) -> None:
-    """The row says from which text and tokenizer, too; how it is sampled belongs to its child."""
+    """The row also names the text and the tokenizer; sampling params belong to its child."""
     values = flatten(YAML(typ="safe").load(project.folder / "params.yaml"))
     # names without a dot are MLflow's: the `model_config` of the registered model
     of_model = {name for name in trained.data.params if "." in name}
@@ -64,7 +64,7 @@ def test_params_of_all_sections(project: Project, trained: Run, evaluated: Run) 
 
 
 def test_data_has_the_name_that_dvc_gives_it(project: Project, trained: Run) -> None:
-    """`data_md5` is what dvc.lock says of data/tokens, so that the cache can be asked for it."""
+    """`data_md5` is the hash of data/tokens in dvc.lock, so the data can be found in the cache."""
     lock = YAML(typ="safe").load(project.folder / "dvc.lock")
     (tokens,) = lock["stages"]["encode"]["outs"]
     assert tokens["path"] == "data/tokens"
@@ -72,7 +72,7 @@ def test_data_has_the_name_that_dvc_gives_it(project: Project, trained: Run) -> 
 
 
 def test_dataset(project: Project, trained: Run) -> None:
-    """The tokens that were learnt from; MLflow takes 36 characters of a digest."""
+    """The tokens that were trained on; MLflow accepts 36 characters of a digest."""
     assert trained.inputs is not None
     (used,) = trained.inputs.dataset_inputs
     digest = sha256_file(project.folder / "data/tokens/train.npy")
@@ -81,7 +81,7 @@ def test_dataset(project: Project, trained: Run) -> None:
 
 
 def test_artifacts(project: Project, trained: Run, client: MlflowClient, tmp_path: Path) -> None:
-    """Copies of what the pipeline wrote, and of the parameters as they were."""
+    """Copies of what the pipeline wrote, and of the parameters used."""
     copies = Path(client.download_artifacts(trained.info.run_id, "", str(tmp_path)))
     files = {"params.yaml": "params.yaml", "samples/samples.md": "models/samples.md"}
     files |= {f"curves/{x}.csv": f"models/plots/{x}.csv" for x in ("train", "valid", "position")}
@@ -94,7 +94,7 @@ def test_artifacts(project: Project, trained: Run, client: MlflowClient, tmp_pat
 def test_registered_model_writes_text(
     project: Project, trained: Run, client: MlflowClient, tmp_path: Path
 ) -> None:
-    """By its alias, from a folder without the code of the project."""
+    """By its alias, from a folder without the project's code."""
     best = client.get_model_version_by_alias("lm", "best")
     assert best.run_id == trained.info.run_id
     scores = json.loads((project.folder / "models/metrics/evaluate.json").read_text())
@@ -145,7 +145,7 @@ def test_ui_says_that_its_port_is_taken(project: Project) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         output = project.run("python", "-m", "stages.ui", "--port", port, status=1)
-    assert f"port {port} is taken by another program; take another with --port" in output
+    assert f"port {port} is in use by another program; choose another with --port" in output
 
 
 @pytest.fixture
@@ -173,7 +173,7 @@ def test_a_view_that_was_changed_stays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_pages_of_the_ui(browser: Browser, table: str, project: Project, trained: Run) -> None:
-    """The table has the run and its score, the chart of the loss its line, the samples are read."""
+    """The table has the run and its score, the loss chart has a line, the samples are shown."""
     assert "/runs?workflowType=machine_learning" in table
     browser.open(table)
     name = trained.info.run_name

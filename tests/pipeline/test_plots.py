@@ -1,4 +1,4 @@
-"""What `dvc plots` draws, in a browser that reaches no network."""
+"""What `dvc plots` draws, in a browser without network access."""
 
 import csv
 import re
@@ -18,7 +18,7 @@ POINT = re.compile(r"([^:]*): (\S+); ([^:]*): (\S+); rev: ([^;]+)(?:; filename: 
 
 
 class Drawn(NamedTuple):
-    """What a chart shows of a file of numbers."""
+    """What a chart shows of one file of numbers."""
 
     title: str
     file: str
@@ -64,7 +64,7 @@ def lab(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     lab.run("python", "-m", "stages.vega")
     lab.run("git", "checkout", "--quiet", "-b", "longer")
     with (lab.folder / "models/plots" / LENGTHS).open("a", encoding="utf-8") as file:
-        file.write("10,7\n11,5\n100,3\n")  # as text, they would stand before 2
+        file.write("10,7\n11,5\n100,3\n")  # as text, they would sort before 2
     lab.run("git", "commit", "--quiet", "--all", "--message=longer")
     return lab
 
@@ -126,7 +126,7 @@ def test_charts_show_the_numbers_of_the_files(lab: Project, shown: list[str], dr
 
 
 def test_diff_draws_both_revisions(lab: Project, tmp_path: Path) -> None:
-    """Every curve twice, also where nothing has changed; the tokens of each vocabulary."""
+    """Every curve twice, even if nothing has changed; the tokens of each vocabulary."""
     labels = draw(lab, tmp_path, "diff", "main", "longer")
     for drawn in DRAWN[:-1]:
         assert len(drawn_points(labels, drawn, "main")) == 2

@@ -1,4 +1,4 @@
-"""What one machine has built, another takes from a remote, and runs nothing."""
+"""What one machine has built, another pulls from a remote without running anything."""
 
 import asyncio
 import socket
@@ -166,7 +166,7 @@ def take(first: Project, folder: Path, name: str) -> Project:
 def test_experiment_after_the_remote_goes_with_its_model(
     project: Project, tmp_path: Path, folder: dict[str, str]
 ) -> None:
-    """DVC reads where results are from the experiment's own .dvc/config: the remote comes first."""
+    """DVC finds results through the experiment's own .dvc/config, so the remote comes first."""
     first = with_origin(project, tmp_path)
     commit_remote(first, folder["url"])
     first.run("dvc", "exp", "run", "--name", "slow", "-S", "optim.lr=1e-5")
@@ -181,7 +181,7 @@ def test_experiment_after_the_remote_goes_with_its_model(
 def test_experiment_before_the_remote_goes_when_it_is_saved_again(
     project: Project, tmp_path: Path, folder: dict[str, str]
 ) -> None:
-    """What it was, and the .dvc/config of now; else its push would leave the model here."""
+    """The same, with the present .dvc/config; otherwise its push would leave the model behind."""
     first = with_origin(project, tmp_path)
     first.run("dvc", "exp", "run", "--temp", "--name", "slow", "-S", "optim.lr=1e-5")
     commit_remote(first, folder["url"])
@@ -199,7 +199,7 @@ def test_experiment_before_the_remote_goes_when_it_is_saved_again(
 def test_experiment_before_the_remote_goes_with_local_settings(
     project: Project, tmp_path: Path, folder: dict[str, str]
 ) -> None:
-    """Where both sides have the remote in .dvc/config.local, it holds for every commit."""
+    """If both sides have the remote in .dvc/config.local, it applies to every commit."""
     first = with_origin(project, tmp_path)
     first.run("dvc", "exp", "run", "--temp", "--name", "slow", "-S", "optim.lr=1e-5")
     commit_remote(first, folder["url"])
@@ -215,6 +215,6 @@ def test_experiment_before_the_remote_goes_with_local_settings(
 
 
 def fresh_clone(origin: Project, folder: Path) -> Project:
-    """Return a clone with a cache of its own, which is empty."""
+    """Return a clone with its own, empty cache."""
     origin.run("git", "clone", "--quiet", str(origin.folder), str(folder))
     return Project(folder)

@@ -87,7 +87,7 @@ def test_outs_belong_together(project: Project) -> None:
 
 
 def test_nothing_large_is_left_to_git(project: Project) -> None:
-    """What git holds of data/ and models/ is small: numbers and curves."""
+    """Git holds only small files of data/ and models/: numbers and curves."""
     tracked = project.run("git", "ls-files", "data", "models").split()
     assert set(tracked) == {
         "data/.gitignore",
@@ -118,7 +118,7 @@ def test_text_tokenizer_and_tokens_are_the_same_everywhere(project: Project) -> 
 
 @pytest.mark.slow
 def test_another_clone_makes_the_same_bits(project: Project, make_project: MakeProject) -> None:
-    """dvc.lock holds the hash of every out; nothing is taken from the first one's cache."""
+    """dvc.lock has the hash of every out; nothing comes from the first clone's cache."""
     other = make_project("other")
     other.run("dvc", "repro")
     locks = [(each.folder / "dvc.lock").read_text(encoding="utf-8") for each in (project, other)]
@@ -126,7 +126,7 @@ def test_another_clone_makes_the_same_bits(project: Project, make_project: MakeP
 
 
 def test_mlflow_has_one_row_for_the_model(project: Project) -> None:
-    """The evaluation is a child of the training, and its scores stand on the parent too."""
+    """The evaluation is a child of the training run, and its scores are on the parent too."""
     parents = [run for run in runs(project) if "mlflow.parentRunId" not in run.data.tags]
     children = [run for run in runs(project) if "mlflow.parentRunId" in run.data.tags]
     (parent,) = parents
@@ -159,9 +159,9 @@ def test_data_stages_have_runs_of_their_own(project: Project) -> None:
 def test_killed_training_goes_on_to_the_same_bits(
     make_project: MakeProject, command: list[str], kills: int
 ) -> None:
-    """kill -9 in mid-training; the last run resumes, and one from the start agrees.
+    """kill -9 during training; the last run resumes, and an uninterrupted one agrees.
 
-    MLflow has one run, and each of its points once; so have the curves.
+    MLflow has one run with each point once, and so have the curves.
     """
     num_steps = 200 + 250 * (kills - 1)
     rhythm = {"train.num_steps": str(num_steps), "train.checkpoint_every": "20"}
@@ -199,7 +199,7 @@ def test_killed_training_goes_on_to_the_same_bits(
 
 
 def kill_trainer(project: Project, command: list[str], after_s: float) -> None:
-    """Start a command; kill its training so many seconds after it has saved a new state."""
+    """Start a command; kill its trainer some seconds after it has saved a new state."""
 
     def saved() -> set[Path]:
         return set(project.folder.glob("models/.resume/*/step-*.pt"))
@@ -238,7 +238,7 @@ def trainer_below(pid: int) -> int:
 
 
 def test_second_repro_at_a_time_is_refused(project: Project, tmp_path: Path) -> None:
-    """It says which process is busy, and the first one ends as if it were alone."""
+    """It names the busy process, and the first one ends as if it were alone."""
     clone = project.clone(tmp_path / "clone")
     clone.set_params({"train.num_steps": "400"})
     first = subprocess.Popen(
@@ -268,7 +268,7 @@ def test_second_repro_at_a_time_is_refused(project: Project, tmp_path: Path) -> 
 def test_bad_input_gets_one_sentence(
     project: Project, overrides: dict[str, str], message: str
 ) -> None:
-    """The sentence is the last line, without a traceback, and what is there stays there."""
+    """The sentence is the last line, without a traceback, and existing files stay."""
     before = (project.folder / "params.yaml").read_text(encoding="utf-8")
     model = sha256_file(project.folder / "models/lm/model.safetensors")
     project.set_params(overrides)

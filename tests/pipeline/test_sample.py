@@ -29,7 +29,7 @@ from stages.paths import MODEL, PARAMS, TOKENIZER
 from tests.pipeline.imports import ROOT
 from tests.pipeline.trained import make_trained
 
-pytestmark = pytest.mark.filterwarnings(  # DVC walks its tree of outs so
+pytestmark = pytest.mark.filterwarnings(  # as DVC walks its tree of outs
     "ignore:_NoneStep.value will soon raise AttributeError:DeprecationWarning"
 )
 Run = Callable[..., str]
@@ -74,7 +74,7 @@ def run(trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 
 
 def settings(**changes: object) -> SamplingParams:
-    """Return the options that SETTINGS make of those in params.yaml, with changes."""
+    """Return the options that result from params.yaml and SETTINGS, with changes."""
     params = load_params(ROOT / PARAMS, "sampling", SamplingParams)
     return replace(params, max_tokens=12, temperature=1.0, top_p=1.0, **changes)
 
@@ -114,7 +114,7 @@ def test_stop_strings_end_a_text_and_are_no_part_of_it(run: Run, trained: Path) 
 
 
 def test_json_lines(run: Run, trained: Path) -> None:
-    """An object a sample: all that its text depends on, and its tokens."""
+    """One object per sample: everything its text depends on, and its tokens."""
     output = run("--prompt", "The “dog”", "--json", *SETTINGS, "--num-samples", "2", "--seed", "5")
     rows = [json.loads(line) for line in output.splitlines()]
     tokenizer = Tokenizer.load(trained / TOKENIZER)
@@ -129,7 +129,7 @@ def test_json_lines(run: Run, trained: Path) -> None:
 
 
 def test_each_line_of_stdin_is_a_prompt(run: Run, trained: Path) -> None:
-    """Empty ones are none; one that begins with / changes an option from there on."""
+    """Empty lines are ignored; a line that begins with / changes an option from then on."""
     first, second = texts(trained, "Once"), texts(trained, "Once", seed=9)
     output = run(*SETTINGS, stdin="Once\n\n/seed 9\nOnce")
     assert output == f"{first[0]}\n/seed 9\n{second[0]}\n"
@@ -193,7 +193,7 @@ def writer(trained: Path) -> sample.Writer:
 
 
 def test_commands_change_options(writer: sample.Writer) -> None:
-    """Values are read as in params.yaml; what is shown can be typed."""
+    """Values are read as in params.yaml; the output can be typed back."""
     for line, shown in [
         ("/temperature 0.8", "/temperature 0.8"),
         ("/temperature", "/temperature 0.8"),
@@ -236,7 +236,7 @@ def test_commands_that_cannot_be_followed(writer: sample.Writer, line: str, mess
 
 
 class Terminal:
-    """A program on a terminal of its own."""
+    """A program on its own terminal."""
 
     def __init__(self, *command: str, cwd: Path) -> None:
         self.fd, theirs = pty.openpty()
@@ -253,7 +253,7 @@ class Terminal:
             assert select.select([self.fd], [], [], 120)[0], f"it is silent after {shown!r}"
             try:
                 data = os.read(self.fd, 1 << 16)
-            except OSError:  # so Linux tells that nobody writes any more
+            except OSError:  # on Linux: all writers have closed it
                 data = b""
             if not data:
                 break
@@ -315,7 +315,7 @@ def test_ctrl_c_ends_a_text_on_a_terminal_and_the_program_elsewhere(
 def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository: revisions bare, first, main, an experiment and the workspace, in this order.
 
-    From `first` on each has a model of its own, made with the seeds 1, 2, ...
+    From `first` on, each has its own model, made with the seeds 1, 2, ...
     """
     folder = tmp_path_factory.mktemp("history")
     with pytest.MonkeyPatch.context() as patch:
@@ -392,7 +392,7 @@ def test_a_revision_that_has_no_model(run_there: Run, rev: str, message: str) ->
 def test_a_model_that_was_not_kept(
     run_there: Run, history: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The lists of files are gone, or the files; the error is one line."""
+    """The file lists or the files are gone; the error is one line."""
     copy = tmp_path / "copy"
     shutil.copytree(history, copy, symlinks=True)
     monkeypatch.chdir(copy)

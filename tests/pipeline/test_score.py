@@ -47,12 +47,12 @@ def score(
         (STORY * 20 + SEPARATOR + STORY).encode(),
         b"Once",  # shorter than the context
         b"x",  # one token
-        b"ab\xff\xfe cd \xe2\x82",  # no UTF-8, and a character cut short
+        b"ab\xff\xfe cd \xe2\x82",  # invalid UTF-8, and a truncated character
     ],
     ids=["long", "short", "one token", "bytes"],
 )
 def test_any_text(score: Callable[..., str], trained: Path, tmp_path: Path, content: bytes) -> None:
-    """All its tokens after a separator, over all its bytes; nothing new lies in the folder."""
+    """All its tokens after a separator, over all its bytes; nothing is left in the folder."""
     text = tmp_path / "text.txt"
     text.write_bytes(content)
     before = files_below(trained)
@@ -79,7 +79,7 @@ def files_below(folder: Path) -> dict[Path, bytes]:
 
 
 def test_scores_as_a_table(score: Callable[..., str], tmp_path: Path) -> None:
-    """The same numbers as for programs."""
+    """The same numbers as in JSON."""
     (tmp_path / "text.txt").write_text(STORY, encoding="utf-8")
     table = score(str(tmp_path / "text.txt"))
     scores = json.loads(score(str(tmp_path / "text.txt"), "--json"))

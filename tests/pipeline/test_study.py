@@ -1,4 +1,4 @@
-"""Ready-made studies: what they ask for, what they write, and one of them run at tiny size."""
+"""Predefined studies: their settings, their pages, and one of them run at tiny size."""
 
 import copy
 import dataclasses
@@ -79,7 +79,7 @@ def test_batch_sizes_see_equally_many_tokens() -> None:
 
 
 def test_sizes_get_equal_compute() -> None:
-    """Operations per step, by the model itself; steps are whole numbers, hence 2%."""
+    """Operations per step, counted from the model; steps are integers, hence 2%."""
     study = STUDIES_BY_NAME["scaling"]
     compute = []
     for label in study.variants:
@@ -91,7 +91,7 @@ def test_sizes_get_equal_compute() -> None:
 
 
 def test_report_by_hand() -> None:
-    """The best is bold, and what did not finish has its row."""
+    """The best is bold, and an unfinished experiment has a row."""
     page = report("width", SIZES, {"train.seed": "2"}, RESULTS)
     assert "all with `train.num_steps=10 train.seed=2`" in page
     assert page.splitlines()[-7:] == [
@@ -115,13 +115,13 @@ def test_chart_names_its_axes(numeric: bool) -> None:
 @pytest.mark.slow
 @pytest.mark.pipeline
 def test_study_of_real_experiments(project: Project, tmp_path: Path) -> None:
-    """Each is an experiment with a row here; one that failed counts as none, whatever DVC shows."""
+    """Each is an experiment with a row; a failed one has no result, whatever DVC shows."""
     lab = project.clone(tmp_path / "clone")
     study = ("python", "-m", "stages.study", "ablations", "--jobs", "2")
     few = ("-S", "train.num_steps=6", "-S", "train.valid_every=6")
     lab.run("dvc", "exp", "run", "--queue", "--name", "ablations-2", "evaluate", *few)
     refused = lab.run(*study, *few, status=1)
-    assert "ablations-2 of an earlier call still waits" in refused
+    assert "ablations-2 of an earlier call is still queued" in refused
     lab.run("dvc", "queue", "remove", "--queued")
 
     wrong = ("-S", "model.d_model=33")  # not a multiple of num_heads

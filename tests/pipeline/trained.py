@@ -1,4 +1,4 @@
-"""A folder with what the pipeline would have made, from a model that was never trained."""
+"""A folder with the files the pipeline would make, from an untrained model."""
 
 import shutil
 from pathlib import Path

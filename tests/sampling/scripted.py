@@ -1,4 +1,4 @@
-"""Models that say what they are told to, and settings, for the tests of sampling."""
+"""Models with scripted outputs, and settings, for the tests of sampling."""
 
 from dataclasses import replace
 from typing import Any
@@ -24,7 +24,7 @@ PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10, 11, 12, 13, 14], [15, 16]]  # the
 
 
 class Script(TransformerLM):
-    """Continues each token with logits from a row of a table, whatever stands before."""
+    """Returns each token's row of a table as logits, whatever comes before it."""
 
     def __init__(self, table: Tensor) -> None:
         super().__init__(SIZES, len(table))

@@ -50,9 +50,9 @@ def model_of(changes: dict[str, Any], vocab_size: int = 50) -> TransformerLM:
 
 @pytest.mark.parametrize("changes", VARIATIONS, ids=str)
 def test_kernels_compute_the_model(changes: dict[str, Any]) -> None:
-    """Keys, values and logits, for rows of other lengths up to the whole context.
+    """Keys, values and logits, for rows of different lengths up to the whole context.
 
-    Of logits up to 17, sums in another order move the fifth digit behind the point.
+    With logits up to 17, another order of sums changes the fifth decimal.
     """
     model = model_of(changes)
     windows = [*WINDOWS[:2], [5] * (model.params.context_length - 1), *WINDOWS[3:]]
@@ -69,7 +69,7 @@ def test_kernels_compute_the_model(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize("vocab_size", [4, 7, 50])
 @pytest.mark.usefixtures("_two_threads")
 def test_a_row_has_the_bits_that_it_has_alone(vocab_size: int) -> None:
-    """In batches of each size, so that each tile of rows is met, and in two threads."""
+    """In batches of each size, so that every tile of rows is used, and in two threads."""
     model = model_of({}, vocab_size)
     decoder = CpuDecoder(model)
     windows = [[token % vocab_size for token in window] for window in WINDOWS]
@@ -92,7 +92,7 @@ def test_a_text_has_the_same_bits_token_by_token() -> None:
 
 
 def test_changed_weights_are_seen() -> None:
-    """Nothing is copied: the decoder computes what the model is at the time."""
+    """Nothing is copied: the decoder uses the model's present weights."""
     model = model_of({})
     decoder = CpuDecoder(model)
     for parameter in model.parameters():
@@ -103,7 +103,7 @@ def test_changed_weights_are_seen() -> None:
 
 
 def test_which_decoder_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernels, where device, dtype and sizes are theirs, and the model is ours as it stands."""
+    """The kernels, if they support device, dtype and sizes and the model is exactly ours."""
     assert isinstance(decoder_for(model_of({})), CpuDecoder)
     others = [
         counting(16),  # computes something else

@@ -1,4 +1,4 @@
-"""lmlib/sampling/generation.py: batches of prompts, with a cache and without."""
+"""lmlib/sampling/generation.py: batches of prompts, with and without a cache."""
 
 from dataclasses import replace
 from typing import Any
@@ -51,7 +51,7 @@ def test_greedy_generation_is_argmax_whatever_the_filters() -> None:
 )
 @pytest.mark.parametrize("model", [MODEL, KERNEL_MODEL], ids=["plain", "kernels"])
 def test_a_prompt_continues_as_it_does_alone(model: TransformerLM, changes: dict[str, Any]) -> None:
-    """Lengths differ and one prompt outgrows the context, at other steps than the others."""
+    """Lengths differ, and prompts outgrow the context at different steps."""
     params = replace(SAMPLING, num_samples=2, max_tokens=20, **changes)
     together = generate(model, PROMPTS, params)
     assert together == generate(model, PROMPTS, params, use_cache=False)
@@ -71,7 +71,7 @@ def test_the_window_keeps_its_newest_half_and_fills_up_again() -> None:
     assert script.widths == [6, 7, 8, 5, 6]
     script.widths.clear()
     generate(script, [[0] * 6], replace(GREEDY, max_tokens=5))
-    assert script.widths == [5, 1, 1, 1, 4, 1, 1]  # the prompt but one token; half a context again
+    assert script.widths == [5, 1, 1, 1, 4, 1, 1]  # the prompt but its last; half a context
 
 
 def test_generation_stops_where_the_context_is_full() -> None:
@@ -114,7 +114,7 @@ def test_a_prompt_that_ended_does_not_change_the_others() -> None:
 
 def test_same_seed_same_tokens_and_another_seed_others() -> None:
     first = continued(MODEL, PROMPTS, SAMPLING)
-    torch.manual_seed(99)  # the global generator plays no part
+    torch.manual_seed(99)  # the global generator is not used
     assert continued(MODEL, PROMPTS, SAMPLING) == first
     assert continued(MODEL, PROMPTS, replace(SAMPLING, seed=1000)) != first
 
@@ -152,5 +152,5 @@ def test_generation_leaves_the_mode_of_its_caller_between_steps() -> None:
 
 @pytest.mark.parametrize("prompts", [[], [[1], []]])
 def test_an_empty_prompt(prompts: list[list[int]]) -> None:
-    with pytest.raises(ValueError, match="there is no prompt, or one is empty; each begins with"):
+    with pytest.raises(ValueError, match="there is no prompt, or one is empty; each needs at"):
         continued(MODEL, prompts, SAMPLING)

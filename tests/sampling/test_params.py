@@ -1,4 +1,4 @@
-"""lmlib/sampling/params.py: what is refused."""
+"""lmlib/sampling/params.py: what is rejected."""
 
 from dataclasses import replace
 from typing import Any

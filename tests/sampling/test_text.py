@@ -27,7 +27,7 @@ def test_text_without_its_prompt() -> None:
 
 
 def test_a_prompt_begins_a_document_and_the_text_ends_with_it() -> None:
-    """The separator, 256, stands before the prompt; after "d" it ends the text."""
+    """The separator, 256, precedes the prompt; after "d" it ends the text."""
     tokenizer = Tokenizer(BYTES.vocab, [], [SEPARATOR])
     model = counting(257)
     model.table[ord("d")] = 100 * torch.eye(257)[256]
@@ -47,7 +47,7 @@ def test_streamed_text_equals_generated_text(prompt: str) -> None:
 
 
 def spelling(data: bytes) -> Script:
-    """A model that continues byte 0 with `data`, by way of ids that stand for its places."""
+    """A model that continues byte 0 with `data`, through ids that represent its positions."""
     table = torch.zeros(len(data) + 1, len(data) + 1)
     table[torch.arange(len(data)), torch.arange(1, len(data) + 1)] = 100.0
     return Script(table)
@@ -66,7 +66,7 @@ def spelled(data: bytes) -> tuple[Tokenizer, SamplingParams]:
     )
 )
 def test_streaming_any_bytes_equals_decoding_them(data: bytes) -> None:
-    """Characters that are whole, cut off at the end, or never were: each U+FFFD in its place."""
+    """Complete, truncated and invalid characters: each U+FFFD in its place."""
     tokenizer, params = spelled(data)
     pieces = list(stream_text(spelling(data), tokenizer, "a", params))
     assert "".join(pieces) == data.decode("utf-8", errors="replace")
@@ -97,7 +97,7 @@ def test_a_character_that_stays_unfinished_is_shown_at_the_end() -> None:
 def test_a_stop_text_ends_the_text_wherever_tokens_end(
     text: str, stop: list[str], cuts: list[int]
 ) -> None:
-    """The stop text that is whole first, whatever the pieces; none of it is ever shown."""
+    """The stop text that is complete first counts, however it is split; none of it is shown."""
     data = text.encode()
     ends = [
         (data.find(s.encode()) + len(s.encode()), data.find(s.encode())) for s in stop if s in text

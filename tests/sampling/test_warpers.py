@@ -1,4 +1,4 @@
-"""lmlib/sampling/warpers.py and draws: by hand, and beside those of `transformers`."""
+"""lmlib/sampling/warpers.py and draws: by hand, and against those of `transformers`."""
 
 import math
 from dataclasses import replace
@@ -33,7 +33,7 @@ def kept(logits: Tensor) -> list[bool]:
 
 
 def test_no_temperature_is_too_small() -> None:
-    """Logits divided by it would overflow: then it is the likeliest token."""
+    """Logits divided by it would overflow; the result is the most likely token."""
     params = replace(SAMPLING, temperature=1e-40)
     probabilities = next_token_probabilities(torch.tensor([[1.0, 3.0, 2.0]]), params)
     torch.testing.assert_close(probabilities, torch.tensor([[0.0, 1.0, 0.0]]))
@@ -80,7 +80,7 @@ def test_top_k_keeps_ties_with_the_last() -> None:
 @pytest.mark.parametrize(
     ("p", "expected"),
     [
-        (1e-9, [False, True, False, False]),  # the likeliest is always kept
+        (1e-9, [False, True, False, False]),  # the most likely is always kept
         (0.49, [False, True, False, False]),
         (0.51, [True, True, False, False]),
         (0.76, [True, True, True, True]),
@@ -89,7 +89,7 @@ def test_top_k_keeps_ties_with_the_last() -> None:
     ],
 )
 def test_top_p_by_hand(p: float, expected: list[bool]) -> None:
-    """Likeliest first they reach 1/2, 3/4, and with two equal ones 1."""
+    """From the most likely on, the sums are 1/2, 3/4 and, with two equal ones, 1."""
     logits = logits_of(0.25, 0.5, 0.125, 0.125)
     assert kept(keep_top_p(logits, p)) == expected
     assert torch.equal(keep_top_p(logits, p)[expected], logits[expected])
@@ -104,12 +104,12 @@ def test_top_p_keeps_ties_with_the_last() -> None:
     [(0.0, [True] * 4), (0.3, [True, True, False, False]), (1.0, [True, False, False, False])],
 )
 def test_min_p_by_hand(p: float, expected: list[bool]) -> None:
-    """Beside the likeliest, of 1/2, the others have 1/2, 1/4 and 1/4 of its probability."""
+    """The most likely has 1/2; the others have 1/2, 1/4 and 1/4 of its probability."""
     assert kept(keep_min_p(logits_of(0.5, 0.25, 0.125, 0.125), p)) == expected
 
 
 def test_repetition_penalty_by_hand() -> None:
-    """Of the seen, 3 is halved and -1 doubled; others stay."""
+    """Of the seen tokens, 3 is halved and -1 doubled; others are unchanged."""
     seen = torch.tensor([True, True, False])
     penalised = penalise_repetition(torch.tensor([3.0, -1.0, 2.0]), seen, 2.0)
     assert penalised.tolist() == [1.5, -2.0, 2.0]
@@ -165,7 +165,7 @@ def test_a_warper_equals_that_of_transformers(ours: Any, theirs: Any, scale: flo
 
 
 def chi_squared(counts: Tensor, probabilities: Tensor) -> float:
-    """Return the statistic by what it exceeds once in a thousand draws of `probabilities`.
+    """Return the statistic divided by its 99.9% quantile under `probabilities`.
 
     The quantile is Wilson and Hilferty's (1931); tokens without probability must not be counted.
     """
@@ -221,15 +221,15 @@ def test_top_k_and_top_p_treat_each_row_alone() -> None:
 
 
 def test_next_token_probabilities_by_hand() -> None:
-    """Temperature 1/2 squares 4 : 2 : 1 : 1 to 16 : 4 : 1 : 1, the two likeliest of which hold
-    20/22 > 0.85 and share all. Before the temperature they held 6/8: top-p 0.85 came to three."""
+    """Temperature 1/2 squares 4 : 2 : 1 : 1 to 16 : 4 : 1 : 1. The top two hold
+    20/22 > 0.85 and get everything. At temperature 1 they hold 6/8: top-p would keep three."""
     params = replace(SAMPLING, temperature=0.5, top_p=0.85)
     probabilities = next_token_probabilities(logits_of(0.125, 0.5, 0.125, 0.25), params)
     torch.testing.assert_close(probabilities, torch.tensor([0.0, 0.8, 0.0, 0.2]))
 
 
 def test_top_p_counts_what_top_k_left() -> None:
-    """top_k 2 leaves 0.4 and 0.3, that is 4/7 = 0.571 and 3/7: the first alone reaches 0.55."""
+    """top_k 2 leaves 0.4 and 0.3, which become 4/7 = 0.571 and 3/7: the first reaches 0.55."""
     params = replace(SAMPLING, top_k=2, top_p=0.55)
     probabilities = next_token_probabilities(logits_of(0.4, 0.3, 0.2, 0.1), params)
     assert probabilities.tolist() == [1.0, 0.0, 0.0, 0.0]

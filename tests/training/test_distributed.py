@@ -1,4 +1,4 @@
-"""Several processes: the curves of one, states that all can resume, a clear end when one dies.
+"""Several processes: curves as of one, states that any number can resume, a clear end if one dies.
 
 Run as a script, this file is the run whose processes torchrun starts, on the CPU.
 """
@@ -121,7 +121,7 @@ def data_of(params: TrainParams) -> TokenDataset:
 
 
 def many_runs(folder: Path, world: World) -> None:
-    """All runs of SAME and RESUMED; what each process saw goes to a file of its own."""
+    """All runs of SAME and RESUMED; each process writes what it saw to its own file."""
     on_step: Any = lambda step, metrics: None  # noqa: E731
     if not world.is_main:
 
@@ -135,7 +135,7 @@ def many_runs(folder: Path, world: World) -> None:
         result = run(folder / name, params, optim, data_of(params), world, on_step)
         seen[name] = asdict(result)
     for name, (first, then) in RESUMED.items():
-        if first:  # a signal to any process is one to all
+        if first:  # a signal to any process counts for all
             data = NOISE if world.is_main else Scripted(terminate)
             try:
                 run(folder / name, first, OPTIM, data, world, on_step)
@@ -167,7 +167,7 @@ def dying(folder: Path, world: World, stuck: bool) -> None:
 
 
 def lingering(folder: Path, world: World) -> None:
-    """From step 10 on there is time for a signal, from outside."""
+    """From step 10 on, there is time for a signal from outside."""
 
     def linger() -> None:
         (folder / "lingers").touch()
@@ -206,7 +206,7 @@ def start(job: str, folder: Path) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Return the exit status and what stands on stderr."""
+    """Return the exit status and the text on stderr."""
     _, errors = process.communicate(timeout=120)
     return process.returncode, errors
 
@@ -241,7 +241,7 @@ def assert_close(result: dict[str, Any], expected: TrainResult) -> None:
 def test_two_processes_train_as_one(
     name: str, folder: Path, seen: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    """With the same batch_size, half of it for each; the one wrote, the other knows the same."""
+    """Each takes half of the same batch_size; one writes, and both know the same results."""
     params, optim = SAME[name]
     expected = run(tmp_path, params, optim, data_of(params))
     assert_close(seen[0][name], expected)
@@ -259,7 +259,7 @@ def test_two_processes_train_as_one(
 def test_resumes_in_another_way(
     name: str, folder: Path, seen: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    """Interrupted after step 10; to the bit where nothing changes."""
+    """Interrupted after step 10; bit for bit if nothing changes."""
     first, then = RESUMED[name]
     expected = run(tmp_path)
     before = seen[0][first.parallel] if first else asdict(expected)
@@ -282,12 +282,12 @@ def test_all_stop_at_what_is_not_finite_in_one(folder: Path, seen: list[dict[str
 
 @pytest.mark.parametrize("job", ["dying", "dying, the other stuck"])
 def test_a_dead_process_ends_the_other(job: str, tmp_path: Path) -> None:
-    """Even one that hears no signal, within seconds; states saved before stay good."""
+    """Even one that handles no signals, within seconds; states saved before stay intact."""
     status, errors = finish(start(job, tmp_path))
     assert status == 1
     last_line = errors.splitlines()[-1]
     assert last_line == (
-        "error: rank 1 of 2 was killed by SIGKILL, and the others were stopped. The states saved "
+        "error: rank 1 of 2 was killed by SIGKILL; the others were stopped, and the states saved "
         "before are kept: run again to resume"
     )
     assert "Traceback" not in errors
@@ -341,14 +341,14 @@ def test_counts_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert count_processes(3, CPU) == 3
     with pytest.raises(ValueError, match=r"^3 processes on a machine with 2 CUDA devices; each"):
         count_processes(3, cuda)
-    with pytest.raises(ValueError, match=r"^train\.device is cuda:1, with 2 processes; these need"):
+    with pytest.raises(ValueError, match=r"^train\.device is cuda:1, which 2 processes cannot"):
         count_processes(2, torch.device("cuda:1"))
-    with pytest.raises(ValueError, match=r"^train\.device is mps, with 2 processes; these need"):
+    with pytest.raises(ValueError, match=r"^train\.device is mps, which 2 processes cannot"):
         count_processes(2, torch.device("mps"))
 
 
 def test_torchrun_says_how_many_processes_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two machines of two; `train.num_processes` does not count then."""
+    """Two machines with two each; `train.num_processes` is ignored."""
     for name, value in {**TORCHRUN, "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)

@@ -1,4 +1,4 @@
-"""The training loop; above all that an interrupted run ends like an uninterrupted one."""
+"""The training loop: above all, an interrupted run ends like an uninterrupted one."""
 
 import io
 import itertools
@@ -79,7 +79,7 @@ TRAIN = TrainParams(
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Matrices of 16 x 16 gain nothing from more."""
+    """More threads would not speed up matrices of 16 x 16."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -138,7 +138,7 @@ def saved_steps(folder: Path) -> list[int]:
 
 
 def assert_same_bits(actual: Any, expected: Any) -> None:
-    """Compare tensors, and what holds tensors and plain values."""
+    """Compare tensors, and containers of tensors and plain values."""
     if isinstance(expected, torch.Tensor):
         torch.testing.assert_close(actual, expected, rtol=0, atol=0)
     elif isinstance(expected, Mapping):
@@ -194,7 +194,7 @@ def test_interrupted_training_equals_an_uninterrupted_one(
 )
 def test_every_kind_of_training_resumes(tmp_path: Path, settings: dict[str, Any]) -> None:
     params = replace(TRAIN, **settings)
-    if params.checkpoint_minutes:  # a state after each step: 9 is there in place of 7
+    if params.checkpoint_minutes:  # a state after each step: 9 replaces 7
         model, _ = run(tmp_path / "whole", params)
         with pytest.raises(Interrupted):
             run(tmp_path / "halves", params, on_step=send(signal.SIGTERM, at_step=10))
@@ -218,7 +218,7 @@ def test_signal_at_the_last_step_lets_the_training_end(tmp_path: Path) -> None:
 
 
 class InterruptingDataset(TokenDataset):
-    """Sends SIGTERM whenever a batch is taken: a run on it ends after one step."""
+    """Sends SIGTERM whenever a batch is read, so that a run ends after one step."""
 
     def batch(self, step: int, **settings: Any) -> Batch:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -226,7 +226,7 @@ class InterruptingDataset(TokenDataset):
 
 
 def test_every_step_may_be_the_last_before_an_interruption(tmp_path: Path) -> None:
-    """Stopped after each single step, also where nothing is logged, the rows are the same."""
+    """A run stopped after every single step, logged or not, has the same rows."""
     params = replace(TRAIN, num_steps=6, log_every=2, valid_every=3)
     model, result = run(tmp_path / "whole", params)
 
@@ -242,7 +242,7 @@ def test_every_step_may_be_the_last_before_an_interruption(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.slow)])
 def test_kill_9_at_any_moment(tmp_path: Path, kills: int) -> None:
-    """Killed that often, a run ends with the bits of one that was left alone."""
+    """A run that is killed several times ends with the bits of an undisturbed one."""
     code = (
         "import sys; from tests.training import test_loop; test_loop.survive_kills(*sys.argv[1:])"
     )
@@ -260,12 +260,12 @@ def test_kill_9_at_any_moment(tmp_path: Path, kills: int) -> None:
 def survive_kills(folder: str, kills: str) -> None:
     """Train in child processes; the first `kills` of them are killed before they finish.
 
-    The children are forks of a process that has imported torch but never computed with it: that
-    takes milliseconds, where a new process takes seconds to import.
+    The children are forks of a process that has imported torch but never computed with it: this
+    takes milliseconds, while a new process would need seconds to import it.
     """
     params = replace(TRAIN, num_steps=400, checkpoint_every=2)
     rng = random.Random(0)
-    # an optimizer's first call imports a compiler, for a second: here once, not in each child
+    # an optimizer's first call imports a compiler, which takes a second: once here, not per child
     AdamW([torch.nn.Parameter(torch.zeros(1))]).zero_grad()
 
     def train_in_fork(name: str, seconds_to_live: float | None) -> int:
@@ -310,7 +310,7 @@ def test_another_seed_gives_another_training(tmp_path: Path) -> None:
 
 
 def test_tiny_model_learns_a_tiny_text(tmp_path: Path) -> None:
-    """Each token has one successor, so 0 nats are within reach; guessing costs ln 16 = 2.77."""
+    """Each token has one successor, so 0 nats are possible; guessing costs ln 16 = 2.77."""
     _, result = run(tmp_path, replace(TRAIN, num_steps=150, valid_every=150), data=CYCLE)
     assert result.train[0]["loss"] > 2.5
     assert result.train[-1]["loss"] < 0.05
@@ -324,7 +324,7 @@ def test_tiny_model_learns_a_tiny_text(tmp_path: Path) -> None:
 def test_rows_and_calls_follow_the_rhythm(
     tmp_path: Path, num_steps: int, train_steps: list[int], valid_steps: list[int]
 ) -> None:
-    """log_every 3, valid_every 4: those steps and the last one, each once."""
+    """log_every 3, valid_every 4: these steps and the last one, once each."""
     calls: dict[int, dict[str, float]] = {}
     params = replace(TRAIN, num_steps=num_steps, log_every=3, valid_every=4)
     optim = replace(OPTIM, warmup_steps=0)
@@ -361,7 +361,7 @@ def test_keeps_the_last_good_state_when_the_loss_is_not_finite(tmp_path: Path) -
 def test_a_validation_loss_that_is_not_finite_ends_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last update may break what its own loss and gradients did not show."""
+    """The last update can break the model although its loss and gradients were finite."""
     monkeypatch.setattr("lmlib.training.trainer.sampled_loss", lambda *args, **kwargs: math.nan)
     with pytest.raises(FloatingPointError, match="step 5: the validation loss is nan"):
         run(tmp_path, replace(TRAIN, checkpoint_every=3))
@@ -369,7 +369,7 @@ def test_a_validation_loss_that_is_not_finite_ends_the_training(
 
 
 def test_steps_with_the_learning_rate_of_the_schedule(tmp_path: Path) -> None:
-    """Adam's first update of a weight is lr * g / (|g| + eps): lr, here a tenth of the highest."""
+    """Adam's first update of a weight is lr * g / (|g| + eps): lr, here a tenth of the peak."""
     optim = replace(OPTIM, weight_decay=0.0, warmup_steps=10)
     start = TransformerLM(MODEL, VOCAB_SIZE, seed=TRAIN.seed).lm_head.weight
     with pytest.raises(Interrupted):
@@ -388,7 +388,7 @@ def test_clips_to_max_grad_norm(tmp_path: Path) -> None:
     end, result = run(tmp_path, params, optim)
     moved = sum((end.state_dict()[key] - start[key]).square().sum().item() for key in start) ** 0.5
     assert result.train[0]["grad_norm"] > 0.1  # before clipping
-    # lr * norm / eps, but for the rounding of weights around 1 to float32
+    # lr * norm / eps, up to the rounding of weights around 1 to float32
     assert moved < 10 * OPTIM.lr * 1e-3 / 1e3 + 1e-5
 
 
@@ -423,7 +423,7 @@ def test_trains_uncompiled_without_a_compiler(
 
 
 class FailingCompiler(torch.nn.Module):
-    """What torch.compile returns where its backend turns out not to work."""
+    """What torch.compile returns if its backend does not work."""
 
     def forward(self, *_: torch.Tensor) -> torch.Tensor:
         raise BackendCompilerFailed(lambda: None, RuntimeError("no such backend"), None)
@@ -469,7 +469,7 @@ def test_compiled_training_keeps_the_names_of_weights(
 
 @pytest.mark.parametrize("micro_batch_size", [1, 2, 4])
 def test_parts_of_a_batch_add_up_to_the_whole(tmp_path: Path, micro_batch_size: int) -> None:
-    """Equal but for the order of sums in float32, over 20 steps."""
+    """Equal up to the order of sums in float32, over 20 steps."""
     whole, expected = run(tmp_path / "whole")
     params = replace(TRAIN, micro_batch_size=micro_batch_size)
     model, result = run(tmp_path / "parts", params)
@@ -499,7 +499,7 @@ def test_no_more_than_a_part_passes_through_the_model(
 
 @pytest.fixture
 def float16_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CPUs multiply float16, too, slowly: enough to see what the loop does."""
+    """CPUs support float16 too; slowly, but enough to test the loop."""
     monkeypatch.setattr("lmlib.training.settings.resolve_dtype", lambda *_: torch.float16)
 
 
@@ -548,13 +548,13 @@ def test_float16_is_refused_on_a_cpu(tmp_path: Path) -> None:
         run(tmp_path, replace(TRAIN, dtype="float16"))
 
 
-# -- what a GPU is not asked at each step
+# -- what is not read from a GPU at each step
 
 
 def test_names_the_step_of_a_late_check_and_saves_nothing_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a GPU values are read when a state is due, at 4 and 8; step 5 went wrong."""
+    """On a GPU, values are read when a state is due, at 4 and 8; step 5 has failed."""
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
     model = TransformerLM(MODEL, VOCAB_SIZE)
     infinite_gradients(model, from_call=5)
@@ -579,7 +579,7 @@ def test_names_an_infinite_gradient_at_once_on_a_cpu(tmp_path: Path) -> None:
 def test_saves_when_the_minutes_have_passed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A clock that shows one minute more at each look: two minutes pass every few steps."""
+    """A clock that advances one minute per reading: two minutes pass every few steps."""
     minutes = itertools.count()
     clock = SimpleNamespace(monotonic=lambda: 60.0 * next(minutes))
     monkeypatch.setattr("lmlib.training.trainer.time", clock)
@@ -599,7 +599,7 @@ def test_saves_when_the_minutes_have_passed(
 
 
 def overfitting(**settings: Any) -> TrainParams:
-    """Learning a cycle makes the loss of noise worse, validation after validation."""
+    """Learning a cycle increases the loss on noise at every validation."""
     return replace(TRAIN, num_steps=400, valid_every=2, log_every=100, **settings)
 
 
@@ -628,7 +628,7 @@ def test_stops_when_patience_ends_with_the_best_weights(tmp_path: Path) -> None:
 
 
 def test_stopping_early_resumes_to_the_bit(tmp_path: Path) -> None:
-    """Interrupted after each validation, and started again when it had stopped already."""
+    """Interrupted after each validation, and restarted after it has stopped."""
     params = overfitting(patience=3)
     model, result = run_into_overfitting(tmp_path / "whole", params)
     for row in result.valid[:-1]:

@@ -1,4 +1,4 @@
-"""Settings and data that do not fit together, or this machine, or the number of processes."""
+"""Settings that do not fit each other, the data, the machine or the number of processes."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_rejects_parts_of_unequal_size() -> None:
 def test_rejects_texts_of_two_tokenizers() -> None:
     info = replace(NOISE.info, tokenizer_sha256="another")
     other = TokenDataset(NOISE.tokens, info, "valid.npy")
-    with pytest.raises(ValueError, match=r"^tokens and valid\.npy were made with two tokenizers"):
+    with pytest.raises(ValueError, match=r"^tokens and valid\.npy were made with different"):
         Datasets(NOISE, other)
 
 

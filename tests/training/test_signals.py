@@ -30,7 +30,7 @@ def test_second_ctrl_c_interrupts_at_once() -> None:
 
 
 def test_second_sigterm_waits_as_the_first() -> None:
-    """A supervisor may send several; only a person at a keyboard means it by repeating."""
+    """A supervisor may send several; only at a keyboard does repeating mean urgency."""
     with DeferredSignals() as signals:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)

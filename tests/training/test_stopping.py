@@ -1,4 +1,4 @@
-"""A run that ends before its last step."""
+"""Runs that end before their last step."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def weight(value: float) -> nn.Module:
 
 
 def test_patience_counts_validations_in_a_row() -> None:
-    """As good as the best is not better."""
+    """Equal to the best is not better."""
     stopping = EarlyStopping(2)
     stopped = []
     for loss in (3.0, 4.0, 2.0, 2.0, 5.0):

@@ -58,7 +58,7 @@ def test_store_restores_the_other_parts_by_their_names(tmp_path: Path) -> None:
 
 
 def test_store_keeps_the_newest_two(tmp_path: Path) -> None:
-    """Counted by number, not by text: 10 is newer than 9. A torn write of a kill goes, too."""
+    """Ordered as numbers, not as text: 10 is newer than 9. Torn writes are removed, too."""
     store = ResumeStore(tmp_path)
     (tmp_path / "step-000000005.pt.tmp").write_bytes(b"half")
     model, optimizer = trained(seed=1)
@@ -71,7 +71,7 @@ def test_store_keeps_the_newest_two(tmp_path: Path) -> None:
 def test_store_writes_in_the_background_what_was_when_it_was_asked_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Training continues while the state waits to be written: here until everything has changed."""
+    """Training continues while the state waits to be written, here until everything has changed."""
     changed = threading.Event()
 
     def wait_and_write(path: Path, content: bytes) -> None:
@@ -96,7 +96,7 @@ def test_store_writes_in_the_background_what_was_when_it_was_asked_to(
 def test_store_tells_when_a_state_could_not_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the next state or at the end; what was written before stays."""
+    """It says so at the next state or at the end; earlier states stay."""
     store = ResumeStore(tmp_path)
     model, optimizer = trained(seed=1)
     store.save(model, optimizer, 1, ROWS)
@@ -137,7 +137,7 @@ def test_store_falls_back_from_a_damaged_state(
     other, other_optimizer = trained(seed=3)
     with caplog.at_level(logging.WARNING):
         assert store.load(other, other_optimizer) == (1, ROWS)
-    assert f"{newest}: damaged; removed, going back" in caplog.text
+    assert f"{newest}: damaged, so it is removed" in caplog.text
     assert_same_bits(other.state_dict(), model.state_dict())
 
 
@@ -200,7 +200,7 @@ def test_lock_waits_for_the_other_process(tmp_path: Path, caplog: pytest.LogCapt
         holder.kill()
         waiting.join(timeout=30)
         assert entered.is_set()
-    assert "waiting for another process that trains this very model" in caplog.text
+    assert "waiting for another process that trains the same model" in caplog.text
 
 
 def test_discard_leaves_the_states_of_a_running_training(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_discard_leaves_the_states_of_a_running_training(tmp_path: Path) -> None
         assert len(list(store.folder.iterdir())) == 1
     discard(store.folder)
     assert not store.folder.exists()
-    discard(store.folder)  # nothing is there: nothing to do
+    discard(store.folder)  # nothing to remove
 
 
 # -- where a state was saved

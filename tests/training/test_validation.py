@@ -1,4 +1,4 @@
-"""lmlib/training/validation.py: which windows the estimate takes, and how it weighs them."""
+"""lmlib/training/validation.py: which windows the estimate uses, and how it weighs them."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ class LossOf(nn.Module):
 
 
 def mean_loss(window: list[int]) -> float:
-    """Score all of a window but its first token."""
+    """Score all tokens of a window except the first."""
     with torch.no_grad():
         logits = MODEL(torch.tensor(window[:-1]))
     return nn.functional.cross_entropy(logits.double(), torch.tensor(window[1:])).item()

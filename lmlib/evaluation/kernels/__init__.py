@@ -1,1 +1,1 @@
-"""Kernels of evaluation; records.py alone is imported without Numba."""
+"""Kernels for evaluation; only records.py can be imported without Numba."""

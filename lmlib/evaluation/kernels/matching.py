@@ -11,7 +11,7 @@ from lmlib.native.compiling import kernel, view
 @kernel
 @no_type_check
 def read(text, num_text, readings):
-    """Read a block of tokens; note the longest match that ended in each state; return 0.
+    """Read a block of tokens; record the longest match that ended in each state; return 0.
 
     text   address of (num_text,) int64
     """

@@ -4,10 +4,10 @@
     run.log(...) ──> journal (JSON lines) ──> shipper ──> MLflow
        microseconds      on disk, in the spool     batches, retries, patience
 
-The trainer appends to a file and never imports mlflow (3 s), so a tracking server that is down,
-slow, hanging or refusing cannot stop, slow or fail it. What a shipper could not send stays in the
-spool; the next `open_run`, or `replay`, sends it. Sending twice is harmless: a run is found by
-the tag of its fingerprint, and steps it already holds are skipped.
+The trainer appends to a file and never imports mlflow (3 s), so it does not stop, slow down or fail
+when a tracking server is down or slow, hangs or rejects requests. What a shipper could not send
+stays in the spool; the next `open_run`, or `replay`, sends it. Sending twice is harmless: a run is
+found by the tag of its fingerprint, and steps it already holds are skipped.
 """
 
 from lmlib.monitoring.tracking.journal import (

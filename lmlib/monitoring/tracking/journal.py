@@ -62,7 +62,7 @@ def never_raises(
 
 
 class Run:
-    """An open run. Its methods return at once and never raise: trouble becomes one warning."""
+    """An open run. Its methods return at once and never raise: errors become one warning."""
 
     def __init__(self, journal: Path) -> None:
         self._journal = journal
@@ -100,7 +100,7 @@ class Run:
         """Record final `metrics`, on the parent run too if `on_parent`.
 
         A value replaces an earlier one in the runs table. Use names that no curve has, such as
-        `evaluate/loss`: under the name of a curve a value would add a point to it.
+        `evaluate/loss`: under the name of a curve, a value would add a point to it.
         """
         numbers = {name: float(value) for name, value in metrics.items()}
         for name in [name for name, value in numbers.items() if not math.isfinite(value)]:
@@ -162,7 +162,7 @@ class Run:
 
     def _warn(self, text: str) -> None:
         if not self._warned:
-            logger.warning("tracking: %s; later trouble of this run is not reported", text)
+            logger.warning("tracking: %s; later errors of this run are not reported", text)
         self._warned = True
 
     @never_raises
@@ -211,7 +211,7 @@ def open_run(
     spool     folder of the journals, on this machine; it outlives the process and is not an out
     params    flat, see `flatten`
     parent    fingerprint of the run that this one belongs to
-    wait_s    how long leaving waits, at most, until all events are sent
+    wait_s    how long leaving waits, at most, for all events to be sent
 
     The run is in the experiment that MLFLOW_EXPERIMENT_NAME names, else `lm`. A stage that only
     prepares data passes `makes_model=False`: its run is in `lm-data`, so that `lm` has one row per
@@ -245,8 +245,8 @@ def open_run(
 def replay(spool: str | Path, root: str | Path) -> int:
     """Send what earlier runs left in `spool`; return the number of events sent.
 
-    Journals of open runs are left alone. If the tracker does not answer, that is a warning and
-    the events stay. `root` is the folder of the local store, see `tracking_uri`.
+    Journals of open runs are left alone. If the tracker does not answer, a warning says so
+    and the events stay. `root` is the folder of the local store, see `tracking_uri`.
     """
     waiting = {
         journal: len(journal.read_bytes().splitlines())
@@ -281,7 +281,7 @@ def experiment_name(makes_model: bool) -> str:
 
 
 def _context_tags() -> dict[str, str]:
-    """Return the tags that lead from MLflow to git and DVC."""
+    """Return the tags that link MLflow to git and DVC."""
     names = ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV")
     tags = {name: os.environ[name] for name in names if os.environ.get(name)}
     with suppress(OSError):  # git is not installed
@@ -311,8 +311,8 @@ def _start_shipper(
     path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     environment = {**SHIPPER_DEFAULTS, **os.environ}
     environment |= {"PYTHONPATH": path, "MLFLOW_TRACKING_URI": tracking_uri(root)}
-    environment["MLFLOW_ENABLE_ASYNC_LOGGING"] = "false"  # what was sent has arrived
-    # -P: `root` may hold another lmlib than this one, of a temporary copy of the repository
+    environment["MLFLOW_ENABLE_ASYNC_LOGGING"] = "false"  # what is sent has then arrived
+    # -P: `root` may hold another lmlib than this one, which may be in a temporary copy
     command = [sys.executable, "-P", "-W", "ignore", "-m", "lmlib.monitoring.tracking", *arguments]
     return subprocess.Popen(
         command,

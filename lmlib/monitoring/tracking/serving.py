@@ -13,7 +13,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 class TextGenerator(PythonModel):
     """`predict(["Once upon a time"])` returns one continuation for each prompt.
 
-    How to sample is in the `model_config` stored with the model: the section `sampling` of
+    The `model_config` stored with the model says how to sample: the section `sampling` of
     params.yaml. Change it on loading: `load_model(uri, model_config={"temperature": 0.0})`.
     """
 
@@ -26,7 +26,7 @@ class TextGenerator(PythonModel):
         from lmlib.tokenizer import Tokenizer
 
         config: dict[str, Any] = {"prompts": (), **(context.model_config or {})}
-        config["num_samples"] = 1  # of which the first is the same
+        config["num_samples"] = 1  # the first sample is the same
         self.sampling = from_dict(SamplingParams, config, where="model_config")
         self.model = load_model(context.artifacts["model"], device="cpu")
         self.tokenizer = Tokenizer.load(context.artifacts["tokenizer"])

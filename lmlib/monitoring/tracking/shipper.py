@@ -1,4 +1,4 @@
-"""The tracker's side: send journals to MLflow, in a process of its own.
+"""The tracker's side: send journals to MLflow, in a separate process.
 
 Run: python -m lmlib.monitoring.tracking SPOOL [--journal NAME --trainer PID], from the root of
 the repository, with MLFLOW_TRACKING_URI set. With a journal it follows that one until its trainer
@@ -46,8 +46,8 @@ MAX_PARAMS = 100
 FLUSH_EVERY_S = 2.0
 POLL_EVERY_S = 0.1
 MAX_PAUSE_S = 60.0  # between two tries at a tracker that does not answer
-PATIENCE_S = 15.0  # with other processes that send this run or lock the database, at its end
-# MLflow's errors for an event that it will refuse at every try; any other error may pass with time.
+PATIENCE_S = 15.0  # at the end, with other processes that send this run or lock the database
+# MLflow's errors for an event that it refuses every time; any other error may be temporary.
 REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
 # What lmlib imports to load a model and sample; MLflow's own inference of it takes seconds.
 SERVING_NEEDS = ("torch", "numpy", "numba", "regex", "safetensors", "jaxtyping", "ruamel.yaml")
@@ -66,7 +66,7 @@ class Tracker:
     def __init__(self) -> None:
         self.uri = os.environ["MLFLOW_TRACKING_URI"]
         self.remote = is_remote()
-        # Four processes that create a local database at once crash three of them.
+        # If four processes create a local database at once, three of them crash.
         self.lock = (
             contextlib.nullcontext() if self.remote else FileLock("mlflow.db.lock", PATIENCE_S)
         )
@@ -78,7 +78,7 @@ class Tracker:
         mlflow.set_registry_uri(self.uri)
 
     def experiment_id(self, name: str) -> str:
-        """Return the id of the experiment called `name`, made if it is missing."""
+        """Return the id of the experiment called `name`, creating it if it is missing."""
         if name not in self._experiment_ids:
             with self.lock:
                 self._experiment_ids[name] = self._experiment(name).experiment_id
@@ -147,7 +147,7 @@ class Journal:
 
     def is_over(self, trainer: int) -> bool:
         """Read what was appended; return whether the run has ended or its trainer is gone."""
-        is_gone = os.getppid() != trainer  # asked before reading: after it nothing is written
+        is_gone = os.getppid() != trainer  # checked before reading, so nothing is missed
         self.read()
         return self.ended or is_gone
 
@@ -265,7 +265,7 @@ class Journal:
             case "non_finite":
                 self._tag_non_finite(client, event)
             case "artifact":
-                if Path(event["path"]).exists():  # else it went with an earlier, broken-off send
+                if Path(event["path"]).exists():  # else an earlier, interrupted send took it
                     for run_id in dict.fromkeys((target, self.run_id)):
                         client.log_artifact(run_id, event["path"], event["folder"] or None)
             case "model":
@@ -291,7 +291,7 @@ class Journal:
         self._log_batches(tracker, run_id, metrics)
 
     def _tag_non_finite(self, client: MlflowClient, event: dict[str, Any]) -> None:
-        """Add a metric to the tag `non_finite`, unless it is there from before a resume."""
+        """Add a metric to the tag `non_finite`, unless it is already there from before a resume."""
         places = [place for place in self.tags.get("non_finite", "").split(", ") if place]
         if event["name"] not in [place.split(" at step ")[0] for place in places]:
             at = "" if event["step"] is None else f" at step {event['step']}"
@@ -307,7 +307,7 @@ def _is_final(error: Exception) -> bool:
 
 
 def _name(text: str) -> str:
-    """Return `text` as a name that MLflow takes."""
+    """Return `text` as a name that MLflow accepts."""
     return posixpath.normpath(re.sub(r"[^\w.\- :/]", "_", text)).strip("./")[:250] or "unnamed"
 
 
@@ -352,12 +352,12 @@ def _register(tracker: Tracker, run_id: str, event: dict[str, Any]) -> None:
 
 
 def waiting(spool: Path, skip: str = "") -> Iterator[Path]:
-    """Yield the journals in `spool`, oldest first, but for the one named `skip`."""
+    """Yield the journals in `spool`, oldest first, except the one named `skip`."""
     return (path for path in sorted(spool.glob("*.jsonl")) if path.name != skip)
 
 
 def ship_left_over(path: Path, tracker: Tracker) -> bool:
-    """Send the journal of a process that is gone; return False if somebody still holds it."""
+    """Send the journal of a process that is gone; return False if another process holds it."""
     try:
         journal = Journal(path)
     except FileNotFoundError:  # another process has just sent it
@@ -376,9 +376,9 @@ def ship_left_over(path: Path, tracker: Tracker) -> bool:
 
 
 class Sender:
-    """Sends one journal, once its turn has come, in as many tries as that takes.
+    """Sends one journal, once its turn has come, and tries as often as it takes.
 
-    next_try:  the time.monotonic() before which another try is too early
+    next_try:  the time.monotonic() of the earliest next try
     """
 
     def __init__(self, spool: Path, journal: Journal) -> None:
@@ -391,7 +391,7 @@ class Sender:
     def send(self, *, close: bool = False) -> Literal["sent", "busy", "failed"]:
         """Try once to send what is pending and, if `close`, to close the journal.
 
-        "busy" means that another process still sends an earlier journal of this run or its parent.
+        "busy" means that another process is sending an earlier journal of this run or its parent.
         """
         try:
             self.tracker = self.tracker or Tracker()
@@ -416,9 +416,9 @@ class Sender:
 def follow(spool: Path, name: str, trainer: int) -> None:
     """Send the journal `name` while the process `trainer` writes it, and what is left at its end.
 
-    The trainer waits for that end. So a server that fails then gets no second chance, since it may
-    hang; other processes, which send this run or lock a local database, get PATIENCE_S. A journal
-    that was not sent stays in the spool, for the next shipper.
+    The trainer waits for the rest to be sent. So a server that fails then is not tried again, since
+    it may hang; other processes that send this run or lock a local database get PATIENCE_S. A
+    journal that was not sent stays in the spool, for the next shipper.
     """
     journal = Journal(spool / name)
     with journal.file:
@@ -438,13 +438,13 @@ def follow(spool: Path, name: str, trainer: int) -> None:
                 return
             if is_last_try:
                 if outcome == "busy":
-                    logger.warning("another process still sends this run: %s waits", journal.path)
+                    logger.warning("another process is sending this run; %s waits", journal.path)
                 return
             time.sleep(POLL_EVERY_S)
 
 
 def ready(spool: Path, journal: Journal, tracker: Tracker) -> bool:
-    """Send what earlier runs left; return False if one of this run or its parent is busy."""
+    """Send what earlier runs left; return False if this run or its parent is being sent."""
     if journal.run_id:
         return True
     family = {journal.opening["fingerprint"][:16], (journal.opening["parent"] or "")[:16]}
@@ -466,10 +466,10 @@ def ship_all(spool: Path) -> None:
 
 
 def report(error: Exception, spool: Path) -> None:
-    """Write one line about a tracker that takes no events."""
+    """Log one line about a tracker that does not accept events."""
     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
     logger.warning(
-        "MLflow at %s takes no events now; nothing is lost or slowed, they wait in %s to be sent "
+        "MLflow at %s accepts no events now; nothing is lost or slowed: they wait in %s to be sent "
         "later (%.300s)",
         os.environ["MLFLOW_TRACKING_URI"],
         spool,
@@ -478,7 +478,7 @@ def report(error: Exception, spool: Path) -> None:
 
 
 def main() -> None:
-    """Parse the command line, send, and write trouble to stderr, one line each."""
+    """Parse the command line, send, and write problems to stderr, one line each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("spool", type=Path)
     parser.add_argument("--journal")
@@ -486,8 +486,8 @@ def main() -> None:
     arguments = parser.parse_args()
     logger.addHandler(logging.StreamHandler(sys.stderr))
     logging.raiseExceptions = False  # stderr may have gone with the trainer
-    os.nice(5)  # the training comes first
-    # MLflow's own talk (progress bars, notices, tracebacks it also raises) is not for the trainer
+    os.nice(5)  # training has priority
+    # hide MLflow's own output (progress bars, notices, tracebacks of errors it also raises)
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
         if arguments.journal:
             follow(arguments.spool, arguments.journal, arguments.trainer)

@@ -1,1 +1,1 @@
-"""Kernels of decoding on a CPU; records.py alone is imported without Numba."""
+"""Kernels for decoding on a CPU; only records.py can be imported without Numba."""

@@ -1,12 +1,11 @@
 """One decoding step on a CPU, in float32: a block of the model, and the logits.
 
-A step of a small model takes PyTorch some hundred operations on a few numbers each, most of the
-time to find out what to do. Here a block is one call, and its weights are read where the model has
-them.
+For a small model, a step in PyTorch is a few hundred operations on a few numbers each, and most of
+its time is overhead. Here a block is one call, which reads the weights from the model's own memory.
 
-Each sum is made in one order, whatever the number of rows, so the kernels are batch-invariant: a
-row's bits do not depend on its neighbours. What makes them fast is `tile`: sixteen dot products at
-a time, in registers.
+Each sum is computed in the same order, whatever the number of rows, so the kernels are
+batch-invariant: a row's bits do not depend on its neighbours. They are fast because of `tile`,
+which computes sixteen dot products at a time in registers.
 """
 
 import math
@@ -20,13 +19,13 @@ from numba.core import cgutils
 from lmlib.native.compiling import address_of, intrinsic, kernel, part, prefetch_at, view
 from lmlib.sampling.kernels.records import BLOCK, COLUMNS, HEAD, MULTIPLE, WORK
 
-# of a vector: 4 x 4 sums and 4 + 4 factors fit the 32 registers of AVX-512, or nearly the 16 of AVX
+# per vector: 4 x 4 sums and 4 + 4 factors fit the 32 registers of AVX-512, or nearly the 16 of AVX
 LANES = 16 if binding.get_host_cpu_features().get("avx512f") else 8
 assert MULTIPLE % LANES == 0  # the sizes that `cpu_decoder.fits` lets through fill whole vectors
-AHEAD = 4  # tiles, by which weights are prefetched before they are needed
+AHEAD = 4  # tiles: how far ahead weights are prefetched
 
 fused = part(fastmath={"contract"})
-# sums over neighbours in as many parts as a vector has lanes
+# may reorder sums too: a partial sum for each lane of a vector
 summing = part(fastmath={"contract", "reassoc"})
 
 
@@ -39,7 +38,7 @@ VECTOR = ir.VectorType(FLOAT, LANES)
 
 @no_type_check
 def place(builder, kind, address, *offsets):
-    """Return a pointer to a `kind` that stands so many numbers after an address."""
+    """Return a pointer to a `kind` at an address plus offsets, which count numbers of 4 bytes."""
     for offset in offsets:
         address = builder.add(address, builder.mul(offset, address.type(4)))
     return builder.inttoptr(address, kind.as_pointer())
@@ -47,13 +46,13 @@ def place(builder, kind, address, *offsets):
 
 @no_type_check
 def load(builder, kind, address, *offsets):
-    """Return the `kind` that stands so many numbers after an address."""
+    """Return the `kind` at an address plus offsets, as in `place`."""
     return builder.load(place(builder, kind, address, *offsets), align=4)
 
 
 @no_type_check
 def prefetch(builder, address, *offsets):
-    """Prefetch the number at offsets from an address, past the first cache, which is full."""
+    """Prefetch the number at an address plus offsets into the L2 cache, since L1 is full."""
     pointer = place(builder, ir.IntType(8), address, *offsets)
     prefetch_at(builder, builder.ptrtoint(pointer, address.type), 2)
 
@@ -67,7 +66,7 @@ def add_product(builder, total, x, y):
 
 @no_type_check
 def zeros(builder, count):
-    """Return pointers to so many vectors of zeros, which LLVM keeps in registers."""
+    """Return pointers to `count` vectors of zeros, which LLVM keeps in registers."""
     totals = [cgutils.alloca_once(builder, VECTOR) for _ in range(count)]
     for total in totals:
         builder.store(VECTOR(None), total)
@@ -76,7 +75,7 @@ def zeros(builder, count):
 
 @no_type_check
 def sum_lanes(builder, vectors):
-    """Return the sums of the lanes of each of some vectors, as the lanes of one."""
+    """Return one vector, whose lanes are the sums of the lanes of each given vector."""
 
     def added(left, right, size, step):
         """Return the sums of lanes `step` apart, of the left vector and then of the right."""
@@ -100,8 +99,9 @@ def tile(num_rows: int) -> Any:
 
     tile(x, weight, depth, out, out_step)
 
-    x and weight are the addresses of the first of rows of `depth` numbers, a multiple of LANES,
-    and out that of the first result; the next row's results stand `out_step` numbers on.
+    x and weight are the addresses of the first rows; a row has `depth` numbers, a multiple of
+    LANES. out is the address of the first result; the results of the next row are `out_step`
+    numbers further on.
     """
 
     @intrinsic
@@ -138,11 +138,11 @@ def tile(num_rows: int) -> Any:
 
 
 def mixture(num_vectors: int) -> Any:
-    """Return an intrinsic for the sum of rows times factors, of `num_vectors` * LANES columns.
+    """Return an intrinsic for a weighted sum of rows, over `num_vectors` * LANES columns.
 
     mixture(factors, rows, step, count, out)
 
-    All but two are addresses; the rows are `step` numbers apart, and `count` of them.
+    factors, rows and out are addresses; there are `count` rows, `step` numbers apart.
     """
 
     @intrinsic
@@ -180,7 +180,7 @@ four_vectors, one_vector = mixture(4), mixture(1)
 @fused
 @no_type_check
 def product(x, weight, out):
-    """Set out = x weight^T: (rows, depth) by (columns, depth), at least COLUMNS of them."""
+    """Set out = x weight^T, of shapes (rows, depth) and (columns, depth); columns >= COLUMNS."""
     (num_rows, depth), (num_columns, _) = x.shape, weight.shape
     x_at, weight_at, out_at = address_of(x), address_of(weight), address_of(out)
     for tile_column in range(0, num_columns, COLUMNS):
@@ -203,7 +203,7 @@ def product(x, weight, out):
 @summing
 @no_type_check
 def normalise(x, gain, eps, out):
-    """Set out to RMSNorm of x, or to x where there is no gain (address 0)."""
+    """Set out to RMSNorm of x, or to x if there is no gain (address 0)."""
     num_rows, size = x.shape
     gains = view(gain, size, np.float32)
     for row in range(num_rows):
@@ -244,7 +244,7 @@ def attend(query, keys, values, length, scores, out):
     """Set out to the attention of a query to the first `length` keys."""
     size = len(query)
     query_at, keys_at, scores_at = address_of(query), address_of(keys), address_of(scores)
-    for t in range(0, length, COLUMNS):  # keys behind the last are read and not used
+    for t in range(0, length, COLUMNS):  # keys after the last are read but not used
         first = min(t, len(keys) - COLUMNS)
         one_row(query_at, keys_at + 4 * first * size, size, scores_at + 4 * first, COLUMNS)
     scale = np.float32(1) / math.sqrt(np.float32(size))
@@ -273,7 +273,7 @@ def attend(query, keys, values, length, scores, out):
 @fused
 @no_type_check
 def apply(block, number, work, x):
-    """Apply block `number` of a model to x, and keep the keys and values of its tokens."""
+    """Apply block `number` of a model to x, and store the keys and values of its tokens."""
     num_rows, num_heads, d_head, d_ff = work.num_rows, block.num_heads, block.d_head, block.d_ff
     d_model = num_heads * d_head
     square, wide, narrow = (d_model, d_model), (d_ff, d_model), (d_model, d_ff)
@@ -308,7 +308,7 @@ def apply(block, number, work, x):
             for head in range(num_heads):
                 rotate(queries[row, head * d_head : (head + 1) * d_head], cos[at], sin[at])
                 rotate(keys_values[0, sequences[row], head, at], cos[at], sin[at])
-    for row in range(num_rows):  # when all keys are there
+    for row in range(num_rows):  # after all keys are stored
         for head in range(num_heads):
             of_head = slice(head * d_head, (head + 1) * d_head)
             attend(

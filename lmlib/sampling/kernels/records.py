@@ -1,9 +1,9 @@
-"""The records through which the decoder and its kernels share memory; without Numba."""
+"""The records that the decoder passes to its kernels; they do not need Numba."""
 
 import numpy as np
 
-COLUMNS = 4  # results of a product at a time, so the least number of them
-MULTIPLE = 16  # divides every size that is summed over: the most lanes of a vector
+COLUMNS = 4  # columns of a product computed at a time, and the least it can have
+MULTIPLE = 16  # must divide every size that is summed over: the most lanes of a vector
 
 # A block of the model. Fields with a shape are addresses of float32, 0 where the model has no such
 # weight.
@@ -29,7 +29,7 @@ BLOCK = np.dtype(
     ]
 )
 
-# The last norm and the output matrix
+# The final norm and the output matrix
 HEAD = np.dtype(
     [
         ("gain", np.int64),  # (d_model,), 0 in a model without norms
@@ -56,5 +56,5 @@ WORK = np.dtype(
 
 
 def room_size(num_rows: int, d_model: int, d_ff: int, context_length: int) -> int:
-    """Return how many float32 a block works with."""
+    """Return the number of float32 in the scratch space of a block."""
     return num_rows * (3 * d_model + 2 * d_ff) + context_length
