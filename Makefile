@@ -48,7 +48,7 @@ repro: $(READY) ## Rebuild what changed, without the report
 	@python -m stages.repro
 
 .PHONY: ui
-ui: $(READY) ## Open the MLflow UI on port 5000; another port: ARGS="--port 5001"
+ui: $(READY) ## Open the MLflow UI; another port: ARGS="--port 5001"
 	@python -m stages.ui $(ARGS)
 
 .PHONY: plots
@@ -86,7 +86,7 @@ $(BENCH): $(DEV) tests/benchmarks/peers-requirements.txt
 	$(INSTALL) bench
 
 .PHONY: bench-tokenizer
-bench-tokenizer: $(DEV) $(BENCH) ## Compare the tokenizer with its peers: CORPUS=FILE VOCAB=10000
+bench-tokenizer: $(DEV) $(BENCH) ## Compare tokenizers: CORPUS=FILE VOCAB=10000
 	@python -m tests.benchmarks.bench_tokenizer "$(CORPUS)" \
 	  --vocab-size $(or $(VOCAB),10000) --repeats $(or $(REPEATS),5) $(ARGS)
 
