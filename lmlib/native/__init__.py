@@ -50,11 +50,22 @@ def load_kernels(package: str) -> Any:
     The first time on a machine they are compiled, which takes up to a minute and logs a warning.
     Raises ImportError if Numba is not available to compile them, and MemoryError.
     """
+    if package in _loaded:  # without the lock, which is held while others are compiled
+        return _loaded[package]
     with _lock:
         if package not in _loaded:
             code = ObjectCode.read(package) or ObjectCode.compile(package)
             _loaded[package] = code.link()
         return _loaded[package]
+
+
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # a child has no thread that could release the lock
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def is_loaded(package: str) -> bool:
@@ -111,9 +122,12 @@ class ObjectCode:
         """Return the object code kept for a package, or None."""
         for folder in cache_folders():
             with suppress(OSError):
-                content = (folder / file_name(package)).read_bytes()
+                path = folder / file_name(package)
+                content = path.read_bytes()
                 digest, body = content[:32], content[32:]
                 if hashlib.sha256(body).digest() == digest:
+                    with suppress(OSError):
+                        os.utime(path)  # files that are in use are not removed as old ones
                     header, _, code = body.partition(b"\n")
                     return cls(json.loads(header), code)
         return None
@@ -151,7 +165,8 @@ def cache_folders() -> Iterator[Path]:
     if sys.prefix != sys.base_prefix:
         yield Path(sys.prefix) / "lmlib"
     with suppress(RuntimeError):  # a user without a home
-        yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmlib"
+        cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        yield (cache if cache.is_absolute() else Path.home() / ".cache") / "lmlib"
 
 
 @cache

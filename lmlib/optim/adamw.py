@@ -65,7 +65,8 @@ class AdamW(torch.optim.Optimizer):
         return loss
 
     def _update(self, group: dict[str, Any], grad_scale: Tensor | None) -> None:
-        rows, others = [], []
+        plain: dict[torch.dtype, list[tuple[list[Tensor], int]]] = {}
+        others = []
         for p in group["params"]:
             if p.grad is None:
                 continue
@@ -76,9 +77,10 @@ class AdamW(torch.optim.Optimizer):
                 state["v"] = torch.zeros_like(p)
             state["t"] += 1
             row = [local(x) for x in (p, p.grad, state["m"], state["v"])]
-            (rows if _in_plain_memory(row) else others).append((row, state["t"]))
-        if rows:
-            scale = 1.0 if grad_scale is None else grad_scale.item()
+            rows = plain.setdefault(row[0].dtype, []) if _in_plain_memory(row) else others
+            rows.append((row, state["t"]))
+        scale = 1.0 if grad_scale is None or not plain else grad_scale.item()
+        for rows in plain.values():
             _update_in_one_pass(rows, group, scale)
         if others:
             _update_each(others, group, grad_scale)
@@ -134,10 +136,19 @@ def _update_in_one_pass(
     work = (*map(address_of, arrays), len(rows))
     update = kernels.adamw_float32 if dtype == torch.float32 else kernels.adamw_float64
     shares = torch.get_num_threads()
-    others = [shared_pool().submit(update, *work, share, shares) for share in range(1, shares)]
-    update(*work, 0, shares)
-    for other in others:
-        other.result()
+
+    def run(share: int) -> Any:
+        update(*work, share, shares)
+        return arrays, rows  # whose memory must last until each share is done, whatever happens
+
+    others = []
+    try:
+        for share in range(1, shares):
+            others.append(shared_pool().submit(run, share))
+        run(0)
+    finally:
+        for other in others:
+            other.result()
 
 
 def _in_plain_memory(tensors: list[Tensor]) -> bool:
@@ -146,7 +157,9 @@ def _in_plain_memory(tensors: list[Tensor]) -> bool:
     return (
         p.device.type == "cpu"
         and p.dtype in (torch.float32, torch.float64)
-        and all(x.is_contiguous() and x.dtype == p.dtype for x in tensors)
+        and all(
+            x.is_contiguous() and x.dtype == p.dtype and x.numel() == p.numel() for x in tensors
+        )
     )
 
 

@@ -29,13 +29,14 @@ class CpuDecoder:
 
     def __init__(self, model: TransformerLM) -> None:
         self.kernels = load_kernels(KERNELS)
-        self.model = model  # keeps the weights alive: the kernels have only their addresses
+        self.model = model
+        self.kept: list[Tensor] = []  # weights as they are now: the kernels have their addresses
         self.embeddings = model.token_embeddings.weight.detach().numpy()
         self.blocks = np.concatenate([self._block(layer) for layer in model.layers])
         self.head = record(
             HEAD,
-            gain=_gain(model.ln_final),
-            weight=_address(model.lm_head.weight),
+            gain=self._gain(model.ln_final),
+            weight=self._address(model.lm_head.weight),
             vocab_size=model.vocab_size,
         )
         self.head["eps"] = model.params.norm_eps
@@ -49,22 +50,30 @@ class CpuDecoder:
             "context_length": params.context_length,
             "d_head": params.d_model // params.num_heads,
             "d_ff": len(ffn.w1.weight),
-            "q": _address(attn.q_proj.weight),
-            "k": _address(attn.k_proj.weight),
-            "v": _address(attn.v_proj.weight),
-            "output": _address(attn.output_proj.weight),
-            "w1": _address(ffn.w1.weight),
-            "w2": _address(ffn.w2.weight),
-            "w3": _address(ffn.w3.weight) if hasattr(ffn, "w3") else 0,
-            "gain1": _gain(layer.ln1),
-            "gain2": _gain(layer.ln2),
-            "cos": 0 if attn.rope is None else _address(attn.rope.cos),
-            "sin": 0 if attn.rope is None else _address(attn.rope.sin),
+            "q": self._address(attn.q_proj.weight),
+            "k": self._address(attn.k_proj.weight),
+            "v": self._address(attn.v_proj.weight),
+            "output": self._address(attn.output_proj.weight),
+            "w1": self._address(ffn.w1.weight),
+            "w2": self._address(ffn.w2.weight),
+            "w3": self._address(ffn.w3.weight) if hasattr(ffn, "w3") else 0,
+            "gain1": self._gain(layer.ln1),
+            "gain2": self._gain(layer.ln2),
+            "cos": 0 if attn.rope is None else self._address(attn.rope.cos),
+            "sin": 0 if attn.rope is None else self._address(attn.rope.sin),
             "post": int(layer.post),
         }
         block = record(BLOCK, **fields)
         block["eps"] = params.norm_eps
         return block
+
+    def _address(self, tensor: Tensor) -> int:
+        """Return the address of a tensor's numbers, and keep them even if the model changes."""
+        self.kept.append(tensor.detach())
+        return tensor.data_ptr()
+
+    def _gain(self, norm: nn.Module) -> int:
+        return self._address(norm.weight) if isinstance(norm, RMSNorm) else 0
 
     def fill(self, windows: Sequence[Sequence[int]]) -> KVCache:
         """Return a cache of these tokens; a row may have none."""
@@ -149,11 +158,3 @@ def fits(model: TransformerLM) -> bool:
         and min(model.vocab_size, params.context_length) >= COLUMNS
         and os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
     )
-
-
-def _address(tensor: Tensor) -> int:
-    return tensor.data_ptr()
-
-
-def _gain(norm: nn.Module) -> int:
-    return _address(norm.weight) if isinstance(norm, RMSNorm) else 0

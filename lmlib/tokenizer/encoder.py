@@ -117,7 +117,7 @@ class Encoder:
         self._merges = np.full((size, 2), FREE, dtype=np.uint64)
         self._kernels.fill_merges(address_of(found), len(found), address_of(self._merges), size)
         self._cache = Cache()
-        self._tables: dict[Splitter, Tables] = {}
+        self._tables: dict[tuple[bytes, ...], Tables] = {}  # by special tokens
         self._idle: list[Workspace] = []  # append and pop are atomic
 
     def encode(self, data: bytes, splitter: Splitter) -> list[int]:
@@ -180,12 +180,13 @@ class Encoder:
         """Return the tables for a splitter, built again only when the cache has been replaced."""
         cache = self._cache
         if cache.lost[0] > MAX_LOST:
-            self._cache = cache = Cache()
-        tables = self._tables.get(splitter)
+            self._cache, self._tables = Cache(), {}
+            cache = self._cache
+        tables = self._tables.get(splitter.special_bytes)
         if tables is None or tables.cache is not cache:
             ids = [self._special_ids[token] for token in splitter.special_tokens]
             tables = Tables(TextRules.of(splitter), np.array(ids, dtype=np.uint32), cache)
-            self._tables[splitter] = tables
+            self._tables[splitter.special_bytes] = tables
         return tables
 
     def _encode_one(self, space: Workspace, size: int) -> NDArray[np.uint32]:
@@ -203,6 +204,8 @@ class Encoder:
     def _give_back(self, space: Workspace) -> None:
         if space.size > KEPT_BYTES:
             space.make_room(KEPT_BYTES)
+        if space.tables is not None and space.tables.cache is not self._cache:
+            space.tables = None  # it would keep a cache that is no longer used
         self._idle.append(space)
 
 

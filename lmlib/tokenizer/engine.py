@@ -46,14 +46,13 @@ def pays(num_bytes: int) -> bool:
     """Return whether the kernels are loaded; load them first if a text of this size repays it."""
     if is_loaded():
         return True
-    if num_bytes < ENGINE_MIN_BYTES:
-        return False
-    return (num_bytes >= COMPILING_MIN_BYTES or native.is_compiled(KERNELS)) and try_load()
+    return num_bytes >= ENGINE_MIN_BYTES and try_load(compiling=num_bytes >= COMPILING_MIN_BYTES)
 
 
-def try_load() -> bool:
+def try_load(*, compiling: bool = True) -> bool:
     """Load the kernels unless they are loaded; return False if they cannot be loaded.
 
+    Unless `compiling`, kernels that would have to be compiled count as such.
     It does not try when too little memory is allowed: LLVM ends the process when it gets none,
     and plain Python gives the same results with little memory.
     """
@@ -62,9 +61,9 @@ def try_load() -> bool:
         return True
     if _cannot_load or not fits(LOADING_BYTES):
         return False
-    if not fits(COMPILING_BYTES) and not native.is_compiled(KERNELS):
-        return False
     try:
+        if not (compiling and fits(COMPILING_BYTES)) and not native.is_compiled(KERNELS):
+            return False
         load()
     except (MemoryError, ImportError, OSError, SystemError) as error:
         _cannot_load = True  # half-imported packages would fail in other ways next time

@@ -38,6 +38,8 @@ def learn_merges(
             on_progress(learnt)
         if learnt == num_merges:
             break
+    if on_progress and state.num_learnt != learnt:  # no pair was left
+        on_progress(state.num_learnt)
     tokens = [bytes([byte]) for byte in range(256)]
     merges = []
     for left, right in state.merges[: state.num_learnt].tolist():

@@ -220,3 +220,20 @@ def test_a_model_without_norms_has_one_group() -> None:
     """An empty group would be an error, or an empty entry in the optimizer's state."""
     groups = decay_groups(language_model(norm="none"), 0.1)
     assert [group["weight_decay"] for group in groups] == [0.1]
+
+
+def test_a_group_may_have_weights_of_two_dtypes() -> None:
+    """Each is updated as it would be alone, and nothing beyond it."""
+
+    def stepped(*dtypes: torch.dtype) -> list[Tensor]:
+        wholes = [torch.ones(16, dtype=dtype) for dtype in dtypes]
+        params = [nn.Parameter(whole[:4]) for whole in wholes]
+        for param in params:
+            param.grad = torch.arange(4, dtype=param.dtype)
+        AdamW(params, lr=0.1).step()
+        return wholes
+
+    both = stepped(torch.float64, torch.float32)
+    for whole, dtype in zip(both, (torch.float64, torch.float32), strict=True):
+        assert torch.equal(whole, stepped(dtype)[0])
+        assert torch.equal(whole[4:], torch.ones(12, dtype=dtype))

@@ -76,7 +76,11 @@ class Project:
                 section = section[name]
             assert key in section, f"{dotted} is not in params.yaml"
             section[key] = YAML(typ="safe").load(value)
+        before = path.stat().st_mtime
         yaml.dump(document, path)
+        # Git compares whole seconds, and DVC rewrites git's index when it stages dvc.lock: an edit
+        # of the same size within a second of a checkout, too fast for a person, would go unseen.
+        os.utime(path, (time.time(), max(time.time(), before + 1)))
 
 
 def go_back(project: Project) -> str:

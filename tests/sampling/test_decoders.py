@@ -1,5 +1,6 @@
 """lmlib/sampling/decoders.py and the kernels: they compute what the model does."""
 
+import copy
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
@@ -100,6 +101,17 @@ def test_changed_weights_are_seen() -> None:
     expected = PlainDecoder(model)
     logits = [each.logits(each.fill([[1, 2]]), [3]) for each in (decoder, expected)]
     torch.testing.assert_close(*logits)
+
+
+def test_a_decoder_keeps_the_weights_it_was_made_with() -> None:
+    """Though the model then gets others, in other memory."""
+    model = copy.deepcopy(KERNEL_MODEL)
+    decoder = CpuDecoder(model)
+    expected = decoder.logits(decoder.fill([[1, 2]]), [3])
+    filled = decoder.fill([[1, 2]])
+    model.double()
+    memory = [torch.full_like(p, 7.0, dtype=torch.float32) for p in model.parameters()]
+    assert torch.equal(decoder.logits(filled, [3]), expected), len(memory)
 
 
 def test_which_decoder_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmlib import native
-from lmlib.tokenizer import Tokenizer, encoder, engine, train_bpe
+from lmlib.tokenizer import Tokenizer, codec, encoder, engine, train_bpe
 from lmlib.tokenizer.patterns import PATTERNS
 from lmlib.tokenizer.reference import learn_merges
 from tests.tokenizer.strategies import (
@@ -55,9 +55,33 @@ def test_kernels_are_loaded_where_that_pays(
 ) -> None:
     monkeypatch.undo()  # of `always_engine`
     monkeypatch.setattr(engine, "is_loaded", lambda: state == "loaded")
-    monkeypatch.setattr(engine, "try_load", lambda: True)
+    monkeypatch.setattr(engine, "load", lambda: None)
     monkeypatch.setattr(native, "is_compiled", lambda _: state == "compiled")
     assert engine.pays(num_bytes) == expected
+
+
+@pytest.mark.parametrize("broken", ["is_compiled", "load_kernels"])
+def test_without_llvmlite_plain_python_does_the_work(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    def missing(_: str) -> None:
+        raise ImportError("no llvmlite")
+
+    monkeypatch.undo()
+    monkeypatch.setattr(engine, "_cannot_load", False)
+    monkeypatch.setattr(engine, "is_loaded", lambda: False)
+    monkeypatch.setattr(native, broken, missing)
+    text = "one two " * 50_000
+    assert tokenizer.encode(text)[:40] == PlainEncoder(tokenizer).ids(b"one two " * 20)[:40]
+    assert engine._cannot_load
+
+
+def test_the_tables_of_an_encoder_do_not_grow_with_the_calls(tokenizer: Tokenizer) -> None:
+    for number in range(100):
+        tokenizer.encode("one two", allowed_special={END} if number % 2 else set())
+        codec._splitter.cache_clear()
+    assert tokenizer._encoder is not None
+    assert len(tokenizer._encoder._tables) == 2
 
 
 # -- splitting

@@ -110,6 +110,9 @@ def test_progress_is_told_and_can_stop_it() -> None:
     seen: list[int] = []
     learn_merges(words, 200, seen.append)
     assert seen == [64, 128, 192, 200]
+    few: list[int] = []
+    learn_merges(WordCounts.from_dict({b"abcd": 1}), 200, few.append)
+    assert few == [3]
 
     def stop(_: int) -> None:
         raise KeyboardInterrupt
