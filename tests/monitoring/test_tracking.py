@@ -87,9 +87,13 @@ def wait_until_stored(store: Store, fingerprint: str, metrics: set[str]) -> None
 
 @pytest.fixture(scope="module")
 def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A store with a database, made before the first test: two that create it would collide."""
+    """A store with a database and the experiment, made before the first test.
+
+    Two tests that create the database would collide. An experiment that is created through a server
+    keeps its artifacts there, so that all tests without a server would wait in vain after it.
+    """
     store = Store(tmp_path_factory.mktemp("store"))
-    store.client.search_experiments(max_results=1)
+    store.client.create_experiment("lm", artifact_location=(store.root / "mlartifacts").as_uri())
     return store
 
 
