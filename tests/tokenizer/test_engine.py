@@ -189,9 +189,27 @@ def test_ids_of_a_pre_token_of_any_length(tokenizer: Tokenizer, tmp_path: Path) 
     """The lengths are those where the kernels may switch algorithms, and one far above."""
     rng = random.Random(1)
     plain = PlainEncoder(tokenizer)
-    for length in (*range(1, 140), 255, 256, 257, 100_000):
+    for length in (*range(1, 140), 255, 256, 257, 4095, 4096, 4097, 100_000):
         data = "".join(rng.choices("kalomitheing", k=length)).encode()
         assert file_ids(tokenizer, data, tmp_path) == plain.ids(data)
+
+
+def test_ids_of_long_pre_tokens_with_merges_in_any_order(tmp_path: Path) -> None:
+    """A token that several merges make can have merges of lower rank than theirs."""
+    rng = random.Random(1)
+    for _ in range(20):
+        tokens, merges = [b"a", b"b", b"c"], set()
+        while len(merges) < 30:
+            left, right = rng.choices(tokens, k=2)
+            merges.add((left, right))
+            if left + right not in tokens:
+                tokens.append(left + right)
+        vocab = dict(enumerate([*(bytes([byte]) for byte in range(256)), *tokens[3:]]))
+        ours = Tokenizer(vocab, rng.sample(sorted(merges), 30))
+        plain = PlainEncoder(ours)
+        for letters in ("a", "ab", "abc"):
+            data = "".join(rng.choices(letters, k=300)).encode()
+            assert file_ids(ours, data, tmp_path) == plain.ids(data)
 
 
 def different_words(number: int) -> list[bytes]:

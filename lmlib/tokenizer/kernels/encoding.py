@@ -54,6 +54,8 @@ LOW_32, RANK_SHIFT = np.uint64(0xFFFFFFFF), np.uint64(32)
 NO_MERGE = ALL  # greater than every rank << 32 | merged id
 MERGE_BYTES = 16  # of a row in the table of merges
 LINE_BYTES = 64  # of a cache line of the processor: two rows of the cache of pre-tokens
+FAN_BITS = 4  # of an offset, for each level of the tree in `merge_long`
+FAN = 1 << FAN_BITS
 BUSY = ALL  # in place of the key while a thread writes the row
 COUNT_SHIFT = np.uint64(60)  # the number of ids is in the top bits of a row's last word
 COUNT_MASK = np.uint64(15) << COUNT_SHIFT
@@ -164,91 +166,97 @@ def renew_merges(word, merges, mask):
 
 
 @part
-def sift_down(heap, size, at):
-    """Move the number at index `at` of a min-heap down to its place."""
-    moved = heap[at]
-    child = 2 * at + 1
-    while child < size:
-        if child + 1 < size and heap[child + 1] < heap[child]:
-            child += 1
-        if heap[child] >= moved:
-            break
-        heap[at] = heap[child]
-        at, child = child, 2 * child + 1
-    heap[at] = moved
+def level_size(n, level):
+    """Return the number of nodes of a level in the tree of `merge_long`, a multiple of FAN."""
+    return (((n - 1) >> FAN_BITS * level) | (FAN - 1)) + 1
 
 
 @part
-def sift_up(heap, at):
-    """Move the number at index `at` of a min-heap up to its place."""
-    moved = heap[at]
-    while at and heap[(at - 1) >> 1] > moved:
-        heap[at] = heap[(at - 1) >> 1]
-        at = (at - 1) >> 1
-    heap[at] = moved
+def lowest_of(nodes):
+    """Return the least of FAN ranks."""
+    lowest = nodes[0]
+    for k in range(1, FAN):
+        lowest = min(lowest, nodes[k])
+    return lowest
+
+
+@part
+def renew_lowest(tree, n, at):
+    """Renew the nodes above the leaf at index `at`, as far as they change."""
+    start, level = START, START
+    while (n - 1) >> FAN_BITS * level:
+        first = start + (at & -FAN)
+        lowest = lowest_of(tree[first : first + FAN])
+        start += level_size(n, level)
+        level += 1
+        at >>= FAN_BITS
+        if tree[start + at] == lowest:
+            break
+        tree[start + at] = lowest
+
+
+@part
+def find_lowest(tree, root, n, top):
+    """Return the index of the first leaf of the lowest rank."""
+    at, start = START, root
+    for level in range(top - 1, -1, -1):
+        start -= level_size(n, level)
+        at <<= FAN_BITS
+        while tree[start + at] != tree[root]:
+            at += 1
+    return at
 
 
 @part
 def merge_long(ids, n, merges, mask):
     """Merge a word of any length in O(n log n); return the number of ids left, or -1: no memory.
 
-    A heap has the pairs that can merge, as rank << 32 | offset: the first is the leftmost of the
-    lowest rank. If a token of a pair has been merged in the meantime, the pair stays in the heap
-    and is skipped when it comes up.
+    A tree finds the leftmost pair of the lowest rank. Its leaves are the ranks of the pairs, each
+    at the offset of its left token, NONE where there is no merge. A node above is the least of FAN
+    nodes. Level after level is stored, the leaves first.
 
     ids   address of n uint32; a token is at the offset of its first byte, NONE at the others
     """
-    room = allocate(24 * n + 16)
+    root, top = START, START
+    while (n - 1) >> FAN_BITS * top:
+        root += level_size(n, top)
+        top += 1
+    room = allocate(8 * n + 4 * (root + FAN))
     if not room:
         return np.int64(-1)
-    heap = view(room, 2 * n + 2, np.uint64)  # each merge removes one pair and adds at most two
-    before, after = view(room + 16 * n + 16, n, np.int32), view(room + 20 * n + 16, n, np.int32)
-    size = START
-    for k in range(n - 1):
-        found = find_merge(id_at(ids + 4 * k), id_at(ids + 4 * k + 4), merges, mask)
-        if found != NO_MERGE:
-            heap[size] = found & ~LOW_32 | np.uint64(k)
-            size += 1
-    for k in range((size >> 1) - 1, -1, -1):
-        sift_down(heap, size, k)
+    tokens, tree = view(ids, n, np.uint32), view(room + 8 * n, root + FAN, np.uint32)
+    before, after = view(room, n, np.int32), view(room + 4 * n, n, np.int32)
+    tree[:] = NONE
     for k in range(n):
         before[k], after[k] = k - 1, k + 1
-    while size:
-        first = heap[0]
-        size -= 1
-        heap[0] = heap[size]
-        sift_down(heap, size, START)
-        i = np.int64(first & LOW_32)
+    for k in range(n - 1):
+        tree[k] = find_merge(tokens[k], tokens[k + 1], merges, mask) >> RANK_SHIFT
+    start = START
+    for level in range(top):
+        above = start + level_size(n, level)
+        for k in range(((n - 1) >> FAN_BITS * (level + 1)) + 1):
+            tree[above + k] = lowest_of(tree[start + FAN * k : start + FAN * k + FAN])
+        start = above
+    while tree[root] != NONE:
+        i = find_lowest(tree, root, n, top)
         j = np.int64(after[i])
-        if j == n or id_at(ids + 4 * i) == NONE:
-            continue
-        found = find_merge(id_at(ids + 4 * i), id_at(ids + 4 * j), merges, mask)
-        if found >> RANK_SHIFT != first >> RANK_SHIFT:
-            continue
-        merged = np.int64(found & LOW_32)
-        write_id(ids + 4 * i, merged)
-        write_id(ids + 4 * j, NONE)
         left, right = np.int64(before[i]), np.int64(after[j])
+        tokens[i] = find_merge(tokens[i], tokens[j], merges, mask) & LOW_32
+        tokens[j] = tree[i] = tree[j] = NONE
         after[i] = right
         if right < n:
             before[right] = i
-            found = find_merge(merged, id_at(ids + 4 * right), merges, mask)
-            if found != NO_MERGE:
-                heap[size] = found & ~LOW_32 | np.uint64(i)
-                sift_up(heap, size)
-                size += 1
+            tree[i] = find_merge(tokens[i], tokens[right], merges, mask) >> RANK_SHIFT
         if left >= 0:
-            found = find_merge(id_at(ids + 4 * left), merged, merges, mask)
-            if found != NO_MERGE:
-                heap[size] = found & ~LOW_32 | np.uint64(left)
-                sift_up(heap, size)
-                size += 1
+            tree[left] = find_merge(tokens[left], tokens[i], merges, mask) >> RANK_SHIFT
+            renew_lowest(tree, n, left)
+        renew_lowest(tree, n, i)
+        renew_lowest(tree, n, j)
     free(room)
     kept = START
     for k in range(n):
-        token = id_at(ids + 4 * k)
-        if token != NONE:
-            write_id(ids + 4 * kept, token)
+        if tokens[k] != NONE:
+            tokens[kept] = tokens[k]
             kept += 1
     return kept
 
