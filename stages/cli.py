@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
+from lmlib.redaction import RedactingFormatter, redact
 from stages.parent import terminate_with_parent
 
 
@@ -18,7 +19,9 @@ def run_stage(main: Callable[[], None]) -> None:
     no traceback.
     """
     level = logging.DEBUG if os.environ.get("LMLIB_DEBUG") else logging.INFO
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler()
+    handler.setFormatter(RedactingFormatter("%(message)s"))
+    logging.basicConfig(handlers=[handler])
     for name in ("lmlib", "stages", "__main__"):  # the last is the stage itself
         logging.getLogger(name).setLevel(level)
     terminate_with_parent()
@@ -27,7 +30,7 @@ def run_stage(main: Callable[[], None]) -> None:
         main()
     except (ValueError, OSError, FloatingPointError) as error:
         logging.getLogger("stages").debug("traceback of the error below", exc_info=True)
-        sys.exit(f"error: {error}")
+        sys.exit(redact(f"error: {error}"))
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -1,0 +1,49 @@
+"""Hide the secrets in addresses, wherever a text with addresses is shown or kept."""
+
+import logging
+import re
+
+HIDDEN = "***"
+
+_ADDRESS = re.compile(
+    r"""
+    (?P<scheme>\b[a-z][a-z0-9+.-]*://)
+    (?P<user>[^\s/?\#"'<>`]*@)?
+    (?P<place>[^\s?\#"'<>`]*)
+    (?P<query>\?[^\s\#"'<>`]*)?
+    (?P<fragment>\#[^\s"'<>`]*)?
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_VALUE = re.compile(r"(?<=[?&;])(?P<name>[^=&;]*=)?(?P<value>[^&;]+)")
+
+
+def redact(text: str) -> str:
+    """Return a text with `***` for what is secret in the addresses (URLs) within it.
+
+    That is the user name and the password, the values of the query, and the fragment:
+    `https://me:pw@host/a.txt?token=T#part` becomes `https://***@host/a.txt?token=***#***`.
+    """
+    return _ADDRESS.sub(_hide, text)
+
+
+def _hide(found: re.Match[str]) -> str:
+    hidden = found["scheme"] + (f"{HIDDEN}@" if found["user"] else "") + found["place"]
+    if found["query"]:
+        hidden += _VALUE.sub(lambda value: (value["name"] or "") + HIDDEN, found["query"])
+    if found["fragment"]:
+        hidden += f"#{HIDDEN}"
+    return hidden
+
+
+def has_secret(address: str) -> bool:
+    """Return whether an address has parts that `redact` hides."""
+    return redact(address) != address
+
+
+class RedactingFormatter(logging.Formatter):
+    """Format log records, tracebacks included, without the secrets in addresses."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a record."""
+        return redact(super().format(record))
