@@ -47,6 +47,10 @@ $(DEV): $(READY) pyproject.toml constraints.txt
 repro: $(READY) ## Rebuild what changed, without the report
 	@python -m stages.repro
 
+.PHONY: verify
+verify: $(READY) ## Find damaged files in DVC's cache and in the outs
+	@python -m stages.verify
+
 .PHONY: ui
 ui: $(READY) ## Open the MLflow UI; another port: ARGS="--port 5001"
 	@python -m stages.ui $(ARGS)

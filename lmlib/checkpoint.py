@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
+from lmlib.digests import check_digests, write_digests
 from lmlib.files import write_atomically, write_json
 from lmlib.model import ModelParams, TransformerLM
 from lmlib.params import from_dict
@@ -80,7 +81,7 @@ def serialise(state: dict[str, Any], room: int = 0) -> memoryview:
 def save_model(
     folder: str | Path, model: TransformerLM, weights: dict[str, torch.Tensor] | None = None
 ) -> None:
-    """Write `model.safetensors` and `config.json` (the model's params and vocabulary size).
+    """Write `model.safetensors`, `config.json` (params, vocabulary size) and their SHA256SUMS.
 
     `weights` is the state dict to write, by default the model's own.
     """
@@ -92,6 +93,7 @@ def save_model(
     write_atomically(folder / "model.safetensors", save(tensors))
     config = {"vocab_size": model.vocab_size, **asdict(model.params)}
     write_json(folder / "config.json", config)
+    write_digests(folder, "config.json", "model.safetensors")
 
 
 def load_model(folder: str | Path, device: str | torch.device = "cpu") -> TransformerLM:
@@ -104,6 +106,7 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> Transf
     for path in (config_path, weights_path):
         if not path.is_file():
             raise FileNotFoundError(f"{path}: missing; there is no model here")
+    check_digests(folder, config_path.name, weights_path.name)
     try:
         config = json.loads(config_path.read_text(encoding="utf-8"))
         vocab_size = int(config.pop("vocab_size"))

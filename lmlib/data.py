@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from lmlib.digests import check_digests
 from lmlib.files import sha256_file
 from lmlib.runtime import to_device
 from lmlib.tokens import TokenInfo, blocks, read_token_info
@@ -34,6 +35,7 @@ class TokenDataset:
         Raises FileNotFoundError if one is missing, ValueError if one is damaged or they disagree.
         """
         path = Path(path)
+        check_digests(path.parent, path.name, path.with_suffix(".json").name)
         info = read_token_info(path)
         try:
             tokens = np.lib.format.open_memmap(path, mode="r")

@@ -1,43 +1,116 @@
 """Replace files atomically, read files with errors that name them, and hash files."""
 
 import csv
+import errno
+import fcntl
+import glob
 import hashlib
 import io
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
 
 @contextmanager
-def replacing(*paths: Path) -> Iterator[list[Path]]:
-    """Yield a temporary path next to each of `paths`; at the end these files replace `paths`.
+def replacing(*paths: Path, size: int | None = None, durable: bool = True) -> Iterator[list[Path]]:
+    """Yield a temporary path for each of `paths`; at the end these files replace `paths`.
 
     If an exception or a crash comes before that, `paths` stay as they were: all new files are on
-    disk before the first one is renamed. Creates missing folders. The temporary names are unique,
-    so processes that write the same file do not interfere: the last one to finish wins.
+    disk before the first one is renamed, and their new names at the end. Without `durable` this
+    holds for crashes of the process, not of the machine. Creates missing folders. Each file is
+    written in a new folder next to its path, so processes that write the same file do not
+    interfere: the last one to finish wins. What a killed process left is removed.
+
+    Raises OSError that names the path if it cannot be written; if there is no space, also with the
+    `size` needed, in bytes.
     """
-    parts = [path.with_name(f".{path.name}.{secrets.token_hex(4)}.part") for path in paths]
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    parts: list[Path] = []
     try:
-        yield parts
-        for part in parts:
-            with part.open("rb+") as file:
-                os.fsync(file.fileno())
-        for part, path in zip(parts, paths, strict=True):
-            part.replace(path)
+        with ExitStack() as folders:
+            for path in paths:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                parts.append(folders.enter_context(_folder_for(path)) / path.name)
+            yield parts
+            if durable:
+                for part in parts:
+                    sync(part)
+            for part, path in zip(parts, paths, strict=True):
+                part.replace(path)
+            if durable:
+                for folder in {path.parent for path in paths}:
+                    sync(folder)
+    except OSError as error:
+        raise _explained(error, parts, paths, size) from error
+
+
+@contextmanager
+def _folder_for(path: Path) -> Iterator[Path]:
+    """Yield a new folder next to `path`, and remove those of processes that have ended."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with suppress(OSError):  # not ours to remove
+            if (lock := _lock(leftover)) is not None:
+                shutil.rmtree(leftover)
+                os.close(lock)
+    lock = None
+    while lock is None:  # a process that removes leftovers may be faster
+        folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        folder.mkdir(mode=0o700)
+        lock = _lock(folder)
+    try:
+        yield folder
     finally:
-        for part in parts:
-            part.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """Return a descriptor that locks a folder until it is closed; None if another process does."""
+    with suppress(FileNotFoundError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if folder.is_dir():
+                return descriptor
+        os.close(descriptor)
+    return None
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _explained(
+    error: OSError, parts: Sequence[Path], paths: Sequence[Path], size: int | None
+) -> OSError:
+    """Return an error that names the file that was being written, if it is about one of them."""
+    if error.errno is None:
+        return error
+    name, reason = error.filename, error.strerror
+    for part, path in zip(parts, paths, strict=False):
+        if name in (str(part), str(part.parent)):
+            name = str(path)
+    if error.errno in NO_SPACE:
+        name = name or str(paths[0])
+        free = shutil.disk_usage(next(filter(Path.exists, paths[0].absolute().parents))).free
+        reason += f" ({f'{size:,} bytes are needed, ' if size else ''}{free:,} bytes are free)"
+    return OSError(error.errno, reason, name) if name else error
 
 
 def write_atomically(path: str | Path, content: bytes | memoryview) -> None:
     """Replace the file `path` with one of this content; see `replacing`."""
-    with replacing(Path(path)) as (part,):
+    with replacing(Path(path), size=len(content)) as (part,):
         part.write_bytes(content)
 
 

@@ -36,11 +36,11 @@ def run_stage(main: Callable[[], None]) -> None:
 
 
 @contextlib.contextmanager
-def remedy(command: str) -> Iterator[None]:
-    """Add to an error about a file the command that rebuilds the file."""
+def remedy() -> Iterator[None]:
+    """Add, to an error about an out of the pipeline, the commands that rebuild it."""
     try:
         yield
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}; run `{command}`") from error
+        raise FileNotFoundError(f"{error}; run `dvc repro`") from error
     except ValueError as error:
-        raise ValueError(f"{error}; run `{command}`") from error
+        raise ValueError(f"{error}; run `make verify`, then `dvc repro`") from error

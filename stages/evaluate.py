@@ -47,7 +47,7 @@ def main() -> None:
     params = load_params(PARAMS, "evaluation", EvaluationParams)
     sampling = load_params(PARAMS, "sampling", SamplingParams)
     model, tokenizer = load_trained(resolve_device(params.device, "evaluation.device"))
-    with remedy("dvc repro -f encode"):
+    with remedy():
         train_data, valid_data = TokenDataset.open(TRAIN_TOKENS), TokenDataset.open(VALID_TOKENS)
         for data in (train_data, valid_data):
             data.require_tokenizer(TOKENIZER / "tokenizer.json")

@@ -28,6 +28,9 @@ from lmlib.export import (
     write_gguf,
 )
 from lmlib.files import read_json, read_yaml, write_atomically
+from lmlib.model import TransformerLM
+from lmlib.tokenizer import Tokenizer
+from stages.artefacts import producing
 from stages.cli import run_stage
 from stages.paths import EVALUATE_METRICS, EXPORTED, PARAMS, TRAIN_METRICS
 from stages.trained import load_trained
@@ -40,6 +43,11 @@ logger = logging.getLogger(__name__)
 def main() -> None:
     """Write the folder from scratch: files of an earlier model do not belong to this one."""
     model, tokenizer = load_trained(torch.device("cpu"))
+    with producing("export"):
+        _export(model, tokenizer)
+
+
+def _export(model: TransformerLM, tokenizer: Tokenizer) -> None:
     shutil.rmtree(EXPORTED, ignore_errors=True)
     if obstacle := llama_obstacle(model.params):
         logger.warning("not exported: %s", obstacle)

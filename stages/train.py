@@ -63,7 +63,7 @@ def main() -> None:
         optim=load_params(PARAMS, "optim", OptimParams),
         train=load_params(PARAMS, "train", TrainParams),
     )
-    with remedy("dvc repro -f encode"):
+    with remedy():
         data = Datasets(TokenDataset.open(TRAIN_TOKENS), TokenDataset.open(VALID_TOKENS))
     device = settings.device
     processes = count_processes(settings.train.num_processes, device)

@@ -1,7 +1,11 @@
 """lmlib/files.py: files replaced atomically, and read with errors that name them."""
 
+import errno
 import hashlib
 import json
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -28,11 +32,12 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
     write_atomically(path, b"old")
 
     def fail(_descriptor: int) -> None:
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(OSError, match=r"3 bytes are needed, [\d,]+ bytes are free") as failure:
         write_atomically(path, b"new")
+    assert failure.value.filename == str(path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -72,6 +77,59 @@ def test_two_that_write_one_file(tmp_path: Path) -> None:
         first.write_bytes(b"first again")
     assert path.read_bytes() == b"first again"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def leave_a_part(path: Path) -> None:
+    """Write half of a file, and die."""
+    with replacing(path) as (part,):
+        part.write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    """What a process that still runs is writing, stays."""
+    path = tmp_path / "tokens [1].npy"
+    process = multiprocessing.get_context("spawn").Process(target=leave_a_part, args=(path,))
+    process.start()
+    process.join()
+    (left,) = tmp_path.iterdir()
+    with replacing(path) as (ours,):
+        ours.write_bytes(b"ours")
+        assert not left.exists()
+        write_atomically(path, b"another")
+        assert ours.exists()
+    assert path.read_bytes() == b"ours"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_planted_links_are_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even under a name that was guessed."""
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "out").write_bytes(b"precious")
+    names = iter(["00000000", "11111111"])
+    monkeypatch.setattr("secrets.token_hex", lambda _: next(names))
+    (tmp_path / ".out.00000000.part").symlink_to(precious)
+    with pytest.raises(FileExistsError):
+        write_atomically(tmp_path / "out", b"ours")
+    write_atomically(tmp_path / "out", b"ours")
+    assert (precious / "out").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("name", ["file/out", "folder"])
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises((NotADirectoryError, FileExistsError, IsADirectoryError)) as failure:
+        write_atomically(tmp_path / name, b"")
+    assert failure.value.filename in map(str, (tmp_path / name, (tmp_path / name).parent))
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "folder"}
+
+
+def test_an_error_about_another_file_keeps_its_name(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as failure, replacing(tmp_path / "out"):
+        (tmp_path / "source").read_bytes()
+    assert failure.value.filename == str(tmp_path / "source")
 
 
 def test_several_files_are_replaced_together_or_not_at_all(tmp_path: Path) -> None:

@@ -174,6 +174,7 @@ def huggingface_json(
 
 
 CONFIG = "bpe.json"
+NAMES = "vocab.json", "merges.txt", CONFIG  # of the files that a tokenizer is read from
 
 
 def write_config(folder: Path, pattern: str, special_ids: Mapping[str, int]) -> None:
