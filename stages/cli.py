@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from tqdm import tqdm
 
 from lmlib.redaction import RedactingFormatter, redact
-from stages.parent import terminate_with_parent
 
 
 def run_stage(main: Callable[[], None]) -> None:
@@ -24,7 +23,6 @@ def run_stage(main: Callable[[], None]) -> None:
     logging.basicConfig(handlers=[handler])
     for name in ("lmlib", "stages", "__main__"):  # the last is the stage itself
         logging.getLogger(name).setLevel(level)
-    terminate_with_parent()
     tqdm.monitor_interval = 0  # no monitor thread: under a limit on threads its start could hang
     try:
         main()
