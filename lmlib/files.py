@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @contextmanager
@@ -101,8 +101,9 @@ def _explained(
     for part, path in zip(parts, paths, strict=False):
         if name in (str(part), str(part.parent)):
             name = str(path)
-    if error.errno in NO_SPACE:
+    if error.errno in NO_SPACE | {errno.EFBIG, errno.EIO}:  # they name no file
         name = name or str(paths[0])
+    if error.errno in NO_SPACE:
         free = shutil.disk_usage(next(filter(Path.exists, paths[0].absolute().parents))).free
         reason += f" ({f'{size:,} bytes are needed, ' if size else ''}{free:,} bytes are free)"
     return OSError(error.errno, reason, name) if name else error

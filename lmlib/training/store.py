@@ -14,6 +14,7 @@ import torch
 from filelock import Timeout
 
 from lmlib.checkpoint import checkpoint_state, serialise
+from lmlib.errors import describe
 from lmlib.files import write_atomically
 from lmlib.sharding import load_whole
 from lmlib.states import lock_of
@@ -97,7 +98,7 @@ class ResumeStore:
             finally:
                 self._writer = None
                 if not self.is_saved():
-                    logger.warning("the last state of the run was not saved: %s", self._failure)
+                    logger.warning("the last state of the run is not saved; see the warning above")
 
     def is_saved(self) -> bool:
         """Wait for the last write; return whether it has succeeded."""
@@ -136,7 +137,7 @@ class ResumeStore:
         except (OSError, MemoryError) as error:
             self._failure = error
             text = "the state after step %d was not saved, training goes on: %s"
-            logger.warning(text, step, error or "out of memory")
+            logger.warning(text, step, describe(error))
 
     def _write(self, step: int, state: dict[str, Any]) -> None:
         with serialise(state, room=64) as content:
@@ -178,7 +179,7 @@ class ResumeStore:
             try:
                 content = path.read_bytes()
             except OSError as error:
-                logger.warning("%s; trying the state before it", error)
+                logger.warning("%s; trying the state before it", describe(error))
                 continue
             digest, body = content[:64], content[64:]
             if hashlib.sha256(body).hexdigest().encode() != digest:

@@ -9,10 +9,13 @@ ROOT = Path(__file__).resolve().parents[2]
 # retrain, so dvc.yaml does not list them in `deps`.
 PLUMBING = (
     "lmlib/__init__.py",
+    "lmlib/errors.py",
+    "lmlib/redaction.py",
     "lmlib/states.py",
     "lmlib/threads.py",
     "lmlib/monitoring/",
     "stages/__init__.py",
+    "stages/artefacts.py",
     "stages/cli.py",
     "stages/cores.py",
     "stages/fingerprint.py",

@@ -137,6 +137,23 @@ def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
         check_writable(folder / "raw" / "train.txt")
 
 
+@pytest.mark.parametrize(
+    ("stage", "out", "outs"),
+    [
+        ("download", "data/raw/train.txt", "data/raw"),
+        ("encode", "data/tokens/train.npy", "data/tokens"),
+        ("train", "models/lm/model.safetensors", "models/lm"),
+    ],
+)
+def test_a_limit_on_the_size_of_files(copy: Project, stage: str, out: str, outs: str) -> None:
+    """Like a full disk; the old file stays, and no part of the new one."""
+    before = {path.name: path.read_bytes() for path in (copy.folder / outs).iterdir()}
+    ended = copy.run("bash", "-c", f"ulimit -f 1; python -m stages.{stage}", status=1)
+    assert f"error: {out}: file too large" in ended
+    assert "Traceback" not in ended
+    assert {path.name: path.read_bytes() for path in (copy.folder / outs).iterdir()} == before
+
+
 def test_of_two_that_run_one_stage_the_second_waits(copy: Project) -> None:
     lock = FileLock(copy.folder / LOCKS / "export.lock")
     with lock:

@@ -2,13 +2,12 @@
 
 import errno
 import logging
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from stages.cli import ADVICE, run_stage, sentence
+from stages.cli import run_stage
 
 
 @pytest.fixture(autouse=True)
@@ -24,14 +23,6 @@ def failing(error: BaseException) -> Callable[[], None]:
         raise error
 
     return main
-
-
-@pytest.mark.parametrize("number", sorted(ADVICE))
-def test_an_error_of_the_system(number: int) -> None:
-    reason = os.strerror(number)
-    error = OSError(number, reason, "models/lm")
-    assert sentence(error) == f"models/lm: {reason[0].lower()}{reason[1:]}; {ADVICE[number]}"
-    assert sentence(OSError(number, reason)).endswith(f"{reason[1:]}; {ADVICE[number]}")
 
 
 def test_a_file_that_is_missing(tmp_path: Path) -> None:
