@@ -1,10 +1,12 @@
 """The model card: the README.md of an exported model, which the Hugging Face Hub shows."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
+from lmlib.export.tiktoken import tiktoken_bpe
 from lmlib.model import TransformerLM
 from lmlib.separator import SEPARATOR
 from lmlib.tokenizer import Tokenizer
@@ -122,6 +124,8 @@ print(tokenizer.decode(ids[0]))
     )
     if gguf_obstacle:
         llama_cpp = f"There is no GGUF: {gguf_obstacle}."
+    # tiktoken caches files by their paths: the hash rejects those of an earlier tokenizer
+    ranks_sha256 = hashlib.sha256(tiktoken_bpe(tokenizer)).hexdigest()
     tiktoken = _fenced(
         "python",
         f"""import tiktoken
@@ -130,7 +134,10 @@ from tiktoken.load import load_tiktoken_bpe
 encoding = tiktoken.Encoding(
     "lm",
     pat_str={find_pattern(tokenizer.pattern).split!r},
-    mergeable_ranks=load_tiktoken_bpe("tokenizer.tiktoken"),
+    mergeable_ranks=load_tiktoken_bpe(
+        "tokenizer.tiktoken",
+        "{ranks_sha256}",
+    ),
     special_tokens={tokenizer.special_ids!r},
 )
 """,

@@ -37,7 +37,7 @@ def test_saving_twice_writes_the_same_bytes(tokenizer: Tokenizer, tmp_path: Path
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
-        *["bpe.json", "merges.txt", "tokenizer.json", "vocab.json"]
+        *["SHA256SUMS", "bpe.json", "merges.txt", "tokenizer.json", "vocab.json"]
     ]
 
 
