@@ -172,6 +172,7 @@ class Generation:
             logits = penalise_repetition(logits, seen, self.params.repetition_penalty)
         if self.params.temperature == 0:
             tokens = logits.argmax(dim=-1)
+            _require_finite(logits.gather(-1, tokens.unsqueeze(-1)))
         else:
             numbers = [row.numbers[self.step_number] for row in active]
             tokens = draw(
@@ -194,10 +195,14 @@ def draw(
     if device.type == "mps":  # has no float64
         probabilities = probabilities.cpu()
     sums = probabilities.double().cumsum(dim=-1)
-    if not bool(sums[:, -1].isfinite().all()):
-        raise FloatingPointError("the model's logits are not finite: its training diverged")
+    _require_finite(sums[:, -1])
     targets = numbers.to(sums.device).unsqueeze(1) * sums[:, -1:]
     return torch.searchsorted(sums, targets, right=True).squeeze(1).to(device)
+
+
+def _require_finite(values: Tensor) -> None:
+    if not bool(values.isfinite().all()):
+        raise FloatingPointError("the model's logits are not finite: its training diverged")
 
 
 def generate(
