@@ -88,7 +88,7 @@ def read_json(path: str | Path, *, missing: str = "no such file") -> dict[str, A
     """
     text = read_text(path, missing=missing)
     try:
-        value = json.loads(text, object_pairs_hook=_without_repeats)
+        value = json.loads(text, object_pairs_hook=_checked_object)
     except ValueError as error:
         raise ValueError(f"{path}: not valid JSON: {error}") from error
     except RecursionError:
@@ -96,11 +96,14 @@ def read_json(path: str | Path, *, missing: str = "no such file") -> dict[str, A
     return _mapping(path, value)
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _checked_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs as a dict; raise ValueError for a repeated key or half a character."""
     values = dict(pairs)
     if len(values) < len(pairs):
         key = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the key {key!r:.80} stands twice in one object")
+    texts = [*values, *(value for value in values.values() if isinstance(value, str))]
+    "".join(texts).encode("utf-8")  # not so with half of a surrogate pair, written as an escape
     return values
 
 

@@ -144,8 +144,10 @@ NESTED = 100_000
         (b'{"a": ' + b"9" * 5000 + b"}", "not valid JSON: "),
         (b'{"a": 1, "b": 2, "a": 3}', "the key 'a' stands twice in one object"),
         (b'{"a": {"b": 1, "b": 1}}', "the key 'b' stands twice in one object"),
+        (b'{"a": "\\ud800"}', "surrogates not allowed"),
+        (b'{"\\udfff": 1}', "surrogates not allowed"),
     ],
-    ids=range(7),
+    ids=range(9),
 )
 def test_damaged_json_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "config.json").write_bytes(content)
