@@ -163,7 +163,8 @@ def read_weights(
         for name, shape in shapes:
             if name not in found:
                 raise ValueError(
-                    f"{path.parent}: the weights have no {name}, which {config_path.name} calls for"
+                    f"{config_path.parent}: the weights have no {name}, which "
+                    f"{config_path.name} calls for"
                 )
             path, file = found.pop(name)
             stored = file.get_slice(name)
