@@ -14,9 +14,9 @@ from safetensors.torch import save
 from torch import nn
 
 from lmlib.files import read_json, write_atomically, write_json
+from lmlib.memory import require_memory
 from lmlib.model import ModelParams, Shape, TransformerLM, model_bytes, weight_shapes
 from lmlib.params import from_dict, shown
-from lmlib.runtime import require_memory
 
 FLOATS = ("F32", "BF16", "F16", "F64")  # as safetensors calls them
 MISSING = "missing; there is no model here"
@@ -125,7 +125,7 @@ def build_model(
     Raises MemoryError, naming the configuration, when it does not fit.
     """
     what, advice = f"{config_path}: its model", "lower its context length, or take another model"
-    require_memory(model_bytes(params, vocab_size), torch.device("cpu"), what, advice)
+    require_memory(model_bytes(params, vocab_size), what, advice)
     if params.tie_embeddings:
         state["lm_head.weight"] = state["token_embeddings.weight"]
     model = TransformerLM(params, vocab_size)

@@ -85,44 +85,6 @@ def _cpu_multiplies_bfloat16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def available_bytes(device: torch.device) -> int:
-    """Return the memory that this process may still take, of the device or of the machine.
-
-    On a machine this is what is free or only caches files, swap space included, within the limits
-    of the process and of its container.
-    """
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    import psutil  # takes a while, and not every user of this module needs it
-
-    free = [psutil.virtual_memory().available + psutil.swap_memory().free]
-    used = psutil.Process().memory_info()
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):  # absent, or the word `max`
-            free.append(int(Path(path).read_text(encoding="ascii")) - used.rss)
-    if sys.platform != "win32":
-        import resource  # Unix only
-
-        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-        if limit != resource.RLIM_INFINITY:
-            free.append(limit - used.vms)
-    return max(0, min(free))
-
-
-def require_memory(needed: int, device: torch.device, what: str, advice: str) -> None:
-    """Raise MemoryError if `what` needs more than is available; `advice` says what to lower."""
-    if needed > (available := available_bytes(device)):
-        raise MemoryError(
-            f"{what} needs at least {_gigabytes(needed)} of memory, but {_gigabytes(available)} "
-            f"are available on {device}; {advice}"
-        )
-
-
-def _gigabytes(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes < 10**18 else "over 10**9 GB"
-
-
 def to_device(x: Tensor, device: torch.device) -> Tensor:
     """Return `x` on `device`, without waiting for a copy to CUDA."""
     if device.type == "cuda":

@@ -1,0 +1,67 @@
+"""How a stage ends when something is wrong: one sentence and status 1."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.pipeline.imports import ROOT
+
+
+def ending(raised: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a stage whose main raises this, in a process of its own."""
+    code = (
+        "from stages.cli import run_stage\n"
+        f"def main():\n    raise {raised}\n"
+        "run_stage(main, lower='train.batch_size')"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("raised", "start"),
+    [
+        ("MemoryError", "out of memory ("),
+        ("MemoryError('Unable to allocate 7.28 TiB for an array')", "out of memory: 7.28 TiB more"),
+        (
+            "RuntimeError('[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: '"
+            '"can\'t allocate memory: you tried to allocate 26214400000 bytes. Error code 12")',
+            "out of memory: 26214400000 bytes more were needed (",
+        ),
+        (
+            "RuntimeError('CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total')",
+            "out of memory: 20.00 GiB more were needed (",
+        ),
+        ("RuntimeError('std::bad_alloc')", "out of memory ("),
+        ("OSError(12, 'Cannot allocate memory')", "out of memory ("),
+    ],
+)
+def test_a_lack_of_memory_is_one_sentence(raised: str, start: str) -> None:
+    done = ending(raised)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {start}")
+    assert done.stderr.endswith("are available on this machine); lower train.batch_size\n")
+    assert done.stderr.count("\n") == 1
+
+
+def test_what_was_refused_before_it_was_done_is_said_as_it_is() -> None:
+    done = ending("MemoryError('a step needs at least 30 GB; lower model.d_ff')")
+    assert done.stderr == "error: a step needs at least 30 GB; lower model.d_ff\n"
+
+
+def test_the_traceback_is_shown_on_demand() -> None:
+    assert "Traceback" in ending("MemoryError", LMLIB_DEBUG="1").stderr
+
+
+def test_a_mistake_of_our_own_keeps_its_traceback() -> None:
+    done = ending("RuntimeError('shapes differ')")
+    assert done.stderr.startswith("Traceback")
+    assert "RuntimeError: shapes differ" in done.stderr
