@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -133,35 +134,73 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_atomically(path, text.getvalue().encode("utf-8"))
 
 
+def read_text(path: str | Path, *, missing: str = "no such file") -> str:
+    """Return the text in a UTF-8 file, with the line ends it has.
+
+    Raises FileNotFoundError, with the text `missing`, if there is no such file, and ValueError if
+    it is no regular file or not UTF-8. All errors name it.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: {missing}")
+    if not path.is_file():
+        raise ValueError(f"{path}: not a file; remove what stands in its place")
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: not UTF-8 text (byte 0x{error.object[error.start]:02x} at offset "
+            f"{error.start}); it is damaged, or another kind of file"
+        ) from error
+
+
 def read_json(path: str | Path, *, missing: str = "no such file") -> dict[str, Any]:
     """Return the JSON object in the file `path`.
 
     Raises FileNotFoundError, with the text `missing`, if the file does not exist, and ValueError
-    if it contains anything else. Both name the file.
+    if it contains anything else, or an object with a key twice. Both name the file.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: {missing}")
+    text = read_text(path, missing=missing)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(text, object_pairs_hook=_checked_object)
     except ValueError as error:
         raise ValueError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: holds a {type(value).__name__}; it should hold keys and values")
-    return value
+    except RecursionError:
+        raise ValueError(f"{path}: not valid JSON here: nested too deeply") from None
+    return _mapping(path, value)
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
+def _checked_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs as a dict; raise ValueError for a repeated key or half a character."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        key = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key {key!r:.80} stands twice in one object")
+    texts = [*values, *(value for value in values.values() if isinstance(value, str))]
+    "".join(texts).encode("utf-8")  # not so with half of a surrogate pair, written as an escape
+    return values
+
+
+def read_yaml(path: str | Path, *, missing: str = "no such file") -> dict[str, Any]:
     """Return the mapping in the YAML 1.2 file `path`.
 
-    Raises ValueError, naming the file, if it is not valid or contains anything else.
+    Raises FileNotFoundError, with the text `missing`, if the file does not exist, and ValueError
+    if it is not valid or contains anything else. Both name the file.
     """
     from ruamel.yaml import YAML, YAMLError  # here: most users of this module need no parser
 
+    text = read_text(path, missing=missing)
     try:
-        value = YAML(typ="safe").load(Path(path).read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
+        value = YAML(typ="safe").load(text)
+    except RecursionError:
+        raise ValueError(f"{path}: not valid YAML here: nested too deeply") from None
+    except (YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
+        # the last four: of a value, such as the date 2001-99-99
         raise ValueError(f"{path}: not valid YAML: {error}") from error
+    return _mapping(path, value)
+
+
+def _mapping(path: str | Path, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path}: holds a {type(value).__name__}; it should hold keys and values")
     return value

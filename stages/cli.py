@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator
 from tqdm import tqdm
 
 from lmlib.errors import describe, is_about_threads
+from lmlib.memory import out_of_memory
 from lmlib.redaction import RedactingFormatter, redact
 
 
-def run_stage(main: Callable[[], None]) -> None:
+def run_stage(main: Callable[[], None], *, lower: str = "") -> None:
     """Run `main`; bad input ends it with one sentence on stderr and exit status 1.
 
+    So does a lack of memory; `lower` names the parameters that then need lower values.
     LMLIB_DEBUG=1 in the environment shows the traceback as well. Ctrl-C ends it with status 130 and
     no traceback.
     """
@@ -27,11 +29,13 @@ def run_stage(main: Callable[[], None]) -> None:
     tqdm.monitor_interval = 0  # no monitor thread: under a limit on threads its start could hang
     try:
         main()
-    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
-        if type(error) is RuntimeError and not is_about_threads(error):
+    except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
+        advice = f"lower {lower}" if lower else "end other programs, or take a larger machine"
+        sentence = out_of_memory(error, advice)
+        if type(error) is RuntimeError and sentence is None and not is_about_threads(error):
             raise
         logging.getLogger("stages").debug("traceback of the error below", exc_info=True)
-        sys.exit(redact(f"error: {describe(error)}"))
+        sys.exit(redact(f"error: {sentence or describe(error)}"))
     except KeyboardInterrupt:
         sys.exit(130)
 

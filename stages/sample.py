@@ -208,4 +208,4 @@ def _parse_arguments(defaults: SamplingParams) -> argparse.Namespace:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the reader may end first, as `head` does
-    run_stage(main)
+    run_stage(main, lower="--num-samples or --max-tokens")

@@ -11,12 +11,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
 from lmlib.evaluation import EvaluationParams, evaluate
 from lmlib.params import load_params
 from lmlib.runtime import resolve_device
 from lmlib.separator import separator_id
+from lmlib.tokens import read_tokens
 from stages.cli import run_stage
 from stages.paths import PARAMS
 from stages.trained import load_trained
@@ -38,7 +37,7 @@ def main() -> None:
             raise ValueError(f"{args.file}: empty; there is nothing to score")
         scores = evaluate(
             model,
-            np.load(tokens_path, mmap_mode="r"),
+            read_tokens(tokens_path),
             args.file.stat().st_size,
             context_length=model.params.context_length,
             stride=stride,

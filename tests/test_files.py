@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -180,9 +181,58 @@ def test_read_yaml(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"a: [", "not valid YAML: "), (b"\xff", "not valid YAML: "), (b"- 1", "holds a list")],
+    [(b"a: [", "not valid YAML: "), (b"\xff", "not UTF-8 text"), (b"- 1", "holds a list")],
 )
 def test_read_yaml_names_the_file(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "params.yaml").write_bytes(content)
     with pytest.raises(ValueError, match=rf"params\.yaml: {message}"):
         read_yaml(tmp_path / "params.yaml")
+
+
+NESTED = 100_000
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not valid JSON: "),
+        (b'{"a": "\xff"}', r"not UTF-8 text \(byte 0xff at offset 7\)"),
+        (b"[" * NESTED, "nested too deeply"),
+        (b'{"a":' * NESTED, "nested too deeply"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "not valid JSON: "),
+        (b'{"a": 1, "b": 2, "a": 3}', "the key 'a' stands twice in one object"),
+        (b'{"a": {"b": 1, "b": 1}}', "the key 'b' stands twice in one object"),
+        (b'{"a": "\\ud800"}', "surrogates not allowed"),
+        (b'{"\\udfff": 1}', "surrogates not allowed"),
+    ],
+    ids=range(9),
+)
+def test_damaged_json_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"config\.json: (not valid JSON.*)?{message}"):
+        read_json(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "holds a NoneType"),
+        (b"a: " + b"[" * NESTED, "not valid YAML here: nested too deeply"),
+        (b"a: " + b"9" * 5000, "not valid YAML: Exceeds the limit"),
+        (b"a: 2001-99-99", "not valid YAML: month must be"),
+        (b"a: !!bool maybe", "not valid YAML: "),
+        (b"a: !!float abc", "not valid YAML: "),
+    ],
+    ids=range(6),
+)
+def test_damaged_yaml_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "params.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"params\.yaml: {message}"):
+        read_yaml(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("read", [read_json, read_yaml])
+def test_a_folder_in_place_of_a_file(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    (tmp_path / "config").mkdir()
+    with pytest.raises(ValueError, match=r"config: not a file; remove what stands in its place$"):
+        read(tmp_path / "config")

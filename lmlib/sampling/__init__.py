@@ -1,6 +1,6 @@
 """Sampling: distributions, token generation for batches of prompts, and texts."""
 
-from lmlib.sampling.generation import Generation, generate
+from lmlib.sampling.generation import Generation, generate, require_sampling_memory
 from lmlib.sampling.params import SamplingParams
 from lmlib.sampling.text import Sample, TextStream, generate_samples, generate_text, stream_text
 from lmlib.sampling.warpers import (
@@ -26,5 +26,6 @@ __all__ = [
     "keep_top_p",
     "next_token_probabilities",
     "penalise_repetition",
+    "require_sampling_memory",
     "stream_text",
 ]

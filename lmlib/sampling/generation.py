@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lmlib.memory import require_memory
 from lmlib.model import KVCache, TransformerLM
 from lmlib.sampling.decoders import decoder_for, padded
 from lmlib.sampling.params import SamplingParams
@@ -73,6 +74,7 @@ class Generation:
             raise ValueError(
                 "generate: there is no prompt, or one is empty; each needs at least one token"
             )
+        require_sampling_memory(model, len(prompts), params, use_cache=use_cache)
         self.model = model
         self.params = params
         self.stop_ids = stop_ids
@@ -172,6 +174,7 @@ class Generation:
             logits = penalise_repetition(logits, seen, self.params.repetition_penalty)
         if self.params.temperature == 0:
             tokens = logits.argmax(dim=-1)
+            _require_finite(logits.gather(-1, tokens.unsqueeze(-1)))
         else:
             numbers = [row.numbers[self.step_number] for row in active]
             tokens = draw(
@@ -181,6 +184,26 @@ class Generation:
         if self.params.repetition_penalty != 1:
             self.seen[indices, tokens] = True
         return tokens
+
+
+def require_sampling_memory(
+    model: TransformerLM, num_prompts: int, params: SamplingParams, *, use_cache: bool = True
+) -> None:
+    """Raise MemoryError, naming the parameters to lower, if the texts cannot be made together.
+
+    Counts what grows with them: the random numbers, and the cache or, without it, the logits.
+    """
+    shape, rows = model.params, num_prompts * params.num_samples
+    weight = model.token_embeddings.weight
+    numbers = 32 * params.num_samples * params.max_tokens  # floats of Python, in a list
+    per_row = 2 * shape.num_layers * shape.context_length * shape.d_model if use_cache else 0
+    needed = rows * (per_row + model.vocab_size) * weight.element_size()
+    advice = "lower num_samples, max_tokens or the number of prompts"
+    what = f"sampling {rows:,} texts of up to {params.max_tokens:,} tokens"
+    if weight.device.type == "cuda":
+        require_memory(needed, what, advice, weight.device)
+        needed = 0
+    require_memory(needed + numbers, what, advice)
 
 
 def draw(
@@ -194,10 +217,14 @@ def draw(
     if device.type == "mps":  # has no float64
         probabilities = probabilities.cpu()
     sums = probabilities.double().cumsum(dim=-1)
-    if not bool(sums[:, -1].isfinite().all()):
-        raise FloatingPointError("the model's logits are not finite: its training diverged")
+    _require_finite(sums[:, -1])
     targets = numbers.to(sums.device).unsqueeze(1) * sums[:, -1:]
     return torch.searchsorted(sums, targets, right=True).squeeze(1).to(device)
+
+
+def _require_finite(values: Tensor) -> None:
+    if not bool(values.isfinite().all()):
+        raise FloatingPointError("the model's logits are not finite: its training diverged")
 
 
 def generate(

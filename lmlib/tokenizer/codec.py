@@ -292,7 +292,10 @@ class Tokenizer:
                     "the files belong to different tokenizers; save one of them again"
                 )
         merges = files.read_merges(folder / "merges.txt")
-        return cls(vocab, merges, list(special_ids), pattern=pattern)
+        try:
+            return cls(vocab, merges, list(special_ids), pattern=pattern)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from error
 
     @classmethod
     def from_files(
@@ -306,7 +309,10 @@ class Tokenizer:
         """Return a tokenizer from files in GPT-2's format."""
         vocab = files.read_vocab(Path(vocab_path))
         merges = files.read_merges(Path(merges_path))
-        return cls(vocab, merges, special_tokens, pattern=pattern)
+        try:
+            return cls(vocab, merges, special_tokens, pattern=pattern)
+        except ValueError as error:
+            raise ValueError(f"{vocab_path}, {merges_path}: {error}") from error
 
     # -- the two ways to encode
 

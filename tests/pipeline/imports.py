@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PLUMBING = (
     "lmlib/__init__.py",
     "lmlib/errors.py",
+    "lmlib/memory.py",
     "lmlib/redaction.py",
     "lmlib/states.py",
     "lmlib/threads.py",

@@ -1,53 +1,88 @@
-"""Whatever a user, a disk or a limit can cause ends a stage with one sentence."""
+"""How a stage ends when something is wrong: one sentence and status 1."""
 
-import errno
-import logging
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import os
+import subprocess
+import sys
 
 import pytest
 
-from stages.cli import run_stage
+from tests.pipeline.imports import ROOT
 
 
-@pytest.fixture(autouse=True)
-def handlers_as_before() -> Iterator[None]:
-    root = logging.getLogger()
-    before, root.handlers = root.handlers, []
-    yield
-    root.handlers = before
+def ending(raised: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a stage whose main raises this, in a process of its own."""
+    code = (
+        "from stages.cli import run_stage\n"
+        f"def main():\n    raise {raised}\n"
+        "run_stage(main, lower='train.batch_size')"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
-def failing(error: BaseException) -> Callable[[], None]:
-    def main() -> None:
-        raise error
-
-    return main
-
-
-def test_a_file_that_is_missing(tmp_path: Path) -> None:
-    path = tmp_path / "text"
-    with pytest.raises(SystemExit) as end:
-        run_stage(path.read_text)
-    assert end.value.code == f"error: {path}: no such file or directory; check the name"
-
-
-def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    error = OSError(errno.ENOSPC, "No space left on device (9 bytes are needed)", "data/x")
-    with pytest.raises(SystemExit, match=r"^error: data/x: no space left on device \(9 bytes"):
-        run_stage(failing(error))
-
-
-def test_no_threads() -> None:
-    with pytest.raises(SystemExit, match=r"^error: no thread can be started; raise the limit"):
-        run_stage(failing(RuntimeError("can't start new thread")))
-
-
-def test_secrets_are_hidden() -> None:
-    with pytest.raises(SystemExit, match=r"^error: http://\*\*\*@host: gone$"):
-        run_stage(failing(ValueError("http://me:PW@host: gone")))
+@pytest.mark.parametrize(
+    ("raised", "start"),
+    [
+        ("MemoryError", "out of memory ("),
+        ("MemoryError('Unable to allocate 7.28 TiB for an array')", "out of memory: 7.28 TiB more"),
+        (
+            "RuntimeError('[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: '"
+            '"can\'t allocate memory: you tried to allocate 26214400000 bytes. Error code 12")',
+            "out of memory: 26214400000 bytes more were needed (",
+        ),
+        (
+            "RuntimeError('CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total')",
+            "out of memory: 20.00 GiB more were needed (",
+        ),
+        ("RuntimeError('std::bad_alloc')", "out of memory ("),
+        ("OSError(12, 'Cannot allocate memory')", "out of memory ("),
+    ],
+)
+def test_a_lack_of_memory_is_one_sentence(raised: str, start: str) -> None:
+    done = ending(raised)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {start}")
+    assert done.stderr.endswith("are available on this machine); lower train.batch_size\n")
+    assert done.stderr.count("\n") == 1
 
 
-def test_a_fault_of_the_program_keeps_its_traceback() -> None:
-    with pytest.raises(RuntimeError, match="shapes"):
-        run_stage(failing(RuntimeError("shapes do not match")))
+def test_what_was_refused_before_it_was_done_is_said_as_it_is() -> None:
+    done = ending("MemoryError('a step needs at least 30 GB; lower model.d_ff')")
+    assert done.stderr == "error: a step needs at least 30 GB; lower model.d_ff\n"
+
+
+def test_the_traceback_is_shown_on_demand() -> None:
+    assert "Traceback" in ending("MemoryError", LMLIB_DEBUG="1").stderr
+
+
+@pytest.mark.parametrize(
+    ("raised", "sentence"),
+    [
+        (
+            "OSError(28, 'No space left on device (9 bytes are needed)', 'data/x')",
+            "data/x: no space left on device (9 bytes are needed); free some space, for example "
+            "with `make prune`, and run again",
+        ),
+        ("FileNotFoundError(2, 'No such file', 'x')", "x: no such file; check the name"),
+        (
+            'RuntimeError("can\'t start new thread")',
+            "no thread can be started; raise the limit on processes and threads (`ulimit -u`), or "
+            "close other programs",
+        ),
+        ("ValueError('http://me:PW@host: gone')", "http://***@host: gone"),
+    ],
+)
+def test_what_a_system_can_cause_is_one_sentence(raised: str, sentence: str) -> None:
+    assert ending(raised).stderr == f"error: {sentence}\n"
+
+
+def test_a_mistake_of_our_own_keeps_its_traceback() -> None:
+    done = ending("RuntimeError('shapes differ')")
+    assert done.stderr.startswith("Traceback")
+    assert "RuntimeError: shapes differ" in done.stderr

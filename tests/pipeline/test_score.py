@@ -100,7 +100,7 @@ def test_scores_as_a_table(score: Callable[..., str], tmp_path: Path) -> None:
         (["empty.txt"], "error: empty.txt: empty; there is nothing to score"),
         (["missing.txt"], "error: .*missing.txt: no such file"),
         (["models"], "error: .*models: is a folder"),
-        (["empty.txt", "--stride", "0"], "error: stride is 0; it must be at least 1"),
+        (["empty.txt", "--stride", "0"], "error: stride is 0; it must be from 1 to 10"),
         (["empty.txt", "--device", "tpu"], "error: --device is 'tpu'; choose auto"),
     ],
 )

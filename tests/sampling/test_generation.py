@@ -1,5 +1,6 @@
 """lmlib/sampling/generation.py: batches of prompts, with and without a cache."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -154,3 +155,25 @@ def test_generation_leaves_the_mode_of_its_caller_between_steps() -> None:
 def test_an_empty_prompt(prompts: list[list[int]]) -> None:
     with pytest.raises(ValueError, match="there is no prompt, or one is empty; each needs at"):
         continued(MODEL, prompts, SAMPLING)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_logits_that_are_not_finite_are_one_error(
+    temperature: float, bad: float, use_cache: bool
+) -> None:
+    """At temperature 0 too, where argmax would take the NaN."""
+    model = TransformerLM(MODEL.params, 30, seed=1)
+    with torch.no_grad():
+        model.lm_head.weight[3] = bad
+    params = replace(SAMPLING, temperature=temperature)
+    with pytest.raises(FloatingPointError, match=r"^the model's logits are not finite: its"):
+        generate(model, PROMPTS, params, use_cache=use_cache)
+
+
+@pytest.mark.parametrize("changes", [{"num_samples": 10**12}, {"max_tokens": 10**12}])
+def test_more_texts_than_memory_holds_are_refused_at_once(changes: dict[str, Any]) -> None:
+    message = r"^sampling .* texts of up to .* needs at least .* lower num_samples, max_tokens or"
+    with pytest.raises(MemoryError, match=message):
+        generate(MODEL, PROMPTS, replace(SAMPLING, **changes))
