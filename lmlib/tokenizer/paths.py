@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import unquote
+
+from lmlib.redaction import redact
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class StoredFile:
     path: str
 
     def __str__(self) -> str:
-        return self.fs.unstrip_protocol(self.path)
+        return redact(self.fs.unstrip_protocol(self.path))
 
     def is_file(self) -> bool:
         """Return whether the file exists."""
@@ -51,6 +54,8 @@ def as_file(path: CorpusPath) -> CorpusFile:
     The options of an address (keys, endpoint) come from the environment; to set them in Python pass
     `StoredFile(fsspec.filesystem("s3", key=…), "bucket/corpus.txt")`.
     """
+    if isinstance(path, str) and path.startswith("file://"):  # written by Path.as_uri()
+        return Path(unquote(path.removeprefix("file://")))
     if isinstance(path, str) and "://" in path:
         import fsspec  # here: importing it takes a tenth of a second
 

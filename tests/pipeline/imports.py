@@ -9,6 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # retrain, so dvc.yaml does not list them in `deps`.
 PLUMBING = (
     "lmlib/__init__.py",
+    "lmlib/redaction.py",
     "lmlib/states.py",
     "lmlib/threads.py",
     "lmlib/monitoring/",

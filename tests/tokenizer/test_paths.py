@@ -64,6 +64,17 @@ def test_what_names_a_file() -> None:
     assert as_files(["a.txt", "memory://a.txt"]) == [local, stored]
 
 
+def test_a_local_address_is_decoded(tmp_path: Path) -> None:
+    """Path.as_uri() encodes what has a meaning in an address."""
+    path = tmp_path / "100% [a] #1? ä.txt"
+    assert as_file(path.as_uri()) == as_file(path) == path
+
+
+def test_the_name_of_a_stored_file_has_no_secrets() -> None:
+    file = as_file("https://me:SECRET@host/a.txt?token=SECRET")
+    assert str(file) == "https://***@host/a.txt?token=***"
+
+
 def test_a_range_ends_where_the_file_ends(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"0123456789")
     fsspec.filesystem("memory").pipe_file("/a.txt", b"0123456789")
