@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
-from lmlib.corpus.documents import file_format, find_files
+from lmlib.corpus.documents import file_format
 from lmlib.corpus.fetch import check_digest, downloaded, fetch_from_hub
+from lmlib.corpus.find import find_files
 from lmlib.corpus.params import CorpusParams
+from lmlib.corpus.space import check_place, check_space, naming_full_disk
 from lmlib.corpus.split import copy_files, split_files
 from lmlib.files import replacing
 from lmlib.monitoring.progress import byte_bar
@@ -18,31 +20,36 @@ def write_corpus(params: CorpusParams, train_path: Path, valid_path: Path, root:
     `root`/data/.partial for the next run. Raises ValueError, FileNotFoundError or another OSError
     that says what to do; existing files then stay as they are.
     """
-    if params.source == "toystories":
-        with replacing(train_path, valid_path) as parts:
-            _write_toystories(params, *parts)
-    elif params.source == "local":
-        train, valid = find_files(params.train, root), find_files(params.valid, root)
-        _check_local(params, train, valid)
-        with replacing(train_path, valid_path) as parts:
-            _write_files(params, train, valid, *parts)
-    elif params.source == "url":
-        addresses, folder = params.train + params.valid, root / "data" / ".partial"
-        with (
-            downloaded(addresses, params.sha256, folder) as files,
-            replacing(train_path, valid_path) as parts,
-        ):
-            _write_files(params, files[: len(params.train)], files[len(params.train) :], *parts)
-    else:
-        train_file, valid_file = fetch_from_hub(params.source)
-        with replacing(train_path, valid_path) as parts:
-            _write_files(params, [train_file], [valid_file], *parts)
+    for path in (train_path, valid_path):
+        check_place(path)
+    with naming_full_disk(train_path):
+        if params.source == "toystories":
+            with replacing(train_path, valid_path) as parts:
+                _write_toystories(params, *parts)
+        elif params.source == "local":
+            train, valid = _local_files(params, root)
+            with replacing(train_path, valid_path) as parts:
+                _write_files(params, train, valid, *parts)
+        elif params.source == "url":
+            addresses, folder = params.train + params.valid, root / "data" / ".partial"
+            with (
+                downloaded(addresses, params.sha256, folder) as files,
+                replacing(train_path, valid_path) as parts,
+            ):
+                count = len(params.train)
+                _write_files(params, files[:count], files[count:], *parts)
+        else:
+            train_file, valid_file = fetch_from_hub(params.source)
+            with replacing(train_path, valid_path) as parts:
+                _write_files(params, [train_file], [valid_file], *parts)
 
 
 def _write_toystories(params: CorpusParams, train_path: Path, valid_path: Path) -> None:
     from lmlib import toystories
 
-    with byte_bar("toystories", params.train_bytes + params.valid_bytes) as on_bytes:
+    size = params.train_bytes + params.valid_bytes
+    check_space(train_path.parent, size)
+    with byte_bar("toystories", size) as on_bytes:
         toystories.write_corpus(
             train_path,
             valid_path,
@@ -53,15 +60,20 @@ def _write_toystories(params: CorpusParams, train_path: Path, valid_path: Path) 
         )
 
 
-def _check_local(params: CorpusParams, train: list[Path], valid: list[Path]) -> None:
-    """Raise ValueError for a file of unknown format, in both lists, or with a wrong sha256."""
-    files = train + valid
+def _local_files(params: CorpusParams, root: Path) -> tuple[list[Path], list[Path]]:
+    """Return the files of train and of valid.
+
+    Raises ValueError for a file of unknown format, in both lists, or with a wrong sha256.
+    """
+    train, valid = find_files(params.train, root), find_files(params.valid, root)
+    files = [*train.values(), *valid.values()]
     for path in files:
         file_format(path.name)
-    for path in train:
-        if path in valid:
+    for identity, path in valid.items():
+        if identity in train:
+            other = "" if train[identity] == path else f" (as {train[identity]})"
             raise ValueError(
-                f"corpus: {path} is in corpus.train and in corpus.valid; remove it from one"
+                f"corpus: {path} is in corpus.train{other} and in corpus.valid; remove it from one"
             )
     if params.sha256 and len(params.sha256) != len(files):
         raise ValueError(
@@ -70,6 +82,7 @@ def _check_local(params: CorpusParams, train: list[Path], valid: list[Path]) -> 
         )
     for path, digest in zip(files, params.sha256, strict=False):
         check_digest(path, digest, str(path))
+    return list(train.values()), list(valid.values())
 
 
 def _write_files(
@@ -80,6 +93,7 @@ def _write_files(
     # the size of the text in a compressed or structured file is known only after reading it
     plain = all(file_format(path.name) == ".txt" for path in files)
     total = sum(path.stat().st_size for path in files) if plain else None
+    check_space(train_path.parent, total or 0)
     with byte_bar("corpus", total) as on_bytes:
         if valid:
             copy_files(train, params.text_field, train_path, on_bytes)
