@@ -110,8 +110,9 @@ def _read_jsonl(place: _Place, suffix: str, text_field: str) -> Iterator[Piece]:
                 try:
                     record = json.loads(line)
                 except (ValueError, RecursionError) as error:
+                    reason = str(error).replace("line 1 column", "column")
                     raise ValueError(
-                        f"{place} is not JSON ({error}); a .jsonl file has one object per line"
+                        f"{place} is not JSON ({reason}); a .jsonl file has one object per line"
                     ) from error
                 if not isinstance(record, dict) or text_field not in record:
                     has = ", ".join(record) if isinstance(record, dict) else type(record).__name__

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from lmlib.corpus.documents import file_format
 from lmlib.corpus.params import LOGINS
-from lmlib.corpus.space import check_space, naming_full_disk
+from lmlib.corpus.space import check_place, check_space, naming_full_disk
 from lmlib.files import sha256_file
 from lmlib.monitoring.progress import byte_bar
 from lmlib.redaction import redact
@@ -109,6 +109,7 @@ def downloaded(
 
     for address in addresses:
         file_format(_name(address))  # reject unusable names before downloading
+    check_place(folder / "lock")
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):  # two runs must not append to one file
         files = [_download(address, folder) for address in addresses]

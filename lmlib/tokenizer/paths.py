@@ -73,11 +73,13 @@ def as_files(paths: CorpusPath | Iterable[CorpusPath]) -> list[CorpusFile]:
 
 
 def check_is_file(file: CorpusFile, purpose: str) -> None:
-    """Raise FileNotFoundError if the file does not exist, ValueError if it is a folder."""
+    """Raise FileNotFoundError if the file does not exist, ValueError if it is no regular file."""
     if file.is_file():
         return
     if file.is_dir():
         raise ValueError(f"{file}: is a folder; name a file in it {purpose}")
+    if isinstance(file, Path) and file.exists():
+        raise ValueError(f"{file}: is a pipe or a device; name a regular file {purpose}")
     raise FileNotFoundError(f"{file}: no such file {purpose}; check the path")
 
 

@@ -81,6 +81,7 @@ def test_parquet_in_several_batches(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ('{"text": "b"', r"a\.jsonl, line 2 is not JSON .*one object per line"),
+        ('{"text": b}', r"line 2 is not JSON \(Expecting value: column 10 \(char 9\)\)"),
         ("[1]", r"line 2 has no field 'text' \(it has: list\)"),
         ('{"body": "b"}', r"line 2 has no field 'text' \(it has: body\); set corpus.text_field"),
         ('{"text": null}', "line 2, field 'text' is of type NoneType, not str"),

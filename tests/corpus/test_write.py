@@ -139,6 +139,10 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(
     valid.rmdir()
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     refused(PermissionError, "raw is not writable; change its permissions")
+    monkeypatch.undo()
+    (tmp_path / "data").touch()
+    with pytest.raises(NotADirectoryError, match="data is a file, where a folder belongs"):
+        write_corpus(replace(PARAMS, source="url", train=("s3://b/a.txt",)), train, valid, tmp_path)
 
 
 def test_a_full_disk(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Corpora in stores: in memory, behind HTTP, and in an S3 server on loopback."""
 
+import os
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
@@ -116,6 +117,17 @@ def test_a_folder_is_no_missing_file(tmp_path: Path) -> None:
             train_bpe(folder, 300, [])
         with pytest.raises(ValueError, match="is a folder; name a file in it to encode"):
             Tokenizer({}, []).encode_file(folder, tmp_path / "a.npy")
+
+
+def test_what_is_no_regular_file_is_no_missing_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    for path in (tmp_path / "pipe.txt", "/dev/zero"):
+        with pytest.raises(ValueError, match="is a pipe or a device; name a regular file to train"):
+            train_bpe(path, 300, [])
+        with pytest.raises(
+            ValueError, match="is a pipe or a device; name a regular file to encode"
+        ):
+            Tokenizer({}, []).encode_file(path, tmp_path / "a.npy")
 
 
 def test_a_server_that_does_not_tell_sizes_is_refused() -> None:
