@@ -55,6 +55,19 @@ def file_format(name: str) -> str:
     )
 
 
+def check_head(path: Path, suffix: str | None = None) -> str:
+    """Return the format of a file, whose first bytes are of that format.
+
+    Raises what `read_pieces` raises: it is a look at a file before hours of work.
+    """
+    suffix = suffix or file_format(path.name)
+    check_file(path)
+    expected = {"gz": "gzip", "parquet": "parquet"}.get(suffix.rpartition(".")[2], "text")
+    with path.open("rb") as file:
+        check_kind(file.read(HEAD_BYTES), expected, f"corpus: {path}")
+    return suffix
+
+
 def read_pieces(
     path: Path, text_field: str, chunk_bytes: int = 1 << 20, suffix: str | None = None
 ) -> Iterator[Piece]:
@@ -63,11 +76,7 @@ def read_pieces(
     Raises ValueError, naming the file and the line, row or byte, if the content does not have that
     format, is no text or is beyond the limits; OSError if it cannot be read.
     """
-    suffix = suffix or file_format(path.name)
-    check_file(path)
-    expected = {"gz": "gzip", "parquet": "parquet"}.get(suffix.rpartition(".")[2], "text")
-    with path.open("rb") as file:
-        check_kind(file.read(HEAD_BYTES), expected, f"corpus: {path}")
+    suffix = check_head(path, suffix)
     if suffix == ".parquet":
         return _read_parquet(_Place(path, "row"), text_field)
     if suffix.startswith(".jsonl"):

@@ -38,7 +38,8 @@ def find_files(patterns: Iterable[str], root: Path) -> dict[FileId, Path]:
         except (OSError, ValueError) as error:  # a name that is too long or has a NUL, and so on
             reason = getattr(error, "strerror", None) or error
             where = getattr(error, "filename", None) or repr(pattern)
-            raise type(error)(f"corpus: {where} cannot be read ({reason}); {ADVICE}") from error
+            kind = type(error) if isinstance(error, OSError) else ValueError
+            raise kind(f"corpus: {where} cannot be read ({reason}); {ADVICE}") from error
         if not paths:
             raise FileNotFoundError(f"corpus: no file matches {pattern} below {root}; {ADVICE}")
         for path in paths:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lmlib.corpus.documents import file_format
+from lmlib.corpus.documents import check_head, file_format
 from lmlib.corpus.fetch import check_digest, downloaded, fetch_from_hub
 from lmlib.corpus.find import find_files
 from lmlib.corpus.params import CorpusParams
@@ -91,7 +91,7 @@ def _write_files(
     """Write the documents of `train` and `valid`, or of `train` alone, split in two."""
     files = train + valid
     # the size of the text in a compressed or structured file is known only after reading it
-    plain = all(file_format(path.name) == ".txt" for path in files)
+    plain = {check_head(path) for path in files} == {".txt"}
     total = sum(path.stat().st_size for path in files) if plain else None
     check_space(train_path.parent, total or 0)
     with byte_bar("corpus", total) as on_bytes:

@@ -105,7 +105,9 @@ def test_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             found(tmp_path, "*.txt")
 
 
-@pytest.mark.parametrize("name", ["x" * 300 + ".txt", "a\0.txt", "x" * 300 + "/*.txt"])
+@pytest.mark.parametrize(
+    "name", ["x" * 300 + ".txt", "a\0.txt", "a\ud800.txt", "x" * 300 + "/*.txt"]
+)
 def test_names_that_no_file_can_have(tmp_path: Path, name: str) -> None:
     with pytest.raises((OSError, ValueError), match=r"corpus: .*correct corpus\.train"):
         found(tmp_path, name)

@@ -196,6 +196,16 @@ def outs(root: Path, number: int) -> tuple[Path, Path]:
     return folder / "train.txt", folder / "valid.txt"
 
 
+def test_what_is_no_text_is_found_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_bytes(TRAIN)
+    (tmp_path / "b.txt").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    monkeypatch.delattr("lmlib.corpus.write.copy_files")
+    with pytest.raises(ValueError, match=r"b\.txt is a git-lfs pointer"):
+        write(replace(PARAMS, valid=("b.txt",)), tmp_path)
+
+
 def test_a_failure_leaves_the_old_files(tmp_path: Path) -> None:
     """This holds even if only the second of the two cannot be written."""
     (tmp_path / "a.txt").write_bytes(TRAIN)
