@@ -56,7 +56,7 @@ def file_format(name: str) -> str:
 
 
 def check_head(path: Path, suffix: str | None = None) -> str:
-    """Return the format of a file, whose first bytes are of that format.
+    """Return the format of a file, after a look at its first bytes.
 
     Raises what `read_pieces` raises: it is a look at a file before hours of work.
     """

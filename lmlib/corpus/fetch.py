@@ -231,24 +231,23 @@ def _transfer(address: str, reached: int) -> Iterator[None]:
 
     try:
         yield
-    except Exception as error:  # each kind of store has its own
-        if not isinstance(error, OSError | aiohttp.ClientError):
-            raise ConnectionError(
-                _out_of_reach("url", _shown(address), _host(address), error)
-            ) from error
+    except Exception as error:
         # fsspec reports anything that prevents the request as FileNotFoundError
         cause = (isinstance(error, FileNotFoundError) and error.__cause__) or error
         status = getattr(cause, "status", 0)
-        refused = 400 <= status < 500 and status not in (408, 416, 429)
-        if refused or isinstance(cause, _FINAL | aiohttp.InvalidURL):
-            reason = f"HTTP status {status}" if refused else type(cause).__name__
-            forbidden = status in (401, 403) or isinstance(cause, PermissionError)
-            raise FileNotFoundError(
-                f"corpus.source=url: {_shown(address)} gives no file ({reason}); "
-                f"{f'give a login in {LOGINS}, or ' if forbidden else ''}correct the address in "
-                "corpus.train or corpus.valid"
-            ) from error
-        raise _BrokenOff(_one_line(cause), reached) from error
+        if 400 <= status < 500 and status not in (408, 416, 429):
+            reason, login = f"HTTP status {status}", status in (401, 403)
+        elif isinstance(cause, _FINAL | aiohttp.InvalidURL):
+            reason, login = type(cause).__name__, isinstance(cause, PermissionError)
+        elif isinstance(cause, OSError | aiohttp.ClientError):
+            raise _BrokenOff(_one_line(cause), reached) from error
+        else:  # each kind of store has its own, mostly about logins
+            reason, login = _one_line(cause), True
+        raise FileNotFoundError(
+            f"corpus.source=url: {_shown(address)} gives no file ({reason:.200}); "
+            f"{f'give a login in {LOGINS}, or ' if login else ''}correct the address in "
+            "corpus.train or corpus.valid"
+        ) from error
 
 
 def _filesystem(address: str) -> tuple[Any, str]:

@@ -251,7 +251,8 @@ def test_errors_of_other_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(MemoryFileSystem, "info", fail)
     with pytest.raises(
-        ConnectionError, match=r"cannot .*/b\.txt .*\(no credentials for https://\*"
+        FileNotFoundError,
+        match=r"/b\.txt gives no file \(no credentials for https://\*\*\*@host\); give a login in",
     ):
         download("memory://corpus/b.txt", tmp_path)
 
