@@ -14,6 +14,7 @@ import pytest
 from lmlib.corpus import fetch
 from lmlib.corpus.fetch import check_digest, downloaded
 from tests.corpus.serving import Site, serve
+from tests.tokenizer.bucket import ADDRESS, serve_bucket
 
 CONTENT = random.Random(0).randbytes(3_000_000)
 BREAK = 1_500_000  # much more than the client's buffer, which is lost when the connection breaks
@@ -161,6 +162,24 @@ def test_login_from_the_configuration_of_fsspec(
     with serve(Site({"/a.txt": CONTENT}, authorization="Bearer T")) as site:
         monkeypatch.setitem(fsspec.config.conf, "http", settings)
         assert download(f"{site.url}/a.txt", tmp_path) == CONTENT
+
+
+def test_login_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from s3fs import S3FileSystem
+
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with serve_bucket(CONTENT) as options:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", options["endpoint_url"])
+        S3FileSystem.clear_instance_cache()
+        with pytest.raises(
+            FileNotFoundError, match=r"credentials\); give a login in the environment"
+        ):
+            download(ADDRESS, tmp_path)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", options["key"])
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", options["secret"])
+        S3FileSystem.clear_instance_cache()
+        assert download(ADDRESS, tmp_path) == CONTENT
+    S3FileSystem.clear_instance_cache()
 
 
 @pytest.mark.parametrize("sizes", [True, False])
