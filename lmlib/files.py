@@ -48,7 +48,18 @@ def replacing(*paths: Path, size: int | None = None, durable: bool = True) -> It
                 for folder in {path.parent for path in paths}:
                     sync(folder)
     except OSError as error:
-        raise _explained(error, parts, paths, size) from error
+        _name(error, parts, paths, size)
+        raise
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name `path`, which is being written, in an error of the disk; by itself it names no file."""
+    try:
+        yield
+    except OSError as error:
+        _name(error, [], [path], None)
+        raise
 
 
 @contextmanager
@@ -92,22 +103,18 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _explained(
-    error: OSError, parts: Sequence[Path], paths: Sequence[Path], size: int | None
-) -> OSError:
-    """Return an error that names the file that was being written, if it is about one of them."""
-    if error.errno is None:
-        return error
-    name, reason = error.filename, error.strerror
+def _name(error: OSError, parts: Sequence[Path], paths: Sequence[Path], size: int | None) -> None:
+    """Give an error the name of the file that was being written, if it is about one of them."""
     for part, path in zip(parts, paths, strict=False):
-        if name in (str(part), str(part.parent)):
-            name = str(path)
+        if error.filename in (str(part), str(part.parent)):
+            error.filename = str(path)
     if error.errno in NO_SPACE | {errno.EFBIG, errno.EIO}:  # they name no file
-        name = name or str(paths[0])
+        error.filename = error.filename or str(paths[0])
     if error.errno in NO_SPACE:
-        free = shutil.disk_usage(next(filter(Path.exists, paths[0].absolute().parents))).free
-        reason += f" ({f'{size:,} bytes are needed, ' if size else ''}{free:,} bytes are free)"
-    return OSError(error.errno, reason, name) if name else error
+        folder = next(filter(Path.exists, paths[0].absolute().parents))
+        needed = f"{size:,} bytes are needed, " if size else ""
+        free = shutil.disk_usage(folder).free
+        error.strerror = f"{error.strerror} ({needed}{free:,} bytes are free)"
 
 
 def write_atomically(path: str | Path, content: bytes | memoryview) -> None:

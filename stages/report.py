@@ -6,6 +6,7 @@ Run:    python -m stages.report
 
 import sys
 from itertools import pairwise
+from typing import Any
 
 from lmlib.files import read_json
 from stages.cli import run_stage
@@ -16,29 +17,32 @@ def main() -> None:
     """Write the report to stdout."""
     if not EVALUATE_METRICS.is_file() or not SAMPLES.is_file():
         raise FileNotFoundError(f"{EVALUATE_METRICS}: no results yet; run `dvc repro`")
-    scores = read_json(EVALUATE_METRICS)
-    sys.stdout.write(
-        "\n".join(
-            [
-                *_samples(SAMPLES.read_text(encoding="utf-8")),
-                "",
-                f"validation loss  {scores['loss']:.4f} nats per token",
-                f"perplexity       {scores['perplexity']:.3f}",
-                f"bits per byte    {scores['bits_per_byte']:.4f}",
-                f"token accuracy   {scores['accuracy']:.1%}",
-                *(_about_samples(scores) if "copied_part" in scores else []),
-                "",
-                "Compare runs in MLflow:  make ui",
-                "",
-            ]
-        )
-    )
+    page = SAMPLES.read_bytes().decode("utf-8", "replace")  # a sample may have lone CRs
+    sys.stdout.write("\n".join([*_samples(page), "", *_scores(read_json(EVALUATE_METRICS)), ""]))
+
+
+def _scores(scores: dict[str, Any]) -> list[str]:
+    try:
+        return [
+            f"validation loss  {scores['loss']:.4f} nats per token",
+            f"perplexity       {scores['perplexity']:.3f}",
+            f"bits per byte    {scores['bits_per_byte']:.4f}",
+            f"token accuracy   {scores['accuracy']:.1%}",
+            *(_about_samples(scores) if "copied_part" in scores else []),
+            "",
+            "Compare runs in MLflow:  make ui",
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{EVALUATE_METRICS}: not the scores of an evaluation ({error!r}); run "
+            "`dvc repro -f evaluate`"
+        ) from error
 
 
 def _samples(page: str) -> list[str]:
     """Return the quoted lines of the page, with a line before each sample."""
     lines = []
-    for before, line in pairwise(["", *page.splitlines()]):
+    for before, line in pairwise(["", *page.split("\n")]):
         if line.startswith(">"):
             lines += [] if before.startswith(">") else ["", "-" * 20]
             lines.append(line.removeprefix(">").strip())
