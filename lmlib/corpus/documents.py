@@ -223,7 +223,8 @@ def _open(place: _Place, suffix: str) -> Iterator[gzip.GzipFile | io.BufferedRea
     compressed = suffix.endswith(".gz")
     try:
         with gzip.open(place.path, "rb") if compressed else place.path.open("rb") as file:
-            check_kind(file.peek(HEAD_BYTES), "text", f"corpus: {place.path}")
+            if compressed:
+                check_kind(file.peek(HEAD_BYTES), "text", f"corpus: {place.path}")
             yield file
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(

@@ -237,7 +237,7 @@ def _transfer(address: str, reached: int) -> Iterator[None]:
         status = getattr(cause, "status", 0)
         if 400 <= status < 500 and status not in (408, 416, 429):
             reason, login = f"HTTP status {status}", status in (401, 403)
-        elif isinstance(cause, _FINAL | aiohttp.InvalidURL):
+        elif isinstance(cause, _FINAL | aiohttp.InvalidURL | aiohttp.TooManyRedirects):
             reason, login = type(cause).__name__, isinstance(cause, PermissionError)
         elif isinstance(cause, OSError | aiohttp.ClientError):
             raise _BrokenOff(_one_line(cause), reached) from error

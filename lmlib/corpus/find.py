@@ -8,10 +8,10 @@ import os
 import stat
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 
 ADVICE = "correct corpus.train or corpus.valid in params.yaml"
-KERNEL_FOLDERS = ("/proc", "/sys")  # their files are made while they are read
 KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -63,7 +63,7 @@ def check_file(path: Path) -> FileId:
     kind = KINDS.get(stat.S_IFMT(status.st_mode), "")
     if kind == "a folder":
         raise ValueError(f"corpus: {path} is a folder; name its files, as in {path}/*.txt")
-    if any(path.resolve().is_relative_to(folder) for folder in KERNEL_FOLDERS):
+    if status.st_dev in _kernel_devices():
         kind = "made by the kernel"
     if kind:
         raise ValueError(
@@ -72,6 +72,12 @@ def check_file(path: Path) -> FileId:
     if not os.access(path, os.R_OK):
         raise PermissionError(f"corpus: {path} is not readable; change its permissions")
     return status.st_dev, status.st_ino
+
+
+@cache
+def _kernel_devices() -> set[int]:
+    """Return the devices of the file systems whose files are made while they are read."""
+    return {os.stat(folder).st_dev for folder in ("/proc", "/sys") if os.path.ismount(folder)}  # noqa: PTH116
 
 
 def _matches(pattern: str, root: Path) -> list[Path]:

@@ -141,6 +141,14 @@ def test_secrets_of_a_redirect_are_not_shown(
     assert "SECRET" not in f"{caught.value} {caplog.text}"
 
 
+def test_redirects_without_end(tmp_path: Path) -> None:
+    """To try again is no use."""
+    with serve(Site({}, redirects={"/a.txt": "/a.txt"})) as site:
+        with pytest.raises(FileNotFoundError, match=r"/a\.txt gives no file \(TooManyRedirects"):
+            download(f"{site.url}/a.txt", tmp_path)
+        assert len(site.requests) < 30
+
+
 def test_login_from_netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password pw\n")
     (tmp_path / "netrc").chmod(0o600)
