@@ -188,23 +188,42 @@ def _checked_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
+def read_metrics(path: str | Path, *needed: str) -> dict[str, float]:
+    """Return the numbers in a JSON file of metrics, in which those named `needed` must be.
+
+    Raises FileNotFoundError and ValueError, naming the file, as `read_json` does.
+    """
+    values = read_json(path)
+    for name in needed:
+        if name not in values:
+            raise ValueError(f"{path}: has no {name!r}; run `dvc repro`, which writes the file")
+    for name, value in values.items():
+        # no comparison with NaN is true; a whole number beyond is none for `float`
+        if type(value) not in (int, float) or not -1e300 < value < 1e300:
+            raise ValueError(f"{path}: {name[:80]!r} is no finite number; run `dvc repro` again")
+    return values
+
+
 def read_yaml(path: str | Path, *, missing: str = "no such file") -> dict[str, Any]:
     """Return the mapping in the YAML 1.2 file `path`.
 
     Raises FileNotFoundError, with the text `missing`, if the file does not exist, and ValueError
     if it is not valid or contains anything else. Both name the file.
     """
+    return _mapping(path, parse_yaml(read_text(path, missing=missing), str(path)))
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Return the value of a YAML 1.2 text; raise ValueError, which begins with `where`."""
     from ruamel.yaml import YAML, YAMLError  # here: most users of this module need no parser
 
-    text = read_text(path, missing=missing)
     try:
-        value = YAML(typ="safe").load(text)
+        return YAML(typ="safe").load(text)
     except RecursionError:
-        raise ValueError(f"{path}: not valid YAML here: nested too deeply") from None
+        raise ValueError(f"{where}: not valid YAML here: nested too deeply") from None
     except (YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
         # the last four: of a value, such as the date 2001-99-99
-        raise ValueError(f"{path}: not valid YAML: {error}") from error
-    return _mapping(path, value)
+        raise ValueError(f"{where}: not valid YAML: {error}") from error
 
 
 def _mapping(path: str | Path, value: Any) -> dict[str, Any]:

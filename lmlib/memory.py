@@ -11,8 +11,10 @@ CGROUP = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_by
 
 LEAST = 10**8
 
-# as PyTorch, its allocators, NumPy, C++ and the system say it
-_NO_MEMORY = re.compile(r"allocate memory|out of memory|unable to allocate|bad_alloc", re.I)
+# as PyTorch, its allocators, NumPy, C++, the system and its loader say it
+_NO_MEMORY = re.compile(
+    r"allocate memory|out of memory|unable to allocate|bad_alloc|failed to map segment", re.I
+)
 _WANTED = re.compile(r"allocate ([\d.]+) ?([KMGT]iB|bytes)", re.I)
 
 
@@ -63,7 +65,7 @@ def out_of_memory(error: BaseException, advice: str) -> str | None:
     if isinstance(error, MemoryError):
         if "; " in text:  # from `require_memory`
             return text
-    elif not isinstance(error, RuntimeError | OSError) or not _NO_MEMORY.search(text):
+    elif not _says_no_memory(error):
         return None
     wanted = f": {found[1]} {found[2]} more were needed" if (found := _WANTED.search(text)) else ""
     with contextlib.suppress(ImportError, MemoryError, OSError):
@@ -71,8 +73,17 @@ def out_of_memory(error: BaseException, advice: str) -> str | None:
     return f"out of memory{wanted}; {advice}"
 
 
+def _says_no_memory(error: BaseException | None) -> bool:
+    """Return whether an error says so, or one that it was raised from or while handling."""
+    if not isinstance(error, RuntimeError | OSError | ImportError):
+        return False
+    return bool(_NO_MEMORY.search(str(error))) or _says_no_memory(
+        error.__cause__ or error.__context__
+    )
+
+
 def gigabytes(num_bytes: int) -> str:
     """Return a number of bytes as a text, such as 1.5 GB."""
     if num_bytes >= 10**18:
-        return "more than 10**9 GB"
+        return "10**9 GB"
     return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 10**8 else f"{num_bytes / 1e6:,.1f} MB"

@@ -69,12 +69,19 @@ def load_params(path: str | Path, section: str, cls: type[T]) -> T:
     Raises ValueError, naming file, section and key, for an unknown or missing key, a value of the
     wrong type, or one that `cls.__post_init__` rejects; FileNotFoundError if there is no file.
     """
-    values = read_yaml(path, missing="no such file; run from the root of the repository").get(
-        section
-    )
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: section `{section}` is missing; it holds {cls.__name__}")
+    values = read_section(path, section)
     return from_dict(cls, values, where=f"{path}: {section}")
+
+
+def read_section(path: str | Path, section: str) -> dict[str, Any]:
+    """Return `section` of the YAML file `path` unchecked.
+
+    Raises ValueError if there is none, FileNotFoundError if there is no file.
+    """
+    sections = read_yaml(path, missing="no such file; run from the root of the repository")
+    if not isinstance(values := sections.get(section), dict):
+        raise ValueError(f"{path}: section `{section}` is missing; it holds keys and values")
+    return values
 
 
 def from_dict(cls: type[T], values: dict[str, Any], where: str) -> T:

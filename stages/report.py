@@ -6,37 +6,36 @@ Run:    python -m stages.report
 
 import sys
 from itertools import pairwise
-from typing import Any
 
-from lmlib.files import read_json
+from lmlib.files import read_metrics
 from stages.cli import run_stage
 from stages.paths import EVALUATE_METRICS, SAMPLES
+
+SCORES = ("loss", "perplexity", "bits_per_byte", "accuracy")
+OF_SAMPLES = {"distinct_1", "distinct_2", "distinct_3", "copied_part", "held_out_copied_part"}
 
 
 def main() -> None:
     """Write the report to stdout."""
     if not EVALUATE_METRICS.is_file() or not SAMPLES.is_file():
         raise FileNotFoundError(f"{EVALUATE_METRICS}: no results yet; run `dvc repro`")
-    page = SAMPLES.read_bytes().decode("utf-8", "replace")  # a sample may have lone CRs
-    sys.stdout.write("\n".join([*_samples(page), "", *_scores(read_json(EVALUATE_METRICS)), ""]))
-
-
-def _scores(scores: dict[str, Any]) -> list[str]:
-    try:
-        return [
-            f"validation loss  {scores['loss']:.4f} nats per token",
-            f"perplexity       {scores['perplexity']:.3f}",
-            f"bits per byte    {scores['bits_per_byte']:.4f}",
-            f"token accuracy   {scores['accuracy']:.1%}",
-            *(_about_samples(scores) if "copied_part" in scores else []),
-            "",
-            "Compare runs in MLflow:  make ui",
-        ]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{EVALUATE_METRICS}: not the scores of an evaluation ({error!r}); run "
-            "`dvc repro -f evaluate`"
-        ) from error
+    scores = read_metrics(EVALUATE_METRICS, *SCORES)
+    sys.stdout.write(
+        "\n".join(
+            [
+                *_samples(read_text(SAMPLES)),
+                "",
+                f"validation loss  {scores['loss']:.4f} nats per token",
+                f"perplexity       {scores['perplexity']:.3f}",
+                f"bits per byte    {scores['bits_per_byte']:.4f}",
+                f"token accuracy   {scores['accuracy']:.1%}",
+                *(_about_samples(scores) if scores.keys() >= OF_SAMPLES else []),
+                "",
+                "Compare runs in MLflow:  make ui",
+                "",
+            ]
+        )
+    )
 
 
 def _samples(page: str) -> list[str]:

@@ -13,6 +13,7 @@ import pytest
 
 from lmlib.files import (
     read_json,
+    read_metrics,
     read_yaml,
     replacing,
     sha256_file,
@@ -236,3 +237,27 @@ def test_a_folder_in_place_of_a_file(tmp_path: Path, read: Callable[[Path], obje
     (tmp_path / "config").mkdir()
     with pytest.raises(ValueError, match=r"config: not a file; remove what stands in its place$"):
         read(tmp_path / "config")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "not valid JSON"),
+        ("{}", "has no 'loss'; run `dvc repro`"),
+        ('{"loss": "1.5"}', "'loss' is no finite number"),
+        ('{"loss": true}', "'loss' is no finite number"),
+        ('{"loss": NaN}', "'loss' is no finite number"),
+        ('{"loss": 1, "more": [1]}', "'more' is no finite number"),
+        ('{"loss": 1' + "0" * 400 + "}", "'loss' is no finite number"),
+    ],
+    ids=range(7),
+)
+def test_damaged_metrics_are_named(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "evaluate.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"evaluate\.json: {message}"):
+        read_metrics(tmp_path / "evaluate.json", "loss")
+
+
+def test_read_metrics(tmp_path: Path) -> None:
+    write_json(tmp_path / "evaluate.json", {"loss": 1.5, "tokens": 10**12})
+    assert read_metrics(tmp_path / "evaluate.json", "loss") == {"loss": 1.5, "tokens": 10**12}

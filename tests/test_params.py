@@ -194,7 +194,7 @@ def test_something_else_than_keys_and_values(values: Any) -> None:
 @pytest.mark.parametrize("text", ["model: {}", "optim:", "optim: 3"])
 def test_missing_section(tmp_path: Path, text: str) -> None:
     with pytest.raises(
-        ValueError, match=r"params\.yaml: section `optim` is missing; it holds Rate"
+        ValueError, match=r"params\.yaml: section `optim` is missing; it holds keys and"
     ):
         load_params(write(tmp_path, text), "optim", Rate)
 

@@ -43,11 +43,13 @@ def model_card(
 ) -> str:
     """Return the card of a model: what it is, how to load it, what it was made from, its scores.
 
-    `params` are the sections of params.yaml; corpus.source names the text. The licence is left to
-    the publisher.
+    `params` are the sections of params.yaml; corpus.source names the text, and ValueError is raised
+    if it names none. The licence is left to the publisher.
     """
     shape = model.params
-    source = params["corpus"]["source"]
+    source = params["corpus"].get("source")
+    if source not in _CORPORA:
+        raise ValueError(f"corpus.source is {source!r:.80}; choose one of {', '.join(_CORPORA)}")
     text, _, _ = _CORPORA[source]
     parts = [
         _front_matter(name, source, valid_metrics),

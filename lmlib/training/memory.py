@@ -7,6 +7,7 @@ from lmlib.model import ModelParams, count_weights, model_bytes
 from lmlib.runtime import resolve_dtype
 from lmlib.training.settings import Settings
 
+PROCESS_BYTES = 200_000_000
 SIZES = "model.d_model, model.d_ff or model.num_layers"
 
 
@@ -21,7 +22,10 @@ def require_training_memory(
     parts = training_bytes(settings, vocab_size, num_processes, device)
     advice = {
         "state": f"lower {SIZES}, or tokenizer.vocab_size",
-        "activations": f"lower train.micro_batch_size, model.context_length, {SIZES}",
+        "activations": (
+            f"lower train.batch_size or train.micro_batch_size, model.context_length, {SIZES}"
+        ),
+        "process": "lower train.num_processes",
         "batch": "lower train.batch_size or model.context_length",
     }
     if device.type == "cuda":  # the weights are drawn on the CPU
@@ -38,6 +42,7 @@ def training_bytes(
 
     state        float32 weights, their gradients, and one moment of the optimizer (AdamW has two)
     activations  what the backward pass needs; about half of what uncompiled layers keep
+    process      Python with PyTorch, in each of several
     batch        the token ids of a step, all of them in each process
     """
     model, params = settings.model, settings.train
@@ -52,6 +57,7 @@ def training_bytes(
     return {
         "state": state,
         "activations": numbers * (4 if "float32" in dtype else 2),
+        "process": PROCESS_BYTES if num_processes > 1 else 0,
         "batch": 8 * params.batch_size * (model.context_length + 1),
     }
 

@@ -23,6 +23,7 @@ PLUMBING = (
     "stages/parent.py",
     "stages/paths.py",
     "stages/stage_run.py",
+    "stages/uncaught.py",
 )
 
 

@@ -16,6 +16,11 @@ def ending(raised: str, **env: str) -> subprocess.CompletedProcess[str]:
         f"def main():\n    raise {raised}\n"
         "run_stage(main, lower='train.batch_size')"
     )
+    return run(code, **env)
+
+
+def run(code: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a process of its own."""
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
@@ -55,6 +60,29 @@ def test_a_lack_of_memory_is_one_sentence(raised: str, start: str) -> None:
 def test_what_was_refused_before_it_was_done_is_said_as_it_is() -> None:
     done = ending("MemoryError('a step needs at least 30 GB; lower model.d_ff')")
     assert done.stderr == "error: a step needs at least 30 GB; lower model.d_ff\n"
+
+
+@pytest.mark.parametrize(
+    ("raised", "shown"),
+    [
+        ("ImportError('libtorch_cpu.so: failed to map segment from shared object')", "error: out"),
+        ("MemoryError", "error: out of memory ("),
+        ("ImportError('no module named x')", "Traceback"),
+    ],
+)
+def test_an_import_without_memory_is_one_sentence(raised: str, shown: str) -> None:
+    """Libraries are imported before `run_stage` is called."""
+    done = run(f"import stages\nraise {raised}")
+    assert done.returncode == 1
+    assert done.stderr.startswith(shown)
+
+
+def test_a_cause_that_a_library_hides_is_found() -> None:
+    code = (
+        "import stages\ntry:\n    raise OSError('x.so: failed to map segment')\n"
+        "except OSError:\n    raise OSError('the library literally cannot be found')"
+    )
+    assert run(code).stderr.startswith("error: out of memory (")
 
 
 def test_the_traceback_is_shown_on_demand() -> None:

@@ -41,7 +41,7 @@ def test_a_sample_is_shown_to_its_end(capsys: pytest.CaptureFixture[str]) -> Non
 def test_damaged_results_are_named(scores: dict[str, object]) -> None:
     write_json(EVALUATE_METRICS, scores)
     with pytest.raises(
-        SystemExit, match=r"error: models/metrics/evaluate\.json: not the scores .*f e"
+        SystemExit, match=r"error: models/metrics/evaluate\.json: '\w+' is .*repro`"
     ):
         run_stage(main)
 

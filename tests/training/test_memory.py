@@ -49,6 +49,12 @@ def test_a_vocabulary_is_named() -> None:
         require_training_memory(settings_of(), 10**10, 1, CPU)
 
 
+def test_too_many_processes_are_named() -> None:
+    settings = settings_of(replace(TRAIN, batch_size=1024, num_processes=1024))
+    with pytest.raises(MemoryError, match=r"lower train\.num_processes$"):
+        require_training_memory(settings, 300, 1024, CPU)
+
+
 def test_processes_share_the_memory_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_of(replace(TRAIN, batch_size=10**6))
     needed = sum(training_bytes(settings, 300, 1, CPU).values())
