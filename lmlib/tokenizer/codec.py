@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from functools import lru_cache, partial
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -67,11 +67,11 @@ class Tokenizer:
         by_bytes = {token: token_id for token_id, token in sorted(self.vocab.items(), reverse=True)}
         if self.vocab and min(self.vocab) < 0:
             raise ValueError(f"vocab: id {min(self.vocab)} is negative; ids start at 0")
-        for token in self.special_tokens:
-            if token.encode() not in by_bytes:
-                next_id = max(self.vocab, default=-1) + 1
-                self.vocab[next_id] = token.encode()
-                by_bytes[token.encode()] = next_id
+        next_ids = count(self.vocab_size)
+        for token in map(str.encode, self.special_tokens):
+            if token not in by_bytes:
+                by_bytes[token] = next(next_ids)
+                self.vocab[by_bytes[token]] = token
         self.special_ids = {token: by_bytes[token.encode()] for token in self.special_tokens}
         self._byte_ids = [by_bytes.get(bytes([byte]), -1) for byte in range(256)]
         self._merge_table = _merge_table(self.merges, by_bytes)
@@ -312,11 +312,12 @@ class Tokenizer:
 
     def _splitter_for(self, allowed_special: AllowedSpecial) -> Splitter:
         if isinstance(allowed_special, set | frozenset):
-            unknown = sorted(set(allowed_special) - set(self.special_tokens))
+            unknown = sorted(set(allowed_special).difference(self.special_ids))
             if unknown:
                 raise ValueError(
-                    f"allowed_special names {', '.join(map(repr, unknown))}, but the special "
-                    f"tokens are {self.special_tokens}; name one of these or pass 'all' or 'none'"
+                    f"allowed_special names {', '.join(map(repr, unknown)):.200}, but the special "
+                    f"tokens are {self.special_tokens!r:.200}; name one of these or pass 'all' or "
+                    "'none'"
                 )
             return _splitter(self.pattern, frozenset(allowed_special))
         if allowed_special == "all":

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -252,6 +253,36 @@ def test_allowed_special_tokens_only(
     assert list(ours.encode_iterable(text, allowed_special=set(allowed))) == expected
     (batch,) = ours.encode_batch([text], allowed_special=set(allowed))
     assert batch.tolist() == expected
+
+
+# Of one prefix; of so many that a place is tested for all at once; each the prefix of the next
+MANY = {
+    "numbered": [f"<|special_{number}|>" for number in range(10_000)],
+    "words": ["".join(letters) for letters in product("abcdefghij", repeat=4)],
+    "all characters": [*map(chr, range(0x21, 0x250)), *map("ab{}\u0301".format, range(1000))],
+    "nested": ["ab" * number + ending for number in range(1, 60) for ending in ("", "a", "!")],
+}
+
+
+@pytest.mark.parametrize("pattern", list(PATTERNS))
+@pytest.mark.parametrize("tokens", list(MANY))
+def test_many_special_tokens(
+    tokenizer: Tokenizer, way: str, tokens: str, pattern: str, tmp_path: Path
+) -> None:
+    """Whole, in part, one into the other, and in a file that is cut at many places."""
+    ours = with_pattern(tokenizer, pattern, MANY[tokens])
+    rng = random.Random(1)
+    parts = []
+    for token in rng.choices(MANY[tokens], k=60):
+        parts += [token, token[:-1], token[1:], " ", rng.choice(["a", "<|special_", "abc ab", "é"])]
+    text = "".join(parts)
+    expected = PlainEncoder(ours).ids(text.encode())
+    assert ours.encode(text) == expected
+    assert list(ours.encode_iterable(iter(text))) == expected
+    assert file_ids(ours, text.encode(), tmp_path, chunk_bytes=100) == expected
+    few = set(MANY[tokens][:3])
+    ours = with_pattern(tokenizer, pattern, [*few])
+    assert ours.encode(text) == PlainEncoder(ours).ids(text.encode())
 
 
 def test_allowed_special(tokenizer: Tokenizer, way: str) -> None:
