@@ -8,11 +8,12 @@ from concurrent.futures import Executor
 from functools import lru_cache, partial
 from itertools import count, pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lmlib.ids import whole_ids
 from lmlib.threads import num_cores
 from lmlib.tokenizer import engine, files
 from lmlib.tokenizer.encoder import Encoder, TokenTable
@@ -37,6 +38,7 @@ CHUNK_BYTES = 1 << 20  # bytes of a file, or of a batch of texts, that one worke
 CLUSTER_CHUNK_BYTES = 1 << 24  # the same with an executor: each chunk carries the tokenizer
 ENGINE_HABIT_BYTES = 1 << 16  # encoded in plain Python before loaded kernels are used
 BYTES_PER_ID = 4  # of text, roughly
+MAX_VOCAB_SIZE = 1 << 32  # ids are stored as uint32
 
 
 class Tokenizer:
@@ -59,7 +61,7 @@ class Tokenizer:
         *,
         pattern: str = "gpt2",
     ) -> None:
-        self.vocab = dict(vocab)
+        self.vocab = dict(zip(whole_ids(vocab, "vocab"), vocab.values(), strict=True))
         self.merges = [(left, right) for left, right in merges]
         self.pattern = pattern
         self.special_tokens = check_special_tokens(special_tokens)
@@ -72,6 +74,11 @@ class Tokenizer:
             if token not in by_bytes:
                 by_bytes[token] = next(next_ids)
                 self.vocab[by_bytes[token]] = token
+        if self.vocab_size > MAX_VOCAB_SIZE:
+            raise ValueError(
+                f"vocab: id {self.vocab_size - 1} is above {MAX_VOCAB_SIZE - 1}, the greatest that "
+                "fits into 32 bits; number the tokens from 0"
+            )
         self.special_ids = {token: by_bytes[token.encode()] for token in self.special_tokens}
         self._byte_ids = [by_bytes.get(bytes([byte]), -1) for byte in range(256)]
         self._merge_table = _merge_table(self.merges, by_bytes)
@@ -240,7 +247,10 @@ class Tokenizer:
     # -- ids to text
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """Return the bytes of the tokens; raise ValueError for an id not in the vocabulary."""
+        """Return the bytes of the tokens, whose ids are one row of whole numbers in any form.
+
+        Raises ValueError for an id not in the vocabulary, and for what is no id, such as 97.0.
+        """
         return bytes(self._decode(ids))
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -248,9 +258,8 @@ class Tokenizer:
         return str(self._decode(ids), "utf-8", errors="replace")
 
     def _decode(self, ids: Iterable[int]) -> bytes | memoryview:
-        if isinstance(ids, np.ndarray) and ids.ndim != 1:
-            raise ValueError(f"decode: ids has shape {ids.shape}; pass one row at a time")
-        ids = ids if isinstance(ids, list | np.ndarray) else list(ids)
+        if not isinstance(ids, list) and not _is_integer_array(ids):
+            ids = whole_ids(ids, "decode")
         if self._wants_engine(BYTES_PER_ID * len(ids)):
             numbers = _as_uint32(ids)
             if numbers is not None:
@@ -260,7 +269,7 @@ class Tokenizer:
                 if decoded is not None:
                     return decoded.data
         try:
-            return b"".join(map(self.vocab.__getitem__, _as_list(ids)))
+            return b"".join(map(self.vocab.__getitem__, whole_ids(ids, "decode")))
         except KeyError as error:
             raise ValueError(
                 f"decode: {error.args[0]!r} is not a token id; this vocabulary has "
@@ -403,19 +412,18 @@ def _check_destination(dst: Path, src: CorpusFile) -> None:
         raise ValueError(f"{dst}: is the file to encode; write the ids to another file")
 
 
-def _as_list(ids: list[int] | NDArray) -> list[int]:
-    return ids.tolist() if isinstance(ids, np.ndarray) else ids
+def _is_integer_array(ids: Iterable[int]) -> TypeGuard[NDArray[np.integer]]:
+    """Return whether ids are one row in plain memory, with nothing masked."""
+    return type(ids) in (np.ndarray, np.memmap) and ids.ndim == 1 and ids.dtype.kind in "iu"
 
 
-def _as_uint32(ids: list[int] | NDArray) -> NDArray[np.uint32] | None:
+def _as_uint32(ids: list[int] | NDArray[np.integer]) -> NDArray[np.uint32] | None:
     """Return the ids as an array, or None if any of them cannot be an id."""
-    if not isinstance(ids, np.ndarray):
+    if isinstance(ids, list):
         try:
             return np.frombuffer(array("I", ids), dtype=np.uint32)
         except (OverflowError, TypeError):
             return None
-    if ids.dtype.kind not in "bui":
-        return None  # 97.9 is not 97
     fits = ids.dtype.kind == "u" and ids.dtype.itemsize <= 4
     if not fits and ids.size and not 0 <= ids.min() <= ids.max() <= engine.ENGINE_MAX_ID:
         return None

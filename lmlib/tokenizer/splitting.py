@@ -41,8 +41,8 @@ def encode_strictly(text: str, where: str) -> bytes:
     Raises ValueError for a lone surrogate, TypeError for anything but a str.
     """
     try:
-        return text.encode("utf-8")
-    except AttributeError:
+        return str.encode(text, "utf-8")  # not text.encode: other types have one too
+    except TypeError:
         raise TypeError(
             f"{where}: {text!r:.50} is {type(text).__name__}, not str; decode bytes first: "
             "data.decode('utf-8')"

@@ -1,8 +1,10 @@
 """lmlib/sampling/generation.py: batches of prompts, with and without a cache."""
 
+import copy
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -154,3 +156,81 @@ def test_generation_leaves_the_mode_of_its_caller_between_steps() -> None:
 def test_an_empty_prompt(prompts: list[list[int]]) -> None:
     with pytest.raises(ValueError, match="there is no prompt, or one is empty; each needs at"):
         continued(MODEL, prompts, SAMPLING)
+
+
+@pytest.mark.parametrize("model", [MODEL, KERNEL_MODEL], ids=["plain", "kernels"])
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        ((1, 0),),
+        iter([iter([1, 0])]),
+        np.array([[1, 0]]),
+        np.array([[1, 0]], ">u2"),
+        np.array([[0, 1]])[:, ::-1],
+        np.ma.array([[1, 0]], mask=False),
+        torch.tensor([[1, 0]]),
+        [[torch.tensor(1), np.int8(0)]],
+        [[True, False]],
+        np.array([[True, False]]),
+        [b"\x01\x00"],
+    ],
+    ids=str,
+)
+def test_prompts_in_any_form(model: TransformerLM, use_cache: bool, prompts: Any) -> None:
+    expected = generate(model, [[1, 0]], SAMPLING, use_cache=use_cache)
+    prompts = copy.deepcopy(prompts)  # an iterator serves one test only
+    assert generate(model, prompts, SAMPLING, torch.tensor([99]), use_cache=use_cache) == expected
+
+
+@pytest.mark.parametrize("model", [MODEL, KERNEL_MODEL], ids=["plain", "kernels"])
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize(
+    ("prompt", "shown"),
+    [
+        ([1, -1], "-1"),
+        ([1, 30], "30"),
+        ([1, 1 << 70], "1180591620717411303424"),
+        ([1.0], "1.0"),
+        (torch.tensor([1.0]), "1.0"),
+        (np.ma.array([1, 2], mask=[False, True]), "None"),
+        ([[1]], r"\[1\]"),
+    ],
+)
+def test_what_is_no_prompt(model: TransformerLM, use_cache: bool, prompt: Any, shown: str) -> None:
+    with pytest.raises(ValueError, match=f"^generate: {shown} is not a token id"):
+        generate(model, [prompt], SAMPLING, use_cache=use_cache)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("penalty", [1.0, 2.0])
+def test_logits_that_are_not_finite(temperature: float, penalty: float) -> None:
+    """Also at temperature 0, where the greatest would be NaN."""
+    params = replace(SAMPLING, temperature=temperature, repetition_penalty=penalty)
+    for bad in (torch.nan, torch.inf):
+        table = torch.zeros(10, 10)
+        table[3, 4] = bad
+        with pytest.raises(FloatingPointError, match="logits are not finite: its training div"):
+            generate(Script(table), [[3]], params)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"top_p": 1e-300},
+        {"temperature": 1e-320},
+        {"temperature": 1e300},
+        {"min_p": 1e-320},
+        {"repetition_penalty": 1e-320},
+        {"repetition_penalty": 1e300},
+        {"temperature": 1e-320, "top_p": 1e-320, "min_p": 1.0, "repetition_penalty": 1e-300},
+    ],
+    ids=str,
+)
+def test_extreme_options_do_not_look_like_a_failed_training(changes: dict[str, float]) -> None:
+    for model in (MODEL, counting(10)):
+        (text,) = continued(model, [[3]], replace(SAMPLING, **changes))
+        assert len(text) == SAMPLING.max_tokens
+    if changes in ({"top_p": 1e-300}, {"temperature": 1e-320}):
+        expected = continued(MODEL, PROMPTS, GREEDY)
+        assert continued(MODEL, PROMPTS, replace(SAMPLING, **changes)) == expected
