@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lmlib.ids import whole_ids
 from lmlib.model import KVCache, TransformerLM
 from lmlib.sampling.decoders import decoder_for, padded
 from lmlib.sampling.params import SamplingParams
 from lmlib.sampling.warpers import next_token_probabilities, penalise_repetition
+from lmlib.tokenizer.ids import whole_ids
 
 
 def window_start(num_tokens: int, context_length: int) -> int:

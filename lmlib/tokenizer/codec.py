@@ -13,10 +13,10 @@ from typing import Literal, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from lmlib.ids import whole_ids
 from lmlib.threads import num_cores
 from lmlib.tokenizer import engine, files
 from lmlib.tokenizer.encoder import Encoder, TokenTable
+from lmlib.tokenizer.ids import whole_ids
 from lmlib.tokenizer.paths import CorpusFile, CorpusPath, as_file, check_is_file, read_range
 from lmlib.tokenizer.reference import apply_merges, apply_merges_long, pre_tokens
 from lmlib.tokenizer.splitting import (

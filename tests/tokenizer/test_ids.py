@@ -1,10 +1,10 @@
-"""lmlib/ids.py: ids in any form; the tests of `decode` and `generate` try many more."""
+"""lmlib/tokenizer/ids.py: ids in any form; the tests of `decode` and `generate` try many more."""
 
 import numpy as np
 import pytest
 import torch
 
-from lmlib.ids import whole_ids
+from lmlib.tokenizer.ids import whole_ids
 
 
 def test_ids_become_python_ints() -> None:
