@@ -7,7 +7,7 @@ Run:    python -m stages.report
 import sys
 from itertools import pairwise
 
-from lmlib.files import read_metrics
+from lmlib.files import read_metrics, read_text
 from stages.cli import run_stage
 from stages.paths import EVALUATE_METRICS, SAMPLES
 

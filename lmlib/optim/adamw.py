@@ -60,8 +60,10 @@ class AdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if grad_scale is not None:
+            grad_scale = torch.as_tensor(grad_scale)
         for group in self.param_groups:
-            self._update(group, grad_scale)
+            self._update(group | _numbers(group), grad_scale)
         return loss
 
     def _update(self, group: dict[str, Any], grad_scale: Tensor | None) -> None:
@@ -84,6 +86,12 @@ class AdamW(torch.optim.Optimizer):
             _update_in_one_pass(rows, group, scale)
         if others:
             _update_each(others, group, grad_scale)
+
+
+def _numbers(group: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a group as Python numbers; a scalar tensor may stand for each."""
+    settings = {name: float(group[name]) for name in ("lr", "eps", "weight_decay")}
+    return settings | {"betas": tuple(map(float, group["betas"]))}
 
 
 def _update_each(
@@ -158,7 +166,11 @@ def _in_plain_memory(tensors: list[Tensor]) -> bool:
         p.device.type == "cpu"
         and p.dtype in (torch.float32, torch.float64)
         and all(
-            x.is_contiguous() and x.dtype == p.dtype and x.numel() == p.numel() for x in tensors
+            x.is_contiguous()
+            and not x.is_neg()  # in memory is the negative of what it shows
+            and x.dtype == p.dtype
+            and x.numel() == p.numel()
+            for x in tensors
         )
     )
 

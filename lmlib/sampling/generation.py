@@ -1,7 +1,9 @@
 """Token generation for batches of prompts, with or without a KV cache."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -12,6 +14,7 @@ from lmlib.model import KVCache, TransformerLM
 from lmlib.sampling.decoders import decoder_for, padded
 from lmlib.sampling.params import SamplingParams
 from lmlib.sampling.warpers import next_token_probabilities, penalise_repetition
+from lmlib.tokenizer.ids import whole_ids
 
 
 def window_start(num_tokens: int, context_length: int) -> int:
@@ -58,26 +61,34 @@ class Generation:
     are nearly tied. (The kernels for float32 on a CPU are batch-invariant: with them and a cache,
     a text has the same bits whatever its neighbours; see `CpuDecoder`.)
 
-    rows:  one `Row` for each continuation; a caller may end one by setting its finish_reason
+    prompts:  rows of token ids, in any form that `whole_ids` knows
+    rows:     one `Row` for each continuation; a caller may end one by setting its finish_reason
     """
 
     def __init__(
         self,
         model: TransformerLM,
-        prompts: Sequence[Sequence[int]],
+        prompts: Iterable[Iterable[Any]],
         params: SamplingParams,
-        stop_ids: Collection[int] = (),
+        stop_ids: Iterable[Any] = (),
         *,
         use_cache: bool = True,
     ) -> None:
-        if not prompts or any(not prompt for prompt in prompts):
+        rows = [whole_ids(prompt, "generate") for prompt in prompts]
+        if not rows or not all(rows):
             raise ValueError(
                 "generate: there is no prompt, or one is empty; each needs at least one token"
             )
-        require_sampling_memory(model, len(prompts), params, use_cache=use_cache)
+        require_sampling_memory(model, len(rows), params, use_cache=use_cache)
+        for token in chain.from_iterable(rows):
+            if not 0 <= token < model.vocab_size:
+                raise ValueError(
+                    f"generate: {token} is not a token id of this model, which knows "
+                    f"{model.vocab_size}; encode the prompts with its tokenizer"
+                )
         self.model = model
         self.params = params
-        self.stop_ids = stop_ids
+        self.stop_ids = set(whole_ids(stop_ids, "generate"))
         self.device = model.token_embeddings.weight.device
         self.context_length = model.params.context_length
         numbers = [
@@ -90,7 +101,7 @@ class Generation:
         ]
         self.rows = [
             Row(i * params.num_samples + j, list(prompt), len(prompt), numbers[j])
-            for i, prompt in enumerate(prompts)
+            for i, prompt in enumerate(rows)
             for j in range(params.num_samples)
         ]
         self.step_number = 0
@@ -107,7 +118,7 @@ class Generation:
             with torch.inference_mode():
                 self.cache = self._filled(self.rows[:: params.num_samples])
                 if params.num_samples > 1:  # copying a cache takes as long as a few steps
-                    copies = [i for i in range(len(prompts)) for _ in range(params.num_samples)]
+                    copies = [i for i in range(len(rows)) for _ in range(params.num_samples)]
                     self.cache = self.cache.select(copies)
 
     @property
@@ -170,11 +181,12 @@ class Generation:
         """Return a token for each active row."""
         indices = [row.index for row in active]
         if self.params.repetition_penalty != 1:
+            check_finite(logits.amax(dim=-1))  # the penalty keeps all within their range
             seen = self.seen[indices]
             logits = penalise_repetition(logits, seen, self.params.repetition_penalty)
         if self.params.temperature == 0:
-            tokens = logits.argmax(dim=-1)
-            _require_finite(logits.gather(-1, tokens.unsqueeze(-1)))
+            largest, tokens = logits.max(dim=-1)  # NaN if any of them is
+            check_finite(largest)
         else:
             numbers = [row.numbers[self.step_number] for row in active]
             tokens = draw(
@@ -217,21 +229,22 @@ def draw(
     if device.type == "mps":  # has no float64
         probabilities = probabilities.cpu()
     sums = probabilities.double().cumsum(dim=-1)
-    _require_finite(sums[:, -1])
+    check_finite(sums[:, -1])
     targets = numbers.to(sums.device).unsqueeze(1) * sums[:, -1:]
     return torch.searchsorted(sums, targets, right=True).squeeze(1).to(device)
 
 
-def _require_finite(values: Tensor) -> None:
-    if not bool(values.isfinite().all()):
+def check_finite(numbers: Float[Tensor, " rows"]) -> None:
+    """Raise FloatingPointError if numbers made from logits are not finite."""
+    if not bool(numbers.isfinite().all()):
         raise FloatingPointError("the model's logits are not finite: its training diverged")
 
 
 def generate(
     model: TransformerLM,
-    prompts: Sequence[Sequence[int]],
+    prompts: Iterable[Iterable[Any]],
     params: SamplingParams,
-    stop_ids: Collection[int] = (),
+    stop_ids: Iterable[Any] = (),
     *,
     use_cache: bool = True,
 ) -> list[list[list[int]]]:

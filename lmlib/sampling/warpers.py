@@ -17,12 +17,17 @@ def penalise_repetition(
 ) -> Float[Tensor, "... vocab"]:
     """Return logits with those of seen tokens divided by the penalty (multiplied if negative).
 
+    The result is within the range of the logits' dtype, whatever the penalty.
+
     Source:  Keskar et al. 2019, arXiv:1909.05858 (CTRL), with the sign handled as in
              `transformers`.
     """
     if penalty == 1:
         return logits
-    return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
+    info = torch.finfo(logits.dtype)
+    penalty = min(max(penalty, info.tiny), info.max)
+    penalised = torch.where(logits < 0, logits * penalty, logits / penalty)
+    return torch.where(seen, penalised.clamp(info.min, info.max), logits)
 
 
 def apply_temperature(
@@ -30,8 +35,10 @@ def apply_temperature(
 ) -> Float[Tensor, "... vocab"]:
     """Return logits / temperature: below 1 the distribution sharpens, above 1 it flattens.
 
-    The largest logit is subtracted first, so that no temperature is too small.
+    The largest logit is subtracted first, so that no temperature is too small: one that is 0 in
+    the dtype of the logits is replaced by the smallest that is not.
     """
+    temperature = max(temperature, torch.finfo(logits.dtype).tiny)
     return (logits - logits.amax(dim=-1, keepdim=True)) / temperature
 
 
@@ -62,6 +69,7 @@ def keep_top_p(logits: Float[Tensor, "... vocab"], p: float) -> Float[Tensor, ".
             break
         count = min(8 * count, logits.shape[-1])
     dropped = reached - probabilities >= p  # more likely tokens already reach p
+    dropped[..., 0] = False  # even if p is 0 in the dtype of the logits
     smallest_kept = largest.masked_fill(dropped, torch.inf).amin(dim=-1, keepdim=True)
     return logits.masked_fill(logits < smallest_kept, -torch.inf)
 

@@ -6,9 +6,9 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from functools import lru_cache, partial
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from lmlib.files import replacing
 from lmlib.threads import num_cores
 from lmlib.tokenizer import engine, files
 from lmlib.tokenizer.encoder import Encoder, TokenTable
+from lmlib.tokenizer.ids import whole_ids
 from lmlib.tokenizer.paths import CorpusFile, CorpusPath, as_file, check_is_file, read_range
 from lmlib.tokenizer.reference import apply_merges, apply_merges_long, pre_tokens
 from lmlib.tokenizer.splitting import (
@@ -39,6 +40,7 @@ CHUNK_BYTES = 1 << 20  # bytes of a file, or of a batch of texts, that one worke
 CLUSTER_CHUNK_BYTES = 1 << 24  # the same with an executor: each chunk carries the tokenizer
 ENGINE_HABIT_BYTES = 1 << 16  # encoded in plain Python before loaded kernels are used
 BYTES_PER_ID = 4  # of text, roughly
+MAX_VOCAB_SIZE = 1 << 32  # ids are stored as uint32
 
 
 class Tokenizer:
@@ -61,7 +63,7 @@ class Tokenizer:
         *,
         pattern: str = "gpt2",
     ) -> None:
-        self.vocab = dict(vocab)
+        self.vocab = dict(zip(whole_ids(vocab, "vocab"), vocab.values(), strict=True))
         self.merges = [(left, right) for left, right in merges]
         self.pattern = pattern
         self.special_tokens = check_special_tokens(special_tokens)
@@ -69,11 +71,16 @@ class Tokenizer:
         by_bytes = {token: token_id for token_id, token in sorted(self.vocab.items(), reverse=True)}
         if self.vocab and min(self.vocab) < 0:
             raise ValueError(f"vocab: id {min(self.vocab)} is negative; ids start at 0")
-        for token in self.special_tokens:
-            if token.encode() not in by_bytes:
-                next_id = max(self.vocab, default=-1) + 1
-                self.vocab[next_id] = token.encode()
-                by_bytes[token.encode()] = next_id
+        next_ids = count(self.vocab_size)
+        for token in map(str.encode, self.special_tokens):
+            if token not in by_bytes:
+                by_bytes[token] = next(next_ids)
+                self.vocab[by_bytes[token]] = token
+        if self.vocab_size > MAX_VOCAB_SIZE:
+            raise ValueError(
+                f"vocab: id {self.vocab_size - 1} is above {MAX_VOCAB_SIZE - 1}, the greatest that "
+                "fits into 32 bits; number the tokens from 0"
+            )
         self.special_ids = {token: by_bytes[token.encode()] for token in self.special_tokens}
         self._byte_ids = [by_bytes.get(bytes([byte]), -1) for byte in range(256)]
         self._merge_table = _merge_table(self.merges, by_bytes)
@@ -238,7 +245,10 @@ class Tokenizer:
     # -- ids to text
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """Return the bytes of the tokens; raise ValueError for an id not in the vocabulary."""
+        """Return the bytes of the tokens, whose ids are one row of whole numbers in any form.
+
+        Raises ValueError for an id not in the vocabulary, and for what is no id, such as 97.0.
+        """
         return bytes(self._decode(ids))
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -246,9 +256,8 @@ class Tokenizer:
         return str(self._decode(ids), "utf-8", errors="replace")
 
     def _decode(self, ids: Iterable[int]) -> bytes | memoryview:
-        if isinstance(ids, np.ndarray) and ids.ndim != 1:
-            raise ValueError(f"decode: ids has shape {ids.shape}; pass one row at a time")
-        ids = ids if isinstance(ids, list | np.ndarray) else list(ids)
+        if not isinstance(ids, list) and not _is_integer_array(ids):
+            ids = whole_ids(ids, "decode")
         if self._wants_engine(BYTES_PER_ID * len(ids)):
             numbers = _as_uint32(ids)
             if numbers is not None:
@@ -258,7 +267,7 @@ class Tokenizer:
                 if decoded is not None:
                     return decoded.data
         try:
-            return b"".join(map(self.vocab.__getitem__, _as_list(ids)))
+            return b"".join(map(self.vocab.__getitem__, whole_ids(ids, "decode")))
         except KeyError as error:
             raise ValueError(
                 f"decode: {error.args[0]!r} is not a token id; this vocabulary has "
@@ -318,11 +327,12 @@ class Tokenizer:
 
     def _splitter_for(self, allowed_special: AllowedSpecial) -> Splitter:
         if isinstance(allowed_special, set | frozenset):
-            unknown = sorted(set(allowed_special) - set(self.special_tokens))
+            unknown = sorted(set(allowed_special).difference(self.special_ids))
             if unknown:
                 raise ValueError(
-                    f"allowed_special names {', '.join(map(repr, unknown))}, but the special "
-                    f"tokens are {self.special_tokens}; name one of these or pass 'all' or 'none'"
+                    f"allowed_special names {', '.join(map(repr, unknown)):.200}, but the special "
+                    f"tokens are {self.special_tokens!r:.200}; name one of these or pass 'all' or "
+                    "'none'"
                 )
             return _splitter(self.pattern, frozenset(allowed_special))
         if allowed_special == "all":
@@ -408,19 +418,18 @@ def _check_destination(dst: Path, src: CorpusFile) -> None:
         raise ValueError(f"{dst}: is the file to encode; write the ids to another file")
 
 
-def _as_list(ids: list[int] | NDArray) -> list[int]:
-    return ids.tolist() if isinstance(ids, np.ndarray) else ids
+def _is_integer_array(ids: Iterable[int]) -> TypeGuard[NDArray[np.integer]]:
+    """Return whether ids are one row in plain memory, with nothing masked."""
+    return type(ids) in (np.ndarray, np.memmap) and ids.ndim == 1 and ids.dtype.kind in "iu"
 
 
-def _as_uint32(ids: list[int] | NDArray) -> NDArray[np.uint32] | None:
+def _as_uint32(ids: list[int] | NDArray[np.integer]) -> NDArray[np.uint32] | None:
     """Return the ids as an array, or None if any of them cannot be an id."""
-    if not isinstance(ids, np.ndarray):
+    if isinstance(ids, list):
         try:
             return np.frombuffer(array("I", ids), dtype=np.uint32)
         except (OverflowError, TypeError):
             return None
-    if ids.dtype.kind not in "bui":
-        return None  # 97.9 is not 97
     fits = ids.dtype.kind == "u" and ids.dtype.itemsize <= 4
     if not fits and ids.size and not 0 <= ids.min() <= ids.max() <= engine.ENGINE_MAX_ID:
         return None

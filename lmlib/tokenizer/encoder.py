@@ -117,7 +117,7 @@ class Encoder:
         self._merges = np.full((size, 2), FREE, dtype=np.uint64)
         self._kernels.fill_merges(address_of(found), len(found), address_of(self._merges), size)
         self._cache = Cache()
-        self._tables: dict[tuple[bytes, ...], Tables] = {}  # by special tokens
+        self._tables: dict[Splitter, Tables] = {}
         self._idle: list[Workspace] = []  # append and pop are atomic
 
     def encode(self, data: bytes, splitter: Splitter) -> list[int]:
@@ -182,11 +182,11 @@ class Encoder:
         if cache.lost[0] > MAX_LOST:
             self._cache, self._tables = Cache(), {}
             cache = self._cache
-        tables = self._tables.get(splitter.special_bytes)
+        tables = self._tables.get(splitter)
         if tables is None or tables.cache is not cache:
             ids = [self._special_ids[token] for token in splitter.special_tokens]
             tables = Tables(TextRules.of(splitter), np.array(ids, dtype=np.uint32), cache)
-            self._tables[splitter.special_bytes] = tables
+            self._tables[splitter] = tables
         return tables
 
     def _encode_one(self, space: Workspace, size: int) -> NDArray[np.uint32]:

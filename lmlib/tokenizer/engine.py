@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 
 from lmlib import native
 from lmlib.tokenizer.characters import char_classes
-from lmlib.tokenizer.kernels.records import CL100K, GPT2, O200K, PADDING, SPECIAL
+from lmlib.tokenizer.kernels.records import (
+    CL100K,
+    EDGE,
+    FILTER_BITS,
+    GPT2,
+    O200K,
+    PADDING,
+    SPECIAL,
+)
 from lmlib.tokenizer.splitting import Splitter
 
 logger = logging.getLogger(__name__)
@@ -130,28 +138,32 @@ class TextRules:
     @staticmethod
     def of(splitter: Splitter) -> "TextRules":
         """Return the rules of a splitter; equal splitters share them."""
-        return _text_rules(splitter.pattern, splitter.special_bytes)
+        return _text_rules(splitter)
 
 
 @lru_cache(maxsize=32)
-def _text_rules(pattern: str, tokens: tuple[bytes, ...]) -> TextRules:
-    data = padded(b"".join(tokens))
-    starts = np.cumsum([0, *map(len, tokens)], dtype=np.int64)
-    heads = np.array(sorted({token[0] for token in tokens}), dtype=np.uint8)
+def _text_rules(splitter: Splitter) -> TextRules:
+    tokens = splitter.special_bytes
+    sizes = [len(token) for token in tokens]
+    arrays = {
+        "data": padded(b"".join(tokens)),
+        "starts": np.cumsum([0, *sizes], dtype=np.int64),
+        "heads": np.array(sorted({token[0] for token in tokens}), dtype=np.uint8),
+        "masks": np.zeros(256, dtype=np.uint64),
+        "filter": np.zeros(FILTER_BITS // 64, dtype=np.uint64),
+        "edges": np.full((1 << (2 * sum(sizes)).bit_length(), EDGE.itemsize), 0xFF, dtype=np.uint8),
+    }
+    counts = {f"num_{name}": len(arrays[name]) for name in ("heads", "edges")}
     special = native.record(
-        SPECIAL,
-        data=data,
-        starts=starts,
-        heads=heads,
-        num_tokens=len(tokens),
-        num_heads=len(heads),
+        SPECIAL, num_tokens=len(tokens), longest=max(sizes, default=0), **counts, **arrays
     )
+    load().fill_special(native.address_of(special))
     classes = char_classes()
     return TextRules(
-        ENGINE_PATTERNS[pattern],
+        ENGINE_PATTERNS[splitter.pattern],
         native.address_of(classes),
         native.address_of(special),
-        (data, starts, heads, special, classes),
+        (*arrays.values(), special, classes),
     )
 
 

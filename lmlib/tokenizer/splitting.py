@@ -1,13 +1,17 @@
 """Split text at special tokens, and cut streams and files where that changes no pre-token."""
 
+import hashlib
 import heapq
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
 
 import regex
 
 from lmlib.tokenizer.characters import for_regex
 from lmlib.tokenizer.paths import CorpusFile, read_range
 from lmlib.tokenizer.patterns import find_pattern
+from lmlib.tokenizer.special import SpecialTokens
 
 # Bytes of a file that are searched for a cut first; the window grows until there is one.
 CUT_WINDOW = 1 << 10
@@ -37,8 +41,8 @@ def encode_strictly(text: str, where: str) -> bytes:
     Raises ValueError for a lone surrogate, TypeError for anything but a str.
     """
     try:
-        return text.encode("utf-8")
-    except AttributeError:
+        return str.encode(text, "utf-8")  # not text.encode: other types have one too
+    except TypeError:
         raise TypeError(
             f"{where}: {text!r:.50} is {type(text).__name__}, not str; decode bytes first: "
             "data.decode('utf-8')"
@@ -60,40 +64,33 @@ class Splitter:
 
     def __init__(self, pattern: str, special_tokens: Iterable[str]) -> None:
         self.pattern = pattern
-        # Longest first: alternatives are tried in order, so the longest match wins.
-        self.special_tokens = sorted(special_tokens, key=len, reverse=True)
-        self._reach = max(map(len, self.special_tokens), default=1) - 1
-        self.special_bytes = tuple(token.encode() for token in self.special_tokens)
+        self.special_tokens = sorted(special_tokens)
+        self.special_bytes = [token.encode() for token in self.special_tokens]
+        # for comparisons: thousands of tokens take longer to compare than a short text to encode
+        self._digest = hashlib.sha256(repr((pattern, self.special_tokens)).encode()).digest()
         self.reach_bytes = max(map(len, self.special_bytes), default=1) - 1
-        escaped = [regex.escape(token) for token in self.special_tokens]
-        self._special = regex.compile("|".join(escaped)) if escaped else None
+        self._special = SpecialTokens(self.special_tokens)
         self._cut = regex.compile(find_pattern(pattern).cut or "(?!)")  # (?!): nowhere
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Splitter) and self._digest == other._digest
+
+    def __hash__(self) -> int:
+        return hash(self._digest)
 
     def __reduce__(self) -> tuple:
         return (Splitter, (self.pattern, self.special_tokens))
 
-    def _find_special(
-        self, text: str, start: int | None = None, end: int | None = None
-    ) -> Iterable["regex.Match[str]"]:
-        return self._special.finditer(text, start, end) if self._special else ()
-
     def parts(self, text: str) -> Iterator[tuple[str, bool]]:
         """Yield (piece, is_special) from left to right; joined, the pieces are the text."""
-        start = 0
-        for match in self._find_special(text):
-            if start < match.start():
-                yield text[start : match.start()], False
-            yield match[0], True
-            start = match.end()
-        if start < len(text):
-            yield text[start:], False
-
-    def _is_inside_special(self, text: str, place: int) -> bool:
-        """Return whether a special token begins before `place` and ends after it."""
-        return any(
-            text.find(token, max(0, place - len(token) + 1), place + len(token) - 1) >= 0
-            for token in self.special_tokens
-        )
+        done = 0
+        for start, end in self._special.spans(text):
+            if done < start:
+                yield text[done:start], False
+            yield text[start:end], True
+            done = end
+        if done < len(text):
+            yield text[done:], False
 
     def cuts(self, text: str, first: int, last: int) -> Iterator[int]:
         """Yield cuts c with first <= c <= last, in ascending order; some may be repeated.
@@ -102,23 +99,28 @@ class Splitter:
         or `last`. The ends of a special token are certainly cuts if no other one overlaps its start
         or its end; otherwise they may not be.
         """
-        start = max(0, first - self._reach - 1)
+        start = max(0, first - self._special.reach - 1)
         # A cut depends on the two characters around it, so this part of the text is enough.
         part = for_regex(text[start : last + 1])
         places = (start + match.start() for match in self._cut.finditer(part))
-        special_ends = (
-            match.end()
-            for match in self._find_special(text, start, last)
-            if not self._is_inside_special(text, match.start())
-        )
+        end = min(len(text), last + self._special.reach)
+        spans = list(self._special.everywhere(text, start, end))
+        starts = [span[0] for span in spans]
+        ends = list(accumulate((span[1] for span in spans), max))
+
+        def is_inside_special(place: int) -> bool:
+            before = bisect_left(starts, place)
+            return before > 0 and ends[before - 1] > place
+
+        special_ends = sorted(stop for begin, stop in spans if not is_inside_special(begin))
         for place in heapq.merge(places, special_ends):
-            if place >= first and not self._is_inside_special(text, place):
+            if first <= place <= last and not is_inside_special(place):
                 yield place
 
     def last_cut(self, text: str) -> int:
         """Return the last cut in a text that will be continued, or 0 if there is none."""
         # After `end` an unseen character could still complete a special token or a pair.
-        end = len(text) - max(1, self._reach)
+        end = len(text) - max(1, self._special.reach)
         width = 256
         while end > 0:
             start = max(1, end - width)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -110,6 +111,39 @@ def test_the_kernel_and_the_operations_of_pytorch_agree() -> None:
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
     for p, q in zip(stepped(torch.bfloat16), stepped(), strict=True):
         torch.testing.assert_close(p.float(), q, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_settings_in_any_form(transposed: bool) -> None:
+    """Numbers of NumPy and scalar tensors, for the kernel and for PyTorch's operations."""
+    as_numbers, as_tensors = (
+        [nn.Parameter(torch.ones(2, 3).mT if transposed else torch.ones(2, 3))] for _ in range(2)
+    )
+    for parameters, convert in ((as_numbers, float), (as_tensors, torch.tensor)):
+        optimizer = AdamW(parameters)
+        optimizer.param_groups[0] |= {
+            "lr": convert(0.5),
+            "betas": (np.float64(0.5), convert(0.25)),
+            "eps": convert(0.25),
+            "weight_decay": convert(0.125),
+        }
+        for p in parameters:
+            p.grad = torch.full_like(p, 2.0)
+        optimizer.step(grad_scale=torch.tensor(0.5))
+    assert torch.equal(as_numbers[0], as_tensors[0])
+
+
+def test_a_gradient_whose_memory_holds_its_negative() -> None:
+    """As autograd makes of complex numbers: the values count."""
+    plain, viewed = parameter(1.0), parameter(1.0)
+    plain.grad, viewed.grad = (
+        torch.full_like(plain, 2.0),
+        torch._neg_view(torch.full_like(plain, -2.0)),
+    )
+    for p in (plain, viewed):
+        AdamW([p], lr=0.1).step()
+    assert plain < 1
+    torch.testing.assert_close(plain, viewed)
 
 
 def test_defaults_are_those_of_torch() -> None:

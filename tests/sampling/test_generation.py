@@ -1,9 +1,11 @@
 """lmlib/sampling/generation.py: batches of prompts, with and without a cache."""
 
+import copy
 import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -177,3 +179,81 @@ def test_more_texts_than_memory_holds_are_refused_at_once(changes: dict[str, Any
     message = r"^sampling .* texts of up to .* needs at least .* lower num_samples, max_tokens or"
     with pytest.raises(MemoryError, match=message):
         generate(MODEL, PROMPTS, replace(SAMPLING, **changes))
+
+
+@pytest.mark.parametrize("model", [MODEL, KERNEL_MODEL], ids=["plain", "kernels"])
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        ((1, 0),),
+        iter([iter([1, 0])]),
+        np.array([[1, 0]]),
+        np.array([[1, 0]], ">u2"),
+        np.array([[0, 1]])[:, ::-1],
+        np.ma.array([[1, 0]], mask=False),
+        torch.tensor([[1, 0]]),
+        [[torch.tensor(1), np.int8(0)]],
+        [[True, False]],
+        np.array([[True, False]]),
+        [b"\x01\x00"],
+    ],
+    ids=str,
+)
+def test_prompts_in_any_form(model: TransformerLM, use_cache: bool, prompts: Any) -> None:
+    expected = generate(model, [[1, 0]], SAMPLING, use_cache=use_cache)
+    prompts = copy.deepcopy(prompts)  # an iterator serves one test only
+    assert generate(model, prompts, SAMPLING, torch.tensor([99]), use_cache=use_cache) == expected
+
+
+@pytest.mark.parametrize("model", [MODEL, KERNEL_MODEL], ids=["plain", "kernels"])
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize(
+    ("prompt", "shown"),
+    [
+        ([1, -1], "-1"),
+        ([1, 30], "30"),
+        ([1, 1 << 70], "1180591620717411303424"),
+        ([1.0], "1.0"),
+        (torch.tensor([1.0]), "1.0"),
+        (np.ma.array([1, 2], mask=[False, True]), "None"),
+        ([[1]], r"\[1\]"),
+    ],
+)
+def test_what_is_no_prompt(model: TransformerLM, use_cache: bool, prompt: Any, shown: str) -> None:
+    with pytest.raises(ValueError, match=f"^generate: {shown} is not a token id"):
+        generate(model, [prompt], SAMPLING, use_cache=use_cache)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("penalty", [1.0, 2.0])
+def test_logits_that_are_not_finite(temperature: float, penalty: float) -> None:
+    """Also at temperature 0, where the greatest would be NaN."""
+    params = replace(SAMPLING, temperature=temperature, repetition_penalty=penalty)
+    for bad in (torch.nan, torch.inf):
+        table = torch.zeros(10, 10)
+        table[3, 4] = bad
+        with pytest.raises(FloatingPointError, match="logits are not finite: its training div"):
+            generate(Script(table), [[3]], params)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"top_p": 1e-30},
+        {"temperature": 1e-30},
+        {"temperature": 1e30},
+        {"min_p": 1e-320},
+        {"repetition_penalty": 1e-30},
+        {"repetition_penalty": 1e30},
+        {"temperature": 1e-30, "top_p": 1e-30, "min_p": 1.0, "repetition_penalty": 1e-30},
+    ],
+    ids=str,
+)
+def test_extreme_options_do_not_look_like_a_failed_training(changes: dict[str, float]) -> None:
+    for model in (MODEL, counting(10)):
+        (text,) = continued(model, [[3]], replace(SAMPLING, **changes))
+        assert len(text) == SAMPLING.max_tokens
+    if changes in ({"top_p": 1e-30}, {"temperature": 1e-30}):
+        expected = continued(MODEL, PROMPTS, GREEDY)
+        assert continued(MODEL, PROMPTS, replace(SAMPLING, **changes)) == expected

@@ -6,13 +6,18 @@ import random
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tiktoken
 import tokenizers
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -252,6 +257,36 @@ def test_allowed_special_tokens_only(
     assert list(ours.encode_iterable(text, allowed_special=set(allowed))) == expected
     (batch,) = ours.encode_batch([text], allowed_special=set(allowed))
     assert batch.tolist() == expected
+
+
+# Of one prefix; of so many that a place is tested for all at once; each the prefix of the next
+MANY = {
+    "numbered": [f"<|special_{number}|>" for number in range(10_000)],
+    "words": ["".join(letters) for letters in product("abcdefghij", repeat=4)],
+    "all characters": [*map(chr, range(0x21, 0x250)), *map("ab{}\u0301".format, range(1000))],
+    "nested": ["ab" * number + ending for number in range(1, 60) for ending in ("", "a", "!")],
+}
+
+
+@pytest.mark.parametrize("pattern", list(PATTERNS))
+@pytest.mark.parametrize("tokens", list(MANY))
+def test_many_special_tokens(
+    tokenizer: Tokenizer, way: str, tokens: str, pattern: str, tmp_path: Path
+) -> None:
+    """Whole, in part, one into the other, and in a file that is cut at many places."""
+    ours = with_pattern(tokenizer, pattern, MANY[tokens])
+    rng = random.Random(1)
+    parts = []
+    for token in rng.choices(MANY[tokens], k=60):
+        parts += [token, token[:-1], token[1:], " ", rng.choice(["a", "<|special_", "abc ab", "é"])]
+    text = "".join(parts)
+    expected = PlainEncoder(ours).ids(text.encode())
+    assert ours.encode(text) == expected
+    assert list(ours.encode_iterable(iter(text))) == expected
+    assert file_ids(ours, text.encode(), tmp_path, chunk_bytes=100) == expected
+    few = set(MANY[tokens][:3])
+    ours = with_pattern(tokenizer, pattern, [*few])
+    assert ours.encode(text) == PlainEncoder(ours).ids(text.encode())
 
 
 def test_allowed_special(tokenizer: Tokenizer, way: str) -> None:
@@ -556,11 +591,111 @@ def test_decode_replaces_what_is_no_text(tokenizer: Tokenizer, way: str) -> None
     assert tokenizer.decode_bytes([0xE2, 0x82]) == b"\xe2\x82"
 
 
+FORMS_OF_IDS: dict[str, Any] = {
+    "tuple": (104, 105),
+    "iterator": [104, 105],
+    "dictionary": {104: None, 105: None},
+    "bytes": b"hi",
+    "array": array("H", [104, 105]),
+    "int64": np.array([104, 105]),
+    "uint64": np.array([104, 105], np.uint64),
+    "int8": np.array([104, 105], np.int8),
+    "byte-swapped": np.array([104, 105], ">i4"),
+    "byte-swapped uint16": np.array([104, 105], ">u2"),
+    "every second": np.array([104, 0, 105, 0], np.uint16)[::2],
+    "backwards": np.array([105, 104], np.uint32)[::-1],
+    "a column": np.array([[104, 0], [105, 0]])[:, 0],
+    "objects": np.array([104, 105], object),
+    "with a mask": np.ma.array([104, 105], mask=[False, False]),
+    "records": np.rec.array(np.array([104, 105])),
+    "tensor": torch.tensor([104, 105]),
+    "tensor of int16": torch.tensor([104, 105], dtype=torch.int16),
+    "tensor backwards": torch.tensor([105, 104]).flip(0),
+    "list of tensors": [torch.tensor(104), torch.tensor([105])],
+    "list of NumPy's": [np.int64(104), np.uint8(105)],
+}
+
+
+@pytest.mark.parametrize("form", list(FORMS_OF_IDS))
+def test_ids_in_any_form(tokenizer: Tokenizer, way: str, form: str) -> None:
+    ids = FORMS_OF_IDS[form]
+    assert tokenizer.decode(iter(ids) if form == "iterator" else ids) == "hi"
+
+
+@pytest.mark.parametrize("no_ids", [[], (), np.array([]), np.zeros(0, bool), torch.tensor([]), {}])
+def test_no_ids_in_any_form(tokenizer: Tokenizer, way: str, no_ids: Iterable[int]) -> None:
+    assert tokenizer.decode(no_ids) == ""
+
+
+def test_truth_values_are_the_ids_0_and_1(tokenizer: Tokenizer, way: str) -> None:
+    for ids in ([True, False], np.array([True, False]), torch.tensor([True, False])):
+        assert tokenizer.decode_bytes(ids) == b"\x01\x00"
+
+
+WRONG_IDS: dict[str, tuple[Any, str]] = {
+    "float": ([104.0], "104.0"),
+    "float array": (np.array([104.0]), "104.0"),
+    "float tensor": (torch.tensor([104.0]), "104.0"),
+    "list of float tensors": ([torch.tensor(104.0)], r"tensor\(104.\)"),
+    "masked": (np.ma.array([104, 105], mask=[False, True]), "None"),
+    "fraction": ([Fraction(104)], r"Fraction\(104, 1\)"),
+    "complex": (np.array([104 + 0j]), r"\(104\+0j\)"),
+    "text": ("hi", "'h'"),
+    "nested": ([[104]], r"\[104\]"),
+    "array of one": ([np.array([104])], r"array\(\[104\]\)"),
+    "tensor of two": ([torch.tensor([104, 105])], r"tensor\(\[104, 105\]\)"),
+    "dates": (np.array(["2020-01-01"], "M8[D]"), r"datetime.date\(2020, 1, 1\)"),
+    "negative tensor": (torch.tensor([-1]), "-1"),
+    "huge": (np.array([1 << 63], np.uint64), "9223372036854775808"),
+    "huge object": (np.array([1 << 70], object), "1180591620717411303424"),
+}
+
+
+@pytest.mark.parametrize("form", list(WRONG_IDS))
+def test_what_is_no_id_is_refused(tokenizer: Tokenizer, way: str, form: str) -> None:
+    ids, shown = WRONG_IDS[form]
+    with pytest.raises(ValueError, match=f"^decode: {shown} is not a token id"):
+        tokenizer.decode(ids)
+    with pytest.raises(ValueError, match=r"^decode: ids has shape \(1, 2\); pass one row"):
+        tokenizer.decode(torch.tensor([[104, 105]]))
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [(None, "NoneType"), (1, "int"), (["a"], "list"), (np.array("a"), "ndarray")],
+)
+def test_what_is_no_text_is_refused(tokenizer: Tokenizer, way: str, text: Any, kind: str) -> None:
+    for encode in (tokenizer.encode, lambda text: tokenizer.encode_batch(["", text])):
+        with pytest.raises(TypeError, match=f"is {kind}, not str; decode bytes first"):
+            encode(text)
+
+
+def test_only_texts_have_an_encoding(tokenizer: Tokenizer, way: str) -> None:
+    """A tokenizer has a method `encode` too; NumPy's texts are texts."""
+    with pytest.raises(TypeError, match="is Tokenizer, not str"):
+        tokenizer.encode(tokenizer)  # type: ignore[arg-type]
+    assert tokenizer.encode(np.str_("hi")) == tokenizer.encode("hi")
+    assert [ids.tolist() for ids in tokenizer.encode_batch(np.array(["hi", ""]))] == [
+        tokenizer.encode("hi"),
+        [],
+    ]
+    assert tokenizer.encode_batch([]) == []
+
+
+def test_ids_of_a_vocabulary_are_whole_numbers_of_32_bits() -> None:
+    ours = Tokenizer({np.int64(0): b"a", np.uint8(1): b"b"}, [])
+    assert [type(token_id) for token_id in ours.encode("ab")] == [int, int]
+    with pytest.raises(ValueError, match=r"^vocab: 97.0 is not a token id; ids are whole numbers"):
+        Tokenizer({97.0: b"a"}, [])  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match=r"^vocab: id 4294967296 is above 4294967295, the great"):
+        Tokenizer({(1 << 32) - 1: b"a"}, [], ["<x>"])
+
+
 def test_errors_say_what_to_do(tokenizer: Tokenizer, way: str) -> None:
     for token_id in (700, -1, 1 << 32, 1 << 70, 97.9, None, "a"):
         with pytest.raises(ValueError, match=f"decode: {token_id!r} is not a token id"):
             tokenizer.decode([0, token_id])  # type: ignore[list-item]
-    for wrong in (np.array([0, 700]), np.array([0, -1]), np.array([0, 97.9])):
+    for wrong in (np.array([0, 700]), np.array([0, -1]), np.array([0, 97.9], object)):
         with pytest.raises(ValueError, match=f"decode: {wrong[1]} is not a token id"):
             tokenizer.decode(wrong)
     for wrong in (np.array(["a"]), np.array([97, None]), np.array([97.5 + 1j])):

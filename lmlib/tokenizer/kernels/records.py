@@ -11,14 +11,33 @@ OTHER, MARK, NUMBER, SPACE, UPPER, LOWER, CASELESS = range(7)  # character class
 
 # -- splitting
 
-# The special tokens of a splitter: addresses and counts
+FILTER_BITS = 1 << 17
+
+# The special tokens of a splitter: addresses and sizes. `fill_special` enters the tokens into the
+# masks, the filter and the edges, from which `special_at` finds them.
 SPECIAL = np.dtype(
     [
-        ("data", np.int64),  # bytes of all tokens, longer ones first
+        ("data", np.int64),  # bytes of all tokens
         ("starts", np.int64),  # (num_tokens + 1,) int64: where each begins in `data`, then the end
-        ("heads", np.int64),  # (num_heads,) uint8: the distinct first bytes
         ("num_tokens", np.int64),
+        ("longest", np.int64),  # bytes of the longest token
+        ("heads", np.int64),  # (num_heads,) uint8: the distinct first bytes
         ("num_heads", np.int64),
+        # The filter: if a token begins at a word of 8 bytes, then `masks` has an item for the first
+        # byte, and the hash of the word's bytes under that mask is a bit that is set.
+        ("masks", np.int64),  # (256,) uint64: 0 if no token begins with this byte
+        ("filter", np.int64),  # (FILTER_BITS / 64,) uint64
+        ("edges", np.int64),  # (num_edges,) EDGE, num_edges a power of two: a trie as a hash table
+        ("num_edges", np.int64),
+    ]
+)
+# An edge from one node of the trie to the next. A node is 1 + the row of the edge to it; the root
+# is 0.
+EDGE = np.dtype(
+    [
+        ("key", np.uint64),  # node << 8 | byte; all bits set if the row is free
+        ("ending", np.int32),  # number of the token that ends after this byte, or -1
+        ("only", np.int32),  # number of the token, if only one goes through this edge, or -1
     ]
 )
 

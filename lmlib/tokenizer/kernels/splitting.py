@@ -25,6 +25,8 @@ from lmlib.tokenizer.kernels.llvm import (
 from lmlib.tokenizer.kernels.records import (
     CASELESS,
     CL100K,
+    EDGE,
+    FILTER_BITS,
     GPT2,
     LOWER,
     MARK,
@@ -36,6 +38,10 @@ from lmlib.tokenizer.kernels.records import (
 )
 
 LAST = np.uint64(63)  # the highest bit of a mask
+FEW_HEADS = 4  # first bytes of special tokens: more are searched for with the filter
+MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, well mixed
+WORDS = FILTER_BITS // 64
+FILTER_SHIFT = np.uint64(64 - (FILTER_BITS.bit_length() - 1))
 
 
 # -- characters
@@ -377,24 +383,98 @@ def token_span(special, number):
 
 
 @part
-def special_at(text, i, stop, special):
-    """Return the number of the longest special token that begins at i, or -1."""
+def filter_bit(word, mask):
+    """Return the index of the bit in the filter for a word's bytes under a mask."""
+    return np.int64((word & mask) * MIX >> FILTER_SHIFT)
+
+
+@part
+def edge_row(edges, node, byte):
+    """Return the row of the edge from a node by a byte, or the free one where it would be."""
+    key = np.uint64(node) << np.uint64(8) | np.uint64(byte)
+    last = np.uint64(len(edges) - 1)
+    row = key * MIX >> np.uint64(32) & last
+    while edges[row].key != key and edges[row].key != ALL:
+        row = (row + ONE) & last
+    return row, key
+
+
+@kernel
+def fill_special(specials):
+    """Enter the tokens of a SPECIAL into its masks, its filter and its edges; return 0.
+
+    At first masks and filter are zeros, and all bits of the edges are set.
+    """
+    special = view(specials, 1, SPECIAL)[0]
+    masks, bits = view(special.masks, 256, np.uint64), view(special.filter, WORDS, np.uint64)
+    edges = view(special.edges, special.num_edges, EDGE)
     for number in range(special.num_tokens):
         token, length = token_span(special, number)
-        if length <= stop - i and equal_bytes(text + i, token, length):
-            return number
-    return -1
+        mask = ALL >> np.uint64(64 - 8 * min(length, 8))
+        known = masks[byte_at(token)]
+        masks[byte_at(token)] = known & mask if known else mask
+    for number in range(special.num_tokens):
+        token, length = token_span(special, number)
+        bit = filter_bit(word_at(token), masks[byte_at(token)])
+        bits[bit >> 6] |= ONE << np.uint64(bit & 63)
+        node = np.uint64(0)
+        for k in range(length):
+            row, key = edge_row(edges, node, byte_at(token + k))
+            edge = edges[row]
+            edge.only = number if edge.key == ALL else -1
+            edge.key = key
+            if k == length - 1:
+                edge.ending = number
+            node = row + ONE
+    return START
+
+
+@part
+def may_begin(word, special):
+    """Return 1 if a special token may begin at a word of the text, and 0 if none does."""
+    mask = word_at(special.masks + 8 * np.int64(word & np.uint64(0xFF)))
+    bit = filter_bit(word, mask)
+    found = word_at(special.filter + 8 * (bit >> 6)) >> np.uint64(bit & 63) & ONE
+    return found & np.uint64(mask != ZERO)
+
+
+@part
+def special_at(text, i, stop, special):
+    """Return the number of the longest special token that begins at i, or -1."""
+    longest = np.int64(-1)
+    if not may_begin(word_at(text + i), special):
+        return longest
+    edges = view(special.edges, special.num_edges, EDGE)
+    node = ZERO
+    for k in range(i, stop):
+        row, _ = edge_row(edges, node, byte_at(text + k))
+        edge = edges[row]
+        if edge.key == ALL:
+            break
+        if edge.only >= 0:
+            token, length = token_span(special, np.int64(edge.only))
+            if length <= stop - i and equal_bytes(text + i, token, length):
+                return np.int64(edge.only)
+            break
+        if edge.ending >= 0:
+            longest = np.int64(edge.ending)
+        node = row + ONE
+    return longest
 
 
 @part
 def next_special(text, i, stop, special):
     """Return (offset, number) of the first special token at or after i, or (stop, -1)."""
     if not special.num_heads:
-        return stop, -1
+        return stop, np.int64(-1)
     for base in range(i, stop, 64):
         found = ZERO
-        for k in range(special.num_heads):
-            found |= byte_mask(text + base, np.uint8(byte_at(special.heads + k)))
+        if special.num_heads <= FEW_HEADS:
+            for k in range(special.num_heads):
+                found |= byte_mask(text + base, np.uint8(byte_at(special.heads + k)))
+        else:
+            for k in range(64):
+                found |= may_begin(word_at(text + base + k), special) << np.uint64(k)
         while found:
             offset = base + lowest_bit(found)
             found &= found - ONE
@@ -402,17 +482,16 @@ def next_special(text, i, stop, special):
                 number = special_at(text, offset, stop, special)
                 if number >= 0:
                     return offset, number
-    return stop, -1
+    return stop, np.int64(-1)
 
 
 @part
 def inside_special(text, offset, stop, special):
     """Return whether a special token in text[:stop] begins before `offset` and ends after it."""
-    for number in range(special.num_tokens):
-        token, length = token_span(special, number)
-        for i in range(max(0, offset - length + 1), min(offset, stop - length + 1)):
-            if equal_bytes(text + i, token, length):
-                return True
+    for i in range(max(0, offset - special.longest + 1), offset):
+        number = special_at(text, i, stop, special)
+        if number >= 0 and i + token_span(special, number)[1] > offset:
+            return True
     return False
 
 

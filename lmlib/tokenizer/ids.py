@@ -1,0 +1,27 @@
+"""Token ids in whatever form a caller has them."""
+
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+
+def whole_ids(ids: Iterable[Any], where: str) -> list[int]:
+    """Return the ids of a list, an array, a tensor or any iterable as ints.
+
+    Raises ValueError, which begins with `where`, for anything but one row of whole numbers: 97.0 is
+    none, nor is an item that a masked array hides.
+    """
+    of_array: Any = ids
+    if getattr(ids, "ndim", 1) != 1:
+        raise ValueError(f"{where}: ids has shape {tuple(of_array.shape)}; pass one row at a time")
+    items = of_array.tolist() if hasattr(ids, "tolist") else list(ids)
+    try:
+        return list(map(operator.index, items))
+    except TypeError:
+        pass
+    for item in items:
+        try:
+            operator.index(item)
+        except TypeError:
+            break
+    raise ValueError(f"{where}: {item!r:.50} is not a token id; ids are whole numbers")
