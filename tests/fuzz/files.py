@@ -8,6 +8,7 @@ import logging
 import os
 import resource
 import shutil
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -200,6 +201,9 @@ def read(name: str, rng: Random, folder: Path) -> None:
 
 # -- damage
 
+# of a file whose structure an earlier change took away
+DAMAGE_ERRORS = (ValueError, LookupError, TypeError, RecursionError, EOFError, OSError, zlib.error)
+
 
 def damaged(content: bytes, suffix: str, rng: Random) -> bytes:
     """Return the content of a file after one or two random changes; some keep its structure."""
@@ -216,8 +220,7 @@ def damaged(content: bytes, suffix: str, rng: Random) -> bytes:
         if structured and rng.random() < 0.7:
             try:
                 content = structured(content, rng)
-            except (ValueError, LookupError, TypeError, RecursionError, EOFError, OSError):
-                # an earlier change took the structure away
+            except DAMAGE_ERRORS:
                 content = damaged_bytes(content, rng)
         else:
             content = damaged_bytes(content, rng)
