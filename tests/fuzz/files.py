@@ -1,4 +1,7 @@
-"""Hostile files: a reader returns, or raises ValueError or OSError with the name of a file."""
+"""Hostile files: a reader returns, or raises an error that names a file or their folder.
+
+That is ValueError, OSError, or MemoryError for a size that is too large.
+"""
 
 import gzip
 import hashlib
@@ -192,8 +195,8 @@ def read(name: str, rng: Random, folder: Path) -> None:
     path.write_bytes(damaged(before, path.suffix, rng))
     try:
         reader.read(folder)
-    except (ValueError, OSError) as error:
-        names = {each.name for each in folder.iterdir()} | {path.name}
+    except (ValueError, OSError, MemoryError) as error:
+        names = {each.name for each in folder.iterdir()} | {path.name, str(folder)}
         message = str(error)
         if not any(each in message for each in names):
             raise AssertionError(f"no file is named: {error!r:.300}") from error
@@ -313,7 +316,7 @@ def damaged_npy(content: bytes, rng: Random) -> bytes:
     old, new = rng.choice([(old, new) for old, news in swaps.items() for new in news])
     header = header.replace(old, new, 1).rstrip() + "\n"
     if rng.random() < 0.2:
-        length = rng.choice((0, 1, length - 1, 65535))
+        length = rng.choice((0, 1, 100, 65535))
     else:
         header = header.ljust(length)
         length = len(header)
