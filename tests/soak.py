@@ -46,8 +46,9 @@ def lock_of(folder: Path) -> str:
 
 def leftovers(folder: Path) -> list[str]:
     """Return the temporary files, and the states of unfinished runs."""
-    parts = (folder / "data", folder / "models")
-    found = {path for part in parts for name in TEMPORARY for path in part.rglob(name)}
+    found = {path for name in TEMPORARY for path in folder.glob(name)}
+    for part in ("data", "models"):
+        found |= {path for name in TEMPORARY for path in (folder / part).rglob(name)}
     found |= {path for path in folder.glob("models/.resume/*/*") if path.is_file()}
     return sorted(str(path.relative_to(folder)) for path in found)
 
@@ -214,7 +215,8 @@ class Round:
 def disturb(project: Project, rng: Random, seconds: float, one: Round, wanted: int) -> None:
     """Build a project, killed up to `wanted` times; `seconds` is what a build takes."""
     plan = [
-        (rng.choice(list(WAYS)), seconds * rng.random() * rng.random(), rng.random() < 2 / 3)
+        # early kills are likelier: more of them fit in, and more begins early
+        (rng.choice(list(WAYS)), seconds * rng.random() ** 3, rng.random() < 2 / 3)
         for _ in range(wanted)
     ]
     build: subprocess.Popen[bytes] | None = None
@@ -357,7 +359,10 @@ def main() -> None:
     home = make_home()
     enter(clean(os.environ) | home | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""})
     scratch = Path(tempfile.mkdtemp(prefix="soak-")).resolve()
-    status = soak(scratch, given.kills, given.seed, given.minutes)
+    try:
+        status = soak(scratch, given.kills, given.seed, given.minutes)
+    finally:
+        stop(list(processes_in(scratch)), signal.SIGKILL)
     shutil.rmtree(home["HOME"], ignore_errors=True)
     if not status:
         shutil.rmtree(scratch)
