@@ -32,6 +32,7 @@ from tests.pipeline.conftest import Project, copy_project, tiny_overrides
 RHYTHM = {"train.num_steps": "3000", "train.checkpoint_every": "100", "train.valid_every": "500"}
 MOST_KILLS = 12  # in a round
 PATIENCE_S = 90.0  # for what goes on in the background
+SHOWN = 5  # of the differences of a round
 COMMAND = ("dvc", "repro")
 TEMPORARY = ("*.part", "*.tmp", "*.part.*", "*.tmp.*")
 
@@ -211,6 +212,17 @@ class Round:
     restarts: int = 0
     wrong: list[str] = field(default_factory=list)
 
+    def __str__(self) -> str:
+        wrong = [*self.wrong[:SHOWN], f"and {len(self.wrong) - SHOWN} more"]
+        told = "; ".join(wrong if len(self.wrong) > SHOWN else self.wrong) or "equal"
+        return f"{counts(self.kills)}, {self.restarts} restarts: {told}"
+
+
+def counts(kills: Counter[str]) -> str:
+    """Return the number of kills, and of each way."""
+    ways = ", ".join(f"{way} {n}" for way, n in sorted(kills.items()))
+    return f"{kills.total()} kills ({ways})" if ways else "0 kills"
+
 
 def disturb(project: Project, rng: Random, seconds: float, one: Round, wanted: int) -> None:
     """Build a project, killed up to `wanted` times; `seconds` is what a build takes."""
@@ -250,14 +262,17 @@ def disturb(project: Project, rng: Random, seconds: float, one: Round, wanted: i
         one.wrong.append(f"`dvc repro` ended with {status} by itself: {tail(project)}")
 
 
-def finish(project: Project, one: Round) -> None:
-    """Build a project to its end, and let everything be sent."""
+def finish(project: Project, one: Round) -> bool:
+    """Build a project to its end, and let everything be sent; return whether that worked."""
+    before = len(one.wrong)
     for command in (COMMAND, (sys.executable, "-m", "stages.sync_tracking")):
         if status := start(project, command).wait():
-            one.wrong.append(f"{' '.join(command)} ended with {status}: {tail(project)}")
+            one.wrong.append(f"`{' '.join(command)}` ended with {status}: {tail(project)}")
+            break
         if left := wait_until_gone(project.folder, PATIENCE_S):
             one.wrong.append(f"left at the end: {'; '.join(left.values())}")
             stop(list(left), signal.SIGKILL)
+    return len(one.wrong) == before
 
 
 def judge(undisturbed: Result, one: Round) -> None:
@@ -303,9 +318,9 @@ def soak(scratch: Path, num_kills: int, seed: int, minutes: float) -> int:
     project = copy_project(scratch / "undisturbed", overrides)
     build_started = time.monotonic()
     first = Round(project.folder)
-    finish(project, first)
+    built = finish(project, first)
     seconds = time.monotonic() - build_started
-    if first.wrong:
+    if not built:
         raise SystemExit(f"the undisturbed run failed in {project.folder}: {first.wrong}")
     undisturbed = Result.of(project.folder)
     say(f"undisturbed: {seconds:.0f} s, {sum(map(len, undisturbed.runs.values()))} runs in MLflow")
@@ -323,21 +338,17 @@ def soak(scratch: Path, num_kills: int, seed: int, minutes: float) -> int:
         project = copy_project(one.folder, overrides)
         wanted = min(rng.randrange(1, MOST_KILLS + 1), num_kills - total.total())
         disturb(project, rng, seconds, one, wanted)
-        finish(project, one)
-        judge(undisturbed, one)
+        if finish(project, one):
+            judge(undisturbed, one)
         total += one.kills
-        kills = ", ".join(f"{way} {n}" for way, n in sorted(one.kills.items()))
-        took = time.monotonic() - round_started
-        say(f"round {len(rounds) - 1}: {took:.0f} s, {one.kills.total()} kills ({kills}), "
-            f"{one.restarts} restarts: " + ("; ".join(one.wrong) or "equal"))  # fmt: skip
+        say(f"round {len(rounds) - 1}: {time.monotonic() - round_started:.0f} s, {one}")
         if one.wrong:
             say(f"  kept: {one.folder}, output: {log_of(project)}")
         else:
             shutil.rmtree(one.folder)
     wrong = [one for one in rounds if one.wrong]
     say(
-        f"{total.total()} kills ({', '.join(f'{way} {n}' for way, n in sorted(total.items()))}) in "
-        f"{len(rounds)} rounds, {sum(one.restarts for one in rounds)} restarts, "
+        f"{counts(total)} in {len(rounds)} rounds, {sum(one.restarts for one in rounds)} restarts, "
         f"{time.monotonic() - started:.0f} s: {len(wrong)} rounds differ"
     )
     return 1 if wrong else 0

@@ -170,4 +170,8 @@ def test_a_build_that_fails_is_a_difference(
     one = Round(project.folder)
     soak.disturb(project, Random(1), 1000.0, one, wanted=3)
     assert one.wrong == ["`dvc repro` ended with 3 by itself: no space left"]
-    assert one.kills.total() == 0
+    assert not soak.finish(project, one)
+    assert one.wrong[1:] == ["`sh -c echo no space left; exit 3` ended with 3: no space left"]
+    one.wrong += ["x"] * 8
+    assert str(one).startswith("0 kills, 0 restarts: `dvc repro` ended with 3")
+    assert str(one).endswith("; x; x; and 5 more")
