@@ -26,7 +26,9 @@ from lmlib.checkpoint import load_model, save_model
 from lmlib.corpus.documents import read_pieces
 from lmlib.corpus.params import CorpusParams
 from lmlib.data import TokenDataset
+from lmlib.export.llama import llama_state_dict
 from lmlib.export.pretrained import load_pretrained, save_pretrained
+from lmlib.files import write_json
 from lmlib.model import ModelParams, TransformerLM
 from lmlib.monitoring.tracking.journal import SHIPPER_DEFAULTS
 from lmlib.optim import AdamW, OptimParams
@@ -74,6 +76,12 @@ def tokenizer() -> Tokenizer:
 def model() -> TransformerLM:
     """Return a small model for that tokenizer."""
     return TransformerLM(MODEL, tokenizer().vocab_size, seed=1)
+
+
+def write_sharded(folder: Path) -> None:
+    save_pretrained(folder, model(), tokenizer())
+    names = {name: "model.safetensors" for name in llama_state_dict(model())}
+    write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": names})
 
 
 def write_tokens(folder: Path) -> None:
@@ -171,6 +179,7 @@ READERS = {
     "pretrained": Reader(
         lambda folder: save_pretrained(folder, model(), tokenizer()), load_pretrained
     ),
+    "sharded": Reader(write_sharded, load_pretrained),
     "tokens": Reader(write_tokens, read_tokens),
     "states": Reader(write_states, read_states),
     "corpus": Reader(write_corpus, read_corpus),
