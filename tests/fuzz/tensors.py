@@ -83,8 +83,12 @@ def optimise(rng: Random, folder: Path) -> None:
     generator = torch.Generator().manual_seed(rng.randrange(1 << 31))
     settings = {
         "lr": rng.choice((0.0, 1e-4, 0.1)),
-        # with 0 in place of 0.5, m + (g - m) loses all digits of a g much smaller than m
-        "betas": (rng.choice((0.5, 0.9)), rng.choice((0.0, 0.95, 0.999))),
+        # With 0 in place of 0.5, m + (g - m) loses all digits of a g much smaller than m. With 0
+        # for the second, a step has the size of m / g, which 8 bits cannot tell.
+        "betas": (
+            rng.choice((0.5, 0.9)),
+            rng.choice((0.95, 0.999) if dtype == torch.bfloat16 else (0.0, 0.95, 0.999)),
+        ),
         "eps": rng.choice((1e-8, 1e-2)),
         "weight_decay": rng.choice((0.0, 0.3)),
     }
