@@ -24,7 +24,7 @@ from tests.fuzz.targets import TARGETS
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "build" / "fuzz"
-SHORTEST_S, LONGEST_S = 10.0, 60.0  # of a turn: imports take seconds
+LONGEST_S = 60.0  # of a turn
 ENDLESS = 1 << 40  # inputs
 
 
@@ -55,12 +55,11 @@ def main(arguments: list[str] | None = None) -> None:
         for name in names:
             turn(name, tallies[name], given.seed, given.case, 1, 1.0)
     else:
-        seconds = min(LONGEST_S, max(SHORTEST_S, 60 * given.minutes / len(names)))
         while time.monotonic() < end:
-            for name, tally in tallies.items():
-                left = min(seconds, end - time.monotonic())
-                if left > 0:
-                    turn(name, tally, given.seed, tally.cases, given.count, left)
+            for place, (name, tally) in enumerate(tallies.items()):
+                share = (end - time.monotonic()) / (len(tallies) - place)
+                if share > 0:
+                    turn(name, tally, given.seed, tally.cases, given.count, min(LONGEST_S, share))
             if given.count < ENDLESS:
                 break
     sys.exit(report(tallies, time.monotonic() - started))
