@@ -81,6 +81,14 @@ test-all: lint type ## The same, with the tests that take minutes
 	@pytest -n auto --dist loadfile -m ''
 	$(TEST_GPU)
 
+.PHONY: soak fuzz
+soak: $(DEV) ## Kill the pipeline at random: KILLS=100 SEED=1 MINUTES=30
+	@python -m tests.soak --kills $(or $(KILLS),100) --seed $(or $(SEED),1) \
+	  --minutes $(or $(MINUTES),30)
+
+fuzz: $(DEV) ## Random inputs for kernels and readers: SEED=1 MINUTES=5
+	@python -m tests.fuzz --seed $(or $(SEED),1) --minutes $(or $(MINUTES),5) $(ARGS)
+
 # the peers have an environment of their own, because their dependencies are not ours
 BENCH := .venv-bench/.ready
 ifneq ($(shell head -n 1 $(BENCH) 2>/dev/null),$(CURDIR))
