@@ -16,6 +16,7 @@ from filelock import Timeout
 from lmlib.checkpoint import checkpoint_state, serialise
 from lmlib.errors import describe
 from lmlib.files import write_atomically
+from lmlib.memory import out_of_memory
 from lmlib.sharding import load_whole
 from lmlib.states import lock_of
 from lmlib.threads import ThreadPool
@@ -186,7 +187,14 @@ class ResumeStore:
                 logger.warning("%s: damaged, so it is removed; trying the state before it", path)
                 path.unlink()
                 continue
-            state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+            try:
+                state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+            except Exception as error:  # of whatever kind the bytes call for
+                if out_of_memory(error, ""):
+                    raise
+                kind = type(error).__name__
+                logger.warning("%s: holds no state (%s); trying the state before it", path, kind)
+                continue
             load_whole(model, state["model"])
             load_whole_optimizer(optimizer, state["optimizer"])
             for name, part in parts.items():

@@ -1,6 +1,7 @@
 """The states that a run resumes from, and the folder that holds them."""
 
 import copy
+import hashlib
 import logging
 import subprocess
 import sys
@@ -124,6 +125,20 @@ def test_a_state_that_cannot_be_written_is_a_warning(
     store.save(model, optimizer, 4, ROWS)
     assert store.is_saved()
     assert store.load(model, optimizer) == (4, ROWS)
+
+
+@pytest.mark.parametrize("body", [b"", b"PK", b"no state" * 100])
+def test_what_is_no_state_is_skipped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, body: bytes
+) -> None:
+    """Even with the right digest."""
+    store = ResumeStore(tmp_path)
+    model, optimizer = trained(seed=1)
+    store.save(model, optimizer, 1, ROWS)
+    digest = hashlib.sha256(body).hexdigest().encode()
+    (tmp_path / "step-000000002.pt").write_bytes(digest + body)
+    assert store.load(model, optimizer) == (1, ROWS)
+    assert "step-000000002.pt: holds no state" in caplog.text
 
 
 def test_a_state_that_cannot_be_read_is_skipped(
