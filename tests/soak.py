@@ -306,9 +306,10 @@ def log_of(project: Project) -> Path:
 
 
 def tail(project: Project) -> str:
-    """Return the last line of the log."""
-    text = log_of(project).read_text(encoding="utf-8", errors="replace")
-    return (text.strip().splitlines() or [""])[-1]
+    """Return the last error in the log, else its last line."""
+    lines = log_of(project).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    errors = [line for line in lines if line.lower().startswith("error: ")]
+    return (errors or lines or [""])[-1]
 
 
 def soak(scratch: Path, num_kills: int, seed: int, minutes: float) -> int:
