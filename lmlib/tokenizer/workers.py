@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -152,6 +152,10 @@ class ProcessExecutor(ThreadPool):
                     "a tokenizer worker ended with exit code %d; trying its chunk again",
                     exit_code,
                 )
+            except BaseException:  # such as MemoryError: its answer may still be in the pipe
+                self._local.process = None
+                self._kill(process)
+                raise
             else:
                 succeeded, result = pickle.loads(answer)
                 if not succeeded:
@@ -180,6 +184,12 @@ class ProcessExecutor(ThreadPool):
         self._processes.remove(process)
         process.communicate()
         return process.returncode
+
+    def _kill(self, process: "subprocess.Popen[bytes]") -> None:
+        self._processes.remove(process)
+        process.kill()
+        with suppress(OSError), process:  # closes the pipes and waits
+            pass
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Finish the tasks that have begun, then end the processes."""

@@ -50,6 +50,23 @@ def test_errors_come_back_and_the_process_lives_on() -> None:
         assert executor.submit(os.getpid).result() == process
 
 
+def test_an_answer_that_was_not_read_is_not_taken_for_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The caller had no memory for it; the process that still writes it is ended."""
+
+    def fail(_stream: object) -> bytes:
+        raise MemoryError
+
+    with ProcessExecutor(1) as executor:
+        with monkeypatch.context() as patched:
+            patched.setattr("lmlib.tokenizer.workers._read_message", fail)
+            answer = executor.submit(len, "abc")
+            with pytest.raises(MemoryError):
+                answer.result()
+        assert executor.submit(len, "a").result() == 1
+
+
 def test_a_chunk_is_tried_again_when_its_process_dies(
     corpus_file: Path,
     tokenizer: Tokenizer,
