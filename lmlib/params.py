@@ -137,7 +137,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     elif hint is type(None) and value is None:
         return None
     elif isinstance(hint, type) and hint is not float and type(value) is hint:
-        if hint is str:
+        if isinstance(value, str):
             _check_text(value, where)
         return value
     kind = "the text" if isinstance(value, str) else "the value"

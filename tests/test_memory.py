@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lmlib.memory import LEAST, available_bytes, out_of_memory, require_memory
+from tests.pipeline.imports import ROOT
 
 TB = 10**12
 
@@ -44,7 +45,9 @@ def test_the_limit_of_the_process_counts() -> None:
         "resource.setrlimit(resource.RLIMIT_AS, (2 * 10**9, resource.RLIM_INFINITY))\n"
         "print(available_bytes())"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert 0 < int(done.stdout) < 2 * 10**9
 
 

@@ -1,6 +1,7 @@
 """The weights of a model, known without building it."""
 
 from itertools import product
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ OPTIONS = list(product(["pre", "post", "none"], ["swiglu", "silu"], [False, True
 
 
 @pytest.mark.parametrize(("norm", "ffn", "tie"), OPTIONS)
-def test_weights_are_those_of_the_model(norm: str, ffn: str, tie: bool) -> None:
+def test_weights_are_those_of_the_model(norm: Any, ffn: Any, tie: bool) -> None:
     params = ModelParams(8, 12, 3, 2, 7, norm=norm, ffn=ffn, tie_embeddings=tie)
     model = TransformerLM(params, 11)
     state = plain_state_dict(model)

@@ -10,6 +10,7 @@ import torch
 
 from lmlib.training import require_training_memory
 from lmlib.training.memory import training_bytes
+from tests.pipeline.imports import ROOT
 from tests.training.test_loop import TRAIN, settings_of
 
 CPU = torch.device("cpu")
@@ -78,7 +79,9 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 loss(ids[:, :-1], ids[:, 1:]).backward()
 print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     settings = settings_of(replace(TRAIN, batch_size=128, dtype="float32"))
     sizes = {"context_length": 128, "d_model": 64, "num_layers": 4, "num_heads": 2, "d_ff": 176}
     settings = replace(settings, model=replace(settings.model, **sizes))
