@@ -2,7 +2,14 @@
 
 from lmlib.sampling.generation import Generation, generate
 from lmlib.sampling.params import SamplingParams
-from lmlib.sampling.text import Sample, TextStream, generate_samples, generate_text, stream_text
+from lmlib.sampling.text import (
+    Sample,
+    TextStream,
+    generate_samples,
+    generate_text,
+    stream_text,
+    visible,
+)
 from lmlib.sampling.warpers import (
     apply_temperature,
     keep_min_p,
@@ -27,4 +34,5 @@ __all__ = [
     "next_token_probabilities",
     "penalise_repetition",
     "stream_text",
+    "visible",
 ]
