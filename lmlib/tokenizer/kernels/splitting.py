@@ -473,7 +473,7 @@ def next_special(text, i, stop, special):
             for k in range(special.num_heads):
                 found |= byte_mask(text + base, np.uint8(byte_at(special.heads + k)))
         else:
-            for k in range(64):
+            for k in range(min(64, stop - base)):
                 found |= may_begin(word_at(text + base + k), special) << np.uint64(k)
         while found:
             offset = base + lowest_bit(found)
