@@ -47,6 +47,10 @@ $(DEV): $(READY) pyproject.toml constraints.txt
 repro: $(READY) ## Rebuild what changed, without the report
 	@python -m stages.repro
 
+.PHONY: verify
+verify: $(READY) ## Find damaged files in DVC's cache and in the outs
+	@python -m stages.verify
+
 .PHONY: ui
 ui: $(READY) ## Open the MLflow UI; another port: ARGS="--port 5001"
 	@python -m stages.ui $(ARGS)
@@ -76,6 +80,14 @@ test: lint type ## Check style and types, run the tests
 test-all: lint type ## The same, with the tests that take minutes
 	@pytest -n auto --dist loadfile -m ''
 	$(TEST_GPU)
+
+.PHONY: soak fuzz
+soak: $(DEV) ## Kill the pipeline at random: KILLS=100 SEED=1 MINUTES=30
+	@python -m tests.soak --kills $(or $(KILLS),100) --seed $(or $(SEED),1) \
+	  --minutes $(or $(MINUTES),30)
+
+fuzz: $(DEV) ## Random inputs for kernels and readers: SEED=1 MINUTES=5
+	@python -m tests.fuzz --seed $(or $(SEED),1) --minutes $(or $(MINUTES),5) $(ARGS)
 
 # the peers have an environment of their own, because their dependencies are not ours
 BENCH := .venv-bench/.ready

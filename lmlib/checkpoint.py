@@ -1,20 +1,26 @@
 """Checkpoints of a model with its optimizer, and finished models."""
 
+import contextlib
 import io
-import json
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import nn
 
-from lmlib.files import write_atomically, write_json
-from lmlib.model import ModelParams, TransformerLM
-from lmlib.params import from_dict
+from lmlib.digests import check_digests, write_digests
+from lmlib.files import read_json, write_atomically, write_json
+from lmlib.memory import require_memory
+from lmlib.model import ModelParams, Shape, TransformerLM, model_bytes, weight_shapes
+from lmlib.params import from_dict, shown
+
+FLOATS = ("F32", "BF16", "F16", "F64")  # as safetensors calls them
+MISSING = "missing; there is no model here"
 
 # BytesIO explicitly: it lacks `mode`, so a run-time checker rejects it as IO[bytes]
 PathOrFile = str | os.PathLike[str] | IO[bytes] | io.BytesIO
@@ -80,7 +86,7 @@ def serialise(state: dict[str, Any], room: int = 0) -> memoryview:
 def save_model(
     folder: str | Path, model: TransformerLM, weights: dict[str, torch.Tensor] | None = None
 ) -> None:
-    """Write `model.safetensors` and `config.json` (the model's params and vocabulary size).
+    """Write `model.safetensors`, `config.json` (params, vocabulary size) and their SHA256SUMS.
 
     `weights` is the state dict to write, by default the model's own.
     """
@@ -92,31 +98,101 @@ def save_model(
     write_atomically(folder / "model.safetensors", save(tensors))
     config = {"vocab_size": model.vocab_size, **asdict(model.params)}
     write_json(folder / "config.json", config)
+    write_digests(folder, "config.json", "model.safetensors")
 
 
 def load_model(folder: str | Path, device: str | torch.device = "cpu") -> TransformerLM:
     """Return the model that `save_model` wrote, on `device`, in evaluation mode.
 
     Raises FileNotFoundError when one of the two files is missing, ValueError when one is damaged
-    or they do not belong together.
+    or they do not belong together, MemoryError when the model does not fit.
     """
     config_path, weights_path = Path(folder) / "config.json", Path(folder) / "model.safetensors"
-    for path in (config_path, weights_path):
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: missing; there is no model here")
-    try:
-        config = json.loads(config_path.read_text(encoding="utf-8"))
-        vocab_size = int(config.pop("vocab_size"))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{config_path}: not the configuration of a model: {error!r}") from error
-    model = TransformerLM(from_dict(ModelParams, config, str(config_path)), vocab_size)
-    try:
-        state = load_file(weights_path)
-        if model.params.tie_embeddings:
-            state["lm_head.weight"] = state["token_embeddings.weight"]
-        model.load_state_dict(state)
-    except (SafetensorError, RuntimeError, KeyError) as error:
+    check_digests(folder, config_path.name, weights_path.name)
+    config = read_json(config_path, missing=MISSING)
+    vocab_size = config.pop("vocab_size", None)
+    if type(vocab_size) is not int or vocab_size < 1:
         raise ValueError(
-            f"{weights_path}: damaged, or not the weights of {config_path.name}: {error}"
-        ) from error
-    return model.to(device).eval()
+            f"{config_path}: not the configuration of a model: vocab_size is {shown(vocab_size)}"
+        )
+    params = from_dict(ModelParams, config, str(config_path))
+    state = read_weights([weights_path], weight_shapes(params, vocab_size), config_path)
+    return build_model(params, vocab_size, state, config_path).to(device)
+
+
+def build_model(
+    params: ModelParams, vocab_size: int, state: dict[str, torch.Tensor], config_path: Path
+) -> TransformerLM:
+    """Return a model with the weights of `weight_shapes`, in evaluation mode.
+
+    Raises MemoryError, naming the configuration, when it does not fit.
+    """
+    what, advice = f"{config_path}: its model", "lower its context length, or take another model"
+    require_memory(model_bytes(params, vocab_size), what, advice)
+    if params.tie_embeddings:
+        state["lm_head.weight"] = state["token_embeddings.weight"]
+    model = TransformerLM(params, vocab_size)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def read_weights(
+    paths: Iterable[Path],
+    shapes: Iterable[tuple[str, Shape]],
+    config_path: Path,
+    ignores: Callable[[str], bool] = lambda name: False,
+) -> dict[str, torch.Tensor]:
+    """Return the weights in safetensors files, which must have these names and shapes.
+
+    The headers are compared first. `ignores` tells which other names may stand there. Raises
+    FileNotFoundError for a missing file, and ValueError, naming file and weight, for a damaged file
+    and for weights that are missing, unknown, of another shape, no floating-point numbers, or not
+    finite.
+    """
+    with contextlib.ExitStack() as stack:
+        found: dict[str, tuple[Path, Any]] = {}
+        for path in paths:
+            if not path.is_file():
+                raise FileNotFoundError(f"{path}: {MISSING}")
+            try:
+                file = stack.enter_context(safe_open(path, "pt"))
+            except SafetensorError as error:
+                raise ValueError(f"{path}: damaged, or not a file of weights: {error}") from error
+            for name in file.keys():  # noqa: SIM118  # it is no dict
+                if name in found:
+                    raise ValueError(f"{path}: has {name}, which {found[name][0]} has too")
+                found[name] = path, file
+        state = {}
+        for name, shape in shapes:
+            if name not in found:
+                raise ValueError(
+                    f"{config_path.parent}: the weights have no {name}, which "
+                    f"{config_path.name} calls for"
+                )
+            path, file = found.pop(name)
+            stored = file.get_slice(name)
+            if tuple(stored.get_shape()) != shape:
+                raise ValueError(
+                    f"{path}: {name} has the shape {tuple(stored.get_shape())}; by "
+                    f"{config_path.name} it should have {shape}"
+                )
+            if stored.get_dtype() not in FLOATS:
+                raise ValueError(
+                    f"{path}: {name} holds {stored.get_dtype()}; weights should be one of "
+                    f"{', '.join(FLOATS)}"
+                )
+            state[name] = path, file
+        if unknown := [name for name in found if not ignores(name)]:
+            raise ValueError(
+                f"{found[unknown[0]][0]}: has {unknown[0]!r:.200}, which a model of "
+                f"{config_path.name} does not have"
+            )
+        return {name: _finite(path, name, file) for name, (path, file) in state.items()}
+
+
+def _finite(path: Path, name: str, file: Any) -> torch.Tensor:
+    """Return a weight in float32; raise ValueError for one that holds NaN or infinities."""
+    weight = file.get_tensor(name).float()
+    if not all(bound.isfinite() for bound in weight.aminmax()):  # both are NaN if any value is
+        raise ValueError(f"{path}: {name} holds values that are not finite; its training diverged")
+    return weight

@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from lmlib.digests import check_digests
 from lmlib.files import sha256_file
 from lmlib.runtime import to_device
-from lmlib.tokens import TokenInfo, blocks, read_token_info
+from lmlib.tokens import TokenInfo, blocks, read_token_info, read_tokens
 
 Batch = tuple[Int[Tensor, "batch context"], Int[Tensor, "batch context"]]
 Order = Literal["random", "epochs"]
@@ -34,18 +35,9 @@ class TokenDataset:
         Raises FileNotFoundError if one is missing, ValueError if one is damaged or they disagree.
         """
         path = Path(path)
+        check_digests(path.parent, path.name, path.with_suffix(".json").name)
         info = read_token_info(path)
-        try:
-            tokens = np.lib.format.open_memmap(path, mode="r")
-        except FileNotFoundError:
-            raise FileNotFoundError(f"{path}: no such token file") from None
-        except (ValueError, EOFError, OSError) as error:
-            raise ValueError(f"{path}: truncated, or not a token file ({error})") from error
-        if tokens.ndim != 1 or tokens.dtype not in (np.uint16, np.uint32):
-            raise ValueError(
-                f"{path}: holds {tokens.dtype} of shape {tokens.shape}; a token file holds one "
-                "row of uint16 or uint32"
-            )
+        tokens = read_tokens(path)
         if len(tokens) != info.tokens:
             raise ValueError(
                 f"{path}: holds {len(tokens)} tokens, but {path.with_suffix('.json').name} says "

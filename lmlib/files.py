@@ -1,43 +1,125 @@
 """Replace files atomically, read files with errors that name them, and hash files."""
 
 import csv
+import errno
+import fcntl
+import glob
 import hashlib
 import io
 import json
 import os
 import secrets
+import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+
 
 @contextmanager
-def replacing(*paths: Path) -> Iterator[list[Path]]:
-    """Yield a temporary path next to each of `paths`; at the end these files replace `paths`.
+def replacing(*paths: Path, size: int | None = None, durable: bool = True) -> Iterator[list[Path]]:
+    """Yield a temporary path for each of `paths`; at the end these files replace `paths`.
 
     If an exception or a crash comes before that, `paths` stay as they were: all new files are on
-    disk before the first one is renamed. Creates missing folders. The temporary names are unique,
-    so processes that write the same file do not interfere: the last one to finish wins.
+    disk before the first one is renamed, and their new names at the end. Without `durable` this
+    holds for crashes of the process, not of the machine. Creates missing folders. Each file is
+    written in a new folder next to its path, so processes that write the same file do not
+    interfere: the last one to finish wins. What a killed process left is removed.
+
+    Raises OSError that names the path if it cannot be written; if there is no space, also with the
+    `size` needed, in bytes.
     """
-    parts = [path.with_name(f".{path.name}.{secrets.token_hex(4)}.part") for path in paths]
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    parts: list[Path] = []
     try:
-        yield parts
-        for part in parts:
-            with part.open("rb+") as file:
-                os.fsync(file.fileno())
-        for part, path in zip(parts, paths, strict=True):
-            part.replace(path)
+        with ExitStack() as folders:
+            for path in paths:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                parts.append(folders.enter_context(_folder_for(path)) / path.name)
+            yield parts
+            if durable:
+                for part in parts:
+                    sync(part)
+            for part, path in zip(parts, paths, strict=True):
+                part.replace(path)
+            if durable:
+                for folder in {path.parent for path in paths}:
+                    sync(folder)
+    except OSError as error:
+        _name(error, parts, paths, size)
+        raise
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name `path`, which is being written, in an error of the disk; by itself it names no file."""
+    try:
+        yield
+    except OSError as error:
+        _name(error, [], [path], None)
+        raise
+
+
+@contextmanager
+def _folder_for(path: Path) -> Iterator[Path]:
+    """Yield a new folder next to `path`, and remove those of processes that have ended."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with suppress(OSError):  # not ours to remove
+            if (lock := _lock(leftover)) is not None:
+                shutil.rmtree(leftover)
+                os.close(lock)
+    lock = None
+    while lock is None:  # a process that removes leftovers may be faster
+        folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        folder.mkdir(mode=0o700)
+        lock = _lock(folder)
+    try:
+        yield folder
     finally:
-        for part in parts:
-            part.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """Return a descriptor that locks a folder until it is closed; None if another process does."""
+    with suppress(FileNotFoundError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if folder.is_dir():
+                return descriptor
+        os.close(descriptor)
+    return None
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _name(error: OSError, parts: Sequence[Path], paths: Sequence[Path], size: int | None) -> None:
+    """Give an error the name of the file that was being written, if it is about one of them."""
+    for part, path in zip(parts, paths, strict=False):
+        if error.filename in (str(part), str(part.parent)):
+            error.filename = str(path)
+    if error.errno in NO_SPACE | {errno.EFBIG, errno.EIO}:  # they name no file
+        error.filename = error.filename or str(paths[0])
+    if error.errno in NO_SPACE:
+        folder = next(filter(Path.exists, paths[0].absolute().parents))
+        needed = f"{size:,} bytes are needed, " if size else ""
+        free = shutil.disk_usage(folder).free
+        error.strerror = f"{error.strerror} ({needed}{free:,} bytes are free)"
 
 
 def write_atomically(path: str | Path, content: bytes | memoryview) -> None:
     """Replace the file `path` with one of this content; see `replacing`."""
-    with replacing(Path(path)) as (part,):
+    with replacing(Path(path), size=len(content)) as (part,):
         part.write_bytes(content)
 
 
@@ -59,35 +141,92 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_atomically(path, text.getvalue().encode("utf-8"))
 
 
+def read_text(path: str | Path, *, missing: str = "no such file") -> str:
+    """Return the text in a UTF-8 file, with the line ends it has.
+
+    Raises FileNotFoundError, with the text `missing`, if there is no such file, and ValueError if
+    it is no regular file or not UTF-8. All errors name it.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: {missing}")
+    if not path.is_file():
+        raise ValueError(f"{path}: not a file; remove what stands in its place")
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: not UTF-8 text (byte 0x{error.object[error.start]:02x} at offset "
+            f"{error.start}); it is damaged, or another kind of file"
+        ) from error
+
+
 def read_json(path: str | Path, *, missing: str = "no such file") -> dict[str, Any]:
     """Return the JSON object in the file `path`.
 
     Raises FileNotFoundError, with the text `missing`, if the file does not exist, and ValueError
-    if it contains anything else. Both name the file.
+    if it contains anything else, or an object with a key twice. Both name the file.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: {missing}")
+    text = read_text(path, missing=missing)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(text, object_pairs_hook=_checked_object)
     except ValueError as error:
         raise ValueError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: holds a {type(value).__name__}; it should hold keys and values")
-    return value
+    except RecursionError:
+        raise ValueError(f"{path}: not valid JSON here: nested too deeply") from None
+    return _mapping(path, value)
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
+def _checked_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs as a dict; raise ValueError for a repeated key or half a character."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        key = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key {key!r:.80} stands twice in one object")
+    texts = [*values, *(value for value in values.values() if isinstance(value, str))]
+    "".join(texts).encode("utf-8")  # not so with half of a surrogate pair, written as an escape
+    return values
+
+
+def read_metrics(path: str | Path, *needed: str) -> dict[str, float]:
+    """Return the numbers in a JSON file of metrics, in which those named `needed` must be.
+
+    Raises FileNotFoundError and ValueError, naming the file, as `read_json` does.
+    """
+    values = read_json(path)
+    for name in needed:
+        if name not in values:
+            raise ValueError(f"{path}: has no {name!r}; run `dvc repro`, which writes the file")
+    for name, value in values.items():
+        # no comparison with NaN is true; a whole number beyond is none for `float`
+        if type(value) not in (int, float) or not -1e300 < value < 1e300:
+            raise ValueError(f"{path}: {name[:80]!r} is no finite number; run `dvc repro` again")
+    return values
+
+
+def read_yaml(path: str | Path, *, missing: str = "no such file") -> dict[str, Any]:
     """Return the mapping in the YAML 1.2 file `path`.
 
-    Raises ValueError, naming the file, if it is not valid or contains anything else.
+    Raises FileNotFoundError, with the text `missing`, if the file does not exist, and ValueError
+    if it is not valid or contains anything else. Both name the file.
     """
+    return _mapping(path, parse_yaml(read_text(path, missing=missing), str(path)))
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Return the value of a YAML 1.2 text; raise ValueError, which begins with `where`."""
     from ruamel.yaml import YAML, YAMLError  # here: most users of this module need no parser
 
     try:
-        value = YAML(typ="safe").load(Path(path).read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid YAML: {error}") from error
+        return YAML(typ="safe").load(text)
+    except RecursionError:
+        raise ValueError(f"{where}: not valid YAML here: nested too deeply") from None
+    except (YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
+        # the last four: of a value, such as the date 2001-99-99
+        raise ValueError(f"{where}: not valid YAML: {error}") from error
+
+
+def _mapping(path: str | Path, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path}: holds a {type(value).__name__}; it should hold keys and values")
     return value

@@ -9,7 +9,7 @@ _ADDRESS = re.compile(
     r"""
     (?P<scheme>\b[a-z][a-z0-9+.-]*://)
     (?P<user>[^\s/?\#"'<>`]*@)?
-    (?P<place>[^\s?\#"'<>`]*)
+    (?P<place>(?:(?!::[a-z][a-z0-9+.-]*://)[^\s?\#"'<>`])*)  # fsspec joins addresses with ::
     (?P<query>\?[^\s\#"'<>`]*)?
     (?P<fragment>\#[^\s"'<>`]*)?
     """,

@@ -1,5 +1,7 @@
-"""Token files: what a file of token ids was made from, and how many documents it contains."""
+"""Token files: their ids, what they were made from, and how many documents they contain."""
 
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -7,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lmlib.files import read_json, write_json
-from lmlib.params import from_dict
+from lmlib.params import Count, CountOrZero, check_bounds, from_dict
 
 
 @dataclass(frozen=True)
@@ -21,11 +23,58 @@ class TokenInfo:
     documents:         texts between separators
     """
 
-    tokens: int
-    vocab_size: int
+    tokens: CountOrZero
+    vocab_size: Count
     tokenizer_sha256: str
-    source_bytes: int
-    documents: int
+    source_bytes: CountOrZero
+    documents: CountOrZero
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if self.tokens and not self.source_bytes:
+            raise ValueError(f"source_bytes is 0, but tokens is {self.tokens}")
+
+
+# version 1.0 of the format, as we and NumPy write it, in at most 10 + 65,535 bytes
+_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00(..)"
+    rb"(\{'descr': '([^']*)', 'fortran_order': (?:False|True), 'shape': \(([^)]*)\), \} *\n)",
+    re.DOTALL,
+)
+_HEADER_BYTES = 10 + 0xFFFF
+
+
+def read_tokens(path: str | Path) -> np.ndarray:
+    """Return the ids in a .npy file as a read-only memory map.
+
+    What the header says is compared with the size of the file first: NumPy would believe it, and
+    dies of some. Raises FileNotFoundError if there is no file, ValueError if it holds anything but
+    one row of uint16 or uint32.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such token file")
+    if not path.is_file():
+        raise ValueError(f"{path}: not a token file, but a folder or a device")
+    with path.open("rb") as file:
+        header = _HEADER.match(file.read(_HEADER_BYTES))
+        size = file.seek(0, os.SEEK_END)
+    if not header or len(header[2]) != int.from_bytes(header[1], "little"):
+        raise ValueError(f"{path}: truncated, or not a token file (no header of one)")
+    descr, shape = header[3].decode("ascii", "replace"), header[4].decode("ascii", "replace")
+    dtype = {np.dtype(kind).str: np.dtype(kind) for kind in (np.uint16, np.uint32)}.get(descr)
+    length = re.fullmatch(r"(\d{1,18}),", shape, re.ASCII)
+    if dtype is None or length is None:
+        raise ValueError(
+            f"{path}: holds {descr:.20} of shape ({shape:.80}); a token file holds one row of "
+            "uint16 or uint32"
+        )
+    needed = header.end() + int(length[1]) * dtype.itemsize
+    if size != needed:
+        raise ValueError(
+            f"{path}: truncated, or not a token file ({size:,} bytes, and {needed:,} by its header)"
+        )
+    return np.memmap(path, dtype, mode="r", offset=header.end(), shape=(int(length[1]),))
 
 
 def read_token_info(path: str | Path) -> TokenInfo:

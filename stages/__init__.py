@@ -1,11 +1,19 @@
 """The stages of the pipeline: thin scripts around lmlib, run as `python -m stages.NAME`.
 
 stages of dvc.yaml   download, train_tokenizer, encode, train, evaluate, export
-run by hand          sample, score, report, study, ui, sync_tracking, import_hf, vega
+run by hand          sample, score, report, study, ui, verify, sync_tracking, import_hf, vega
 run by make          install, repro, dvc_utf8
-helpers              cli, cores, fingerprint, paths, stage_run, trained
+helpers              artefacts, cli, cores, fingerprint, parent, paths, stage_run, trained,
+                     uncaught
 """
 
-from stages.cores import share_cores
+import sys
 
+from stages.cores import share_cores
+from stages.parent import terminate_with_parent
+from stages.uncaught import explain
+
+if sys.argv[0] == "-m":  # Python is about to run one of the modules
+    terminate_with_parent()
+sys.excepthook = explain
 share_cores()  # here, because it must come before any stage imports PyTorch

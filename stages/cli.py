@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
+from lmlib.errors import describe, is_about_threads
+from lmlib.memory import out_of_memory
 from lmlib.redaction import RedactingFormatter, redact
-from stages.parent import terminate_with_parent
 
 
-def run_stage(main: Callable[[], None]) -> None:
+def run_stage(main: Callable[[], None], *, lower: str = "") -> None:
     """Run `main`; bad input ends it with one sentence on stderr and exit status 1.
 
+    So does a lack of memory; `lower` names the parameters that then need lower values.
     LMLIB_DEBUG=1 in the environment shows the traceback as well. Ctrl-C ends it with status 130 and
     no traceback.
     """
@@ -24,23 +26,26 @@ def run_stage(main: Callable[[], None]) -> None:
     logging.basicConfig(handlers=[handler])
     for name in ("lmlib", "stages", "__main__"):  # the last is the stage itself
         logging.getLogger(name).setLevel(level)
-    terminate_with_parent()
     tqdm.monitor_interval = 0  # no monitor thread: under a limit on threads its start could hang
     try:
         main()
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
+        advice = f"lower {lower}" if lower else "end other programs, or take a larger machine"
+        sentence = out_of_memory(error, advice)
+        if type(error) is RuntimeError and sentence is None and not is_about_threads(error):
+            raise
         logging.getLogger("stages").debug("traceback of the error below", exc_info=True)
-        sys.exit(redact(f"error: {error}"))
+        sys.exit(redact(f"error: {sentence or describe(error)}"))
     except KeyboardInterrupt:
         sys.exit(130)
 
 
 @contextlib.contextmanager
-def remedy(command: str) -> Iterator[None]:
-    """Add to an error about a file the command that rebuilds the file."""
+def remedy() -> Iterator[None]:
+    """Add, to an error about an out of the pipeline, the commands that rebuild it."""
     try:
         yield
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}; run `{command}`") from error
+        raise FileNotFoundError(f"{error}; run `dvc repro`") from error
     except ValueError as error:
-        raise ValueError(f"{error}; run `{command}`") from error
+        raise ValueError(f"{error}; run `make verify`, then `dvc repro`") from error

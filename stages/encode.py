@@ -4,21 +4,21 @@ Params: none. Reads: data/raw/, models/tokenizer/. Writes: data/tokens/.
 Run:    dvc repro encode   (by hand, from the repository root: python -m stages.encode)
 """
 
-import numpy as np
-
+from lmlib.digests import write_digests
 from lmlib.files import sha256_file
 from lmlib.monitoring.progress import progress_bars
 from lmlib.separator import separator_id
 from lmlib.tokenizer import Tokenizer
-from lmlib.tokens import TokenInfo, count_documents, write_token_info
-from stages.cli import run_stage
+from lmlib.tokens import TokenInfo, count_documents, read_tokens, write_token_info
+from stages.cli import remedy, run_stage
 from stages.paths import RAW_TRAIN, RAW_VALID, TOKENIZER, TRAIN_TOKENS, VALID_TOKENS
 from stages.stage_run import stage_run
 
 
 def main() -> None:
     """Encode the training and the validation text; write next to each a record of its source."""
-    tokenizer = Tokenizer.load(TOKENIZER)
+    with remedy():
+        tokenizer = Tokenizer.load(TOKENIZER)
     tokenizer_sha256 = sha256_file(TOKENIZER / "tokenizer.json")
     TRAIN_TOKENS.parent.mkdir(parents=True, exist_ok=True)
     with stage_run("encode", makes_model=False) as run:
@@ -34,7 +34,7 @@ def main() -> None:
                 tokenizer_sha256=tokenizer_sha256,
                 source_bytes=text.stat().st_size,
                 documents=count_documents(
-                    np.load(tokens, mmap_mode="r"),
+                    read_tokens(tokens),
                     separator_id(tokenizer.special_ids),
                     {token_id for token_id, token in tokenizer.vocab.items() if not token.strip()},
                 ),
@@ -43,6 +43,8 @@ def main() -> None:
             numbers = {"tokens": info.tokens, "bytes": info.source_bytes}
             numbers |= {"documents": info.documents}
             run.summary({f"{name}/{key}": value for key, value in numbers.items()})
+        files = [f"{name}.{kind}" for name in ("train", "valid") for kind in ("npy", "json")]
+        write_digests(TRAIN_TOKENS.parent, *files)
 
 
 if __name__ == "__main__":

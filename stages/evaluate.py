@@ -22,7 +22,7 @@ from lmlib.evaluation import (
 from lmlib.files import write_atomically, write_csv, write_json
 from lmlib.params import load_params
 from lmlib.runtime import resolve_device
-from lmlib.sampling import SamplingParams, generate_text
+from lmlib.sampling import SamplingParams, generate_text, require_sampling_memory
 from lmlib.separator import separator_id
 from lmlib.states import discard
 from lmlib.tokenizer import Tokenizer
@@ -48,7 +48,8 @@ def main() -> None:
     params = load_params(PARAMS, "evaluation", EvaluationParams)
     sampling = load_params(PARAMS, "sampling", SamplingParams)
     model, tokenizer = load_trained(resolve_device(params.device, "evaluation.device"))
-    with remedy("dvc repro -f encode"):
+    require_sampling_memory(model, len(sampling.prompts), sampling)
+    with remedy():
         train_data, valid_data = TokenDataset.open(TRAIN_TOKENS), TokenDataset.open(VALID_TOKENS)
         for data in (train_data, valid_data):
             data.require_tokenizer(TOKENIZER / "tokenizer.json")
@@ -133,4 +134,4 @@ def samples_page(
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, lower="sampling.num_samples, sampling.max_tokens or the number of prompts")

@@ -13,8 +13,6 @@ Run:    dvc repro export   (by hand, from the repository root: python -m stages.
 import logging
 import shutil
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -27,7 +25,11 @@ from lmlib.export import (
     tiktoken_bpe,
     write_gguf,
 )
-from lmlib.files import read_json, read_yaml, write_atomically
+from lmlib.files import read_metrics, write_atomically
+from lmlib.model import TransformerLM
+from lmlib.params import read_section
+from lmlib.tokenizer import Tokenizer
+from stages.artefacts import producing
 from stages.cli import run_stage
 from stages.paths import EVALUATE_METRICS, EXPORTED, PARAMS, TRAIN_METRICS
 from stages.trained import load_trained
@@ -40,6 +42,11 @@ logger = logging.getLogger(__name__)
 def main() -> None:
     """Write the folder from scratch: files of an earlier model do not belong to this one."""
     model, tokenizer = load_trained(torch.device("cpu"))
+    with producing("export"):
+        _export(model, tokenizer)
+
+
+def _export(model: TransformerLM, tokenizer: Tokenizer) -> None:
     shutil.rmtree(EXPORTED, ignore_errors=True)
     if obstacle := llama_obstacle(model.params):
         logger.warning("not exported: %s", obstacle)
@@ -58,22 +65,17 @@ def main() -> None:
         model,
         tokenizer,
         params={
-            "corpus": _section(PARAMS, "corpus"),
-            "tokenizer": _section(PARAMS, "tokenizer"),
+            "corpus": read_section(PARAMS, "corpus"),
+            "tokenizer": read_section(PARAMS, "tokenizer"),
             "model": asdict(model.params),
-            "optim": _section(PARAMS, "optim"),
-            "train": _section(PARAMS, "train"),
+            "optim": read_section(PARAMS, "optim"),
+            "train": read_section(PARAMS, "train"),
         },
-        valid_metrics=read_json(EVALUATE_METRICS),
-        train_metrics=read_json(TRAIN_METRICS),
+        valid_metrics=read_metrics(EVALUATE_METRICS),
+        train_metrics=read_metrics(TRAIN_METRICS),
         gguf_obstacle=without_gguf,
     )
     write_atomically(EXPORTED / "README.md", card.encode("utf-8"))
-
-
-def _section(path: Path, name: str) -> dict[str, Any]:
-    """Return a section of params.yaml unchecked: the stage that used it has checked it."""
-    return read_yaml(path)[name]
 
 
 if __name__ == "__main__":

@@ -8,26 +8,29 @@ import html
 import sys
 from itertools import pairwise
 
-from lmlib.files import read_json
+from lmlib.files import read_metrics, read_text
 from stages.cli import run_stage
 from stages.paths import EVALUATE_METRICS, SAMPLES
+
+SCORES = ("loss", "perplexity", "bits_per_byte", "accuracy")
+OF_SAMPLES = {"distinct_1", "distinct_2", "distinct_3", "copied_part", "held_out_copied_part"}
 
 
 def main() -> None:
     """Write the report to stdout."""
     if not EVALUATE_METRICS.is_file() or not SAMPLES.is_file():
         raise FileNotFoundError(f"{EVALUATE_METRICS}: no results yet; run `dvc repro`")
-    scores = read_json(EVALUATE_METRICS)
+    scores = read_metrics(EVALUATE_METRICS, *SCORES)
     sys.stdout.write(
         "\n".join(
             [
-                *_samples(SAMPLES.read_text(encoding="utf-8")),
+                *_samples(read_text(SAMPLES)),
                 "",
                 f"validation loss  {scores['loss']:.4f} nats per token",
                 f"perplexity       {scores['perplexity']:.3f}",
                 f"bits per byte    {scores['bits_per_byte']:.4f}",
                 f"token accuracy   {scores['accuracy']:.1%}",
-                *(_about_samples(scores) if "copied_part" in scores else []),
+                *(_about_samples(scores) if scores.keys() >= OF_SAMPLES else []),
                 "",
                 "Compare runs in MLflow:  make ui",
                 "",

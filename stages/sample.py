@@ -19,8 +19,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ruamel.yaml import YAML, YAMLError
-
+from lmlib.files import parse_yaml
 from lmlib.model import TransformerLM
 from lmlib.params import from_dict, load_params
 from lmlib.runtime import resolve_device
@@ -177,8 +176,8 @@ def say(text: str) -> None:
 def changed(params: SamplingParams, name: str, value: str) -> SamplingParams:
     """Return params with one option read from text, as it would be in params.yaml."""
     try:
-        parsed = YAML(typ="safe").load(value)
-    except YAMLError:
+        parsed = parse_yaml(value, "options")
+    except ValueError:
         parsed = value
     if name == "stop" and not isinstance(parsed, list):
         parsed = [parsed if isinstance(parsed, str) else value]
@@ -254,4 +253,4 @@ def _parse_arguments(defaults: SamplingParams) -> argparse.Namespace:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the reader may end first, as `head` does
-    run_stage(main)
+    run_stage(main, lower="--num-samples or --max-tokens")

@@ -1,6 +1,6 @@
 """Score any text with the trained model; run by hand, not a stage of the pipeline.
 
-Reads:  models/lm/, models/tokenizer/, FILE. Writes: nothing.
+Params: evaluation, corpus.text_field. Reads: models/lm/, models/tokenizer/, FILE. Writes: nothing.
 Run:    python -m stages.score FILE
 """
 
@@ -11,12 +11,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
+from lmlib.corpus import CorpusParams
+from lmlib.corpus.documents import SEPARATOR, SUFFIXES, read_pieces
 from lmlib.evaluation import EvaluationParams, evaluate
+from lmlib.files import naming
 from lmlib.params import load_params
 from lmlib.runtime import resolve_device
 from lmlib.separator import separator_id
+from lmlib.tokens import read_tokens
 from stages.cli import run_stage
 from stages.paths import PARAMS
 from stages.trained import load_trained
@@ -25,27 +27,31 @@ from stages.trained import load_trained
 def main() -> None:
     """Print the scores of a file; special tokens in it separate documents, as in training.
 
-    Invalid UTF-8 is scored too, byte by byte. Raises ValueError for an empty file.
+    It may have any format of a corpus; a file of another name is plain text. Invalid UTF-8 is
+    scored too, byte by byte. Raises ValueError for an empty file, and for what is no text.
     """
     defaults = load_params(PARAMS, "evaluation", EvaluationParams)
     args = _parse_arguments(defaults)
+    text_field = load_params(PARAMS, "corpus", CorpusParams).text_field
     stride = dataclasses.replace(defaults, stride=args.stride).stride  # checked by the dataclass
     where = "evaluation.device" if args.device == defaults.device else "--device"
     model, tokenizer = load_trained(resolve_device(args.device, where))
     with tempfile.TemporaryDirectory() as folder:
-        tokens_path = Path(folder) / "tokens.npy"
-        if not tokenizer.encode_file(args.file, tokens_path):
-            raise ValueError(f"{args.file}: empty; there is nothing to score")
+        text_path, tokens_path = Path(folder) / "text.txt", Path(folder) / "tokens.npy"
+        with naming(text_path):
+            size = _copy_text(args.file, text_field, text_path)
+            if not tokenizer.encode_file(text_path, tokens_path):
+                raise ValueError(f"{args.file}: empty; there is nothing to score")
         scores = evaluate(
             model,
-            np.load(tokens_path, mmap_mode="r"),
-            args.file.stat().st_size,
+            read_tokens(tokens_path),
+            size,
             context_length=model.params.context_length,
             stride=stride,
             start_id=separator_id(tokenizer.special_ids),
         )
     if args.json:
-        numbers = {"bytes": args.file.stat().st_size, **scores.metrics()}
+        numbers = {"bytes": size, **scores.metrics()}
         text = json.dumps(numbers, indent=2)
     else:
         text = "\n".join(
@@ -55,10 +61,19 @@ def main() -> None:
                 f"bits per byte   {scores.bits_per_byte:.4f}",
                 f"token accuracy  {scores.accuracy:.4f}",
                 f"tokens          {scores.tokens}",
-                f"bytes           {args.file.stat().st_size}",
+                f"bytes           {size}",
             ]
         )
     sys.stdout.write(text + "\n")
+
+
+def _copy_text(file: Path, text_field: str, target: Path) -> int:
+    """Write the text of a file to `target`; return its number of bytes."""
+    suffix = None if file.name.lower().endswith(SUFFIXES) else ".txt"
+    with target.open("wb") as output:
+        for text, ended in read_pieces(file, text_field, suffix=suffix):
+            output.write(text + SEPARATOR if ended else text)
+        return output.tell()
 
 
 def _parse_arguments(defaults: EvaluationParams) -> argparse.Namespace:
@@ -68,7 +83,7 @@ def _parse_arguments(defaults: EvaluationParams) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("file", type=Path, metavar="FILE", help="the text")
+    add("file", type=Path, metavar="FILE", help="the text, in any format of a corpus")
     add("--json", action="store_true", help="print JSON")
     stride_help = "tokens that each window after the first scores"
     add("--stride", type=int, default=defaults.stride, help=stride_help)

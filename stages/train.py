@@ -27,6 +27,7 @@ from lmlib.training import (
     TrainParams,
     TrainResult,
     require_trainable,
+    require_training_memory,
     train,
 )
 from lmlib.training.distributed import World
@@ -63,11 +64,14 @@ def main() -> None:
         optim=load_params(PARAMS, "optim", OptimParams),
         train=load_params(PARAMS, "train", TrainParams),
     )
-    with remedy("dvc repro -f encode"):
+    with remedy():
         data = Datasets(TokenDataset.open(TRAIN_TOKENS), TokenDataset.open(VALID_TOKENS))
     device = settings.device
     processes = count_processes(settings.train.num_processes, device)
     require_trainable(settings, data, processes)
+    vocab_size = data.train.info.vocab_size
+    if device.type != "cuda" and not under_torchrun():
+        require_training_memory(settings, vocab_size, processes, device)
     if processes > 1 and not under_torchrun():
         launch("stages.train", processes)
         return
@@ -82,7 +86,10 @@ def _fit(settings: Settings, data: Datasets, world: World) -> None:
 
     The profile of `train.profile_steps` is not an out: it goes to models/profile/ and the tracker.
     """
-    model = TransformerLM(settings.model, data.train.info.vocab_size, seed=settings.train.seed)
+    vocab_size, device = data.train.info.vocab_size, world.device(settings.device)
+    if device.type == "cuda":
+        require_training_memory(settings, vocab_size, world.size, device)
+    model = TransformerLM(settings.model, vocab_size, seed=settings.train.seed)
     identity = fingerprint("train")
     store = ResumeStore(resume_folder(identity), world)
     trace = root() / "models" / "profile" / f"{identity}.json"
@@ -145,4 +152,4 @@ def _data_tags() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, lower="train.micro_batch_size, train.batch_size or the sizes of the model")

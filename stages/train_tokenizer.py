@@ -62,4 +62,4 @@ def _statistics(tokenizer: Tokenizer) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, lower="tokenizer.vocab_size, or take a part of the corpus")

@@ -27,3 +27,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if {Path(argument.partition("::")[0]).name for argument in config.args} != {"test_cuda.py"}:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     config.add_cleanup(lambda: shutil.rmtree(home["HOME"], ignore_errors=True))
+
+
+@pytest.fixture
+def without_digests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Save tokenizers and models as other programs do: their readers must see damage themselves."""
+    for module in ("lmlib.checkpoint", "lmlib.tokenizer.codec"):
+        monkeypatch.setattr(f"{module}.write_digests", lambda *_: None)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from lmlib.optim import AdamW
 
 PARAMS = ModelParams(context_length=8, d_model=8, num_layers=2, num_heads=2, d_ff=16)
 VOCAB_SIZE = 11
+
+pytestmark = pytest.mark.usefixtures("without_digests")
 
 
 def trained(seed: int, steps: int = 3) -> tuple[TransformerLM, AdamW]:
@@ -173,12 +176,18 @@ def test_missing_file_of_a_model(tmp_path: Path, missing: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "config", ["{", "[1]", "3", "{}", '{"vocab_size": "many"}', '{"vocab_size": null}']
+    "config",
+    [
+        *["", "{", "[1]", "3", "{}", "[" * 100_000],
+        *(f'{{"vocab_size": {size}}}' for size in ('"many"', "null", "true", "11.0", "-1", "0")),
+    ],
+    ids=range(12),
 )
 def test_foreign_config(tmp_path: Path, config: str) -> None:
     save_model(tmp_path, TransformerLM(PARAMS, VOCAB_SIZE))
     (tmp_path / "config.json").write_text(config, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"config\.json: not the configuration of a model"):
+    message = r"config\.json: (not valid JSON|holds a|not the configuration of a model)"
+    with pytest.raises(ValueError, match=message):
         load_model(tmp_path)
 
 
@@ -204,15 +213,87 @@ def test_damaged_weights(tmp_path: Path, damage: Any) -> None:
     save_model(tmp_path, TransformerLM(PARAMS, VOCAB_SIZE))
     path = tmp_path / "model.safetensors"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match=r"model\.safetensors: damaged, or not the weights of"):
+    with pytest.raises(ValueError, match=r"model\.safetensors: damaged, or not a file of weights"):
         load_model(tmp_path)
 
 
-def test_weights_of_another_model(tmp_path: Path) -> None:
+def change_weights(folder: Path, **changes: torch.Tensor | None) -> None:
+    """Save a model, and change its file of weights; None removes one."""
+    save_model(folder, TransformerLM(PARAMS, VOCAB_SIZE))
+    path = folder / "model.safetensors"
+    weights = load_file(path) | {f"{name}.weight": value for name, value in changes.items()}
+    save_file({name: value for name, value in weights.items() if value is not None}, path)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, r"the weights have no ln_final\.weight, which config\.json calls for"),
+        (
+            torch.ones(4),
+            r"ln_final\.weight has the shape \(4,\); by config\.json it should have \(8,",
+        ),
+        (torch.ones(8, 1), r"ln_final\.weight has the shape \(8, 1\)"),
+        (
+            torch.ones(8, dtype=torch.int64),
+            r"ln_final\.weight holds I64; weights should be one of F",
+        ),
+        (torch.ones(8, dtype=torch.uint8), r"ln_final\.weight holds U8"),
+        (torch.ones(8, dtype=torch.bool), r"ln_final\.weight holds BOOL"),
+        (torch.ones(8, dtype=torch.float8_e4m3fn), r"ln_final\.weight holds F8_E4M3"),
+        (torch.full((8,), math.nan), r"ln_final\.weight holds values that are not finite"),
+        (torch.full((8,), -math.inf), r"ln_final\.weight holds values that are not finite"),
+        (
+            torch.full((8,), 1e300, dtype=torch.float64),
+            r"ln_final\.weight holds values that are not f",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(
+    tmp_path: Path, value: torch.Tensor | None, message: str
+) -> None:
+    change_weights(tmp_path, ln_final=value)
+    with pytest.raises(ValueError, match=message):
+        load_model(tmp_path)
+
+
+def test_a_weight_that_the_model_does_not_have(tmp_path: Path) -> None:
+    change_weights(tmp_path, extra=torch.ones(3))
+    message = (
+        r"model\.safetensors: has 'extra\.weight', which a model of config\.json does not have"
+    )
+    with pytest.raises(ValueError, match=message):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"num_layers": 100_000}, ValueError, r"the weights have no layers\.2\."),
+        ({"num_layers": 10**12}, ValueError, r"the weights have no layers\.2\."),
+        ({"num_layers": 1}, ValueError, r"has 'layers\.1\..*', which a model of config\.json does"),
+        ({"d_ff": 10**12}, ValueError, r"layers\.0\.ffn\.w1\.weight has the shape \(16, 8\); by"),
+        ({"vocab_size": 10**18}, ValueError, r"token_embeddings\.weight has the shape \(11, 8\)"),
+        (
+            {"norm": "none"},
+            ValueError,
+            r"has '.*ln.*', which a model of config\.json does not have",
+        ),
+        ({"tie_embeddings": True}, ValueError, r"has 'lm_head\.weight', which a model of config"),
+        ({"d_model": 10**18}, ValueError, r"config\.json: d_model is 10+; it must be from 1 to"),
+        ({"context_length": 10**12}, MemoryError, r"config\.json: its model needs at least 16,000"),
+    ],
+)
+def test_config_is_compared_with_the_weights_before_a_model_is_built(
+    tmp_path: Path,
+    changes: dict[str, Any],
+    error: type[Exception],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     save_model(tmp_path, TransformerLM(PARAMS, VOCAB_SIZE))
-    path = tmp_path / "model.safetensors"
-    weights = load_file(path)
-    del weights["ln_final.weight"]
-    save_file(weights, path)
-    with pytest.raises(ValueError, match=r"model\.safetensors: damaged, or not (.|\n)*ln_final"):
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps(config | changes), encoding="utf-8")
+    monkeypatch.setattr(TransformerLM, "__init__", lambda *_: pytest.fail("built a model"))
+    with pytest.raises(error, match=message):
         load_model(tmp_path)

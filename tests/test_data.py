@@ -1,7 +1,8 @@
 """Token files and batches: what a file must contain, and which windows a batch takes."""
 
+import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -232,12 +233,12 @@ def cut_to_nothing(path: Path) -> None:
     path.write_bytes(b"")
 
 
+def lengthened(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\0\0")
+
+
 def text(path: Path) -> None:
     path.write_text("Once upon a time", encoding="utf-8")
-
-
-def pickled_objects(path: Path) -> None:
-    np.save(path, np.array(["a", None], dtype=object))
 
 
 def archive(path: Path) -> None:
@@ -246,7 +247,7 @@ def archive(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [cut_in_the_data, cut_in_the_header, cut_to_nothing, text, pickled_objects, archive]
+    "damage", [cut_in_the_data, cut_in_the_header, cut_to_nothing, lengthened, text, archive]
 )
 def test_truncated_or_foreign_file(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     path = write(tmp_path)
@@ -259,16 +260,66 @@ def test_truncated_or_foreign_file(tmp_path: Path, damage: Callable[[Path], None
 @pytest.mark.parametrize(
     ("tokens", "held"),
     [
-        (np.arange(50), r"int64 of shape \(50,\)"),
+        (np.arange(50), r"<i8 of shape \(50,\)"),
         (np.arange(50, dtype=">u2"), r">u2 of shape \(50,\)"),
-        (np.zeros((5, 10), dtype=np.uint16), r"uint16 of shape \(5, 10\)"),
-        (np.zeros(50), r"float64 of shape \(50,\)"),
+        (np.zeros((5, 10), dtype=np.uint16), r"<u2 of shape \(5, 10\)"),
+        (np.zeros(50), r"<f8 of shape \(50,\)"),
+        (np.array(["a", None], dtype=object), r"\|O of shape \(2,\)"),
+        (np.array(5, dtype=np.uint16), r"<u2 of shape \(\)"),
     ],
 )
 def test_array_of_another_kind(tmp_path: Path, tokens: np.ndarray, held: str) -> None:
     message = rf"train\.npy: holds {held}; a token file holds one row of uint16 or uint32$"
     with pytest.raises(ValueError, match=message):
         TokenDataset.open(write(tmp_path, tokens))
+
+
+HOSTILE = [
+    (descr, shape)
+    for descr in ("<u2", "|S0", "<U0", "|V0", "|O", "<m8[s]", ">u2")
+    for shape in ("(100,)", "(-1,)", "(True,)", f"({2**63},)", f"({10**15},)", "(0, -1)", "(1e2,)")
+    if (descr, shape) != ("<u2", "(100,)")
+]
+
+
+@pytest.mark.parametrize(("descr", "shape"), HOSTILE)
+def test_a_header_that_lies_is_refused_before_numpy_reads_it(
+    tmp_path: Path, descr: str, shape: str
+) -> None:
+    """NumPy divides by the size of the dtype: 0 ends the process with SIGFPE."""
+    fields = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}"
+    path = write(tmp_path, info=replace(INFO, tokens=100))
+    header = fields.ljust(117).encode() + b"\n"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(200))
+    with pytest.raises(ValueError, match=r"train\.npy: (holds .* of shape|truncated, or not)"):
+        TokenDataset.open(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{'descr': [('a', '|V0')], 'fortran_order': False, 'shape': (-1,), }\n",
+        b"{'shape': (100,), 'fortran_order': False, 'descr': '<u2'}\n",
+        b"{'descr': '<u2', 'fortran_order': False, 'shape': (" + b"(" * 50_000 + b"\n",
+        b"",
+    ],
+    ids=range(4),
+)
+@pytest.mark.parametrize("version", [1, 2, 3, 200])
+def test_a_header_of_another_form(tmp_path: Path, header: bytes, version: int) -> None:
+    path = write(tmp_path)
+    start = b"\x93NUMPY" + bytes([version, 0]) + len(header).to_bytes(2, "little")
+    path.write_bytes(start + header + bytes(200))
+    with pytest.raises(ValueError, match=r"train\.npy: truncated, or not a token file \(no header"):
+        TokenDataset.open(path)
+
+
+def test_a_folder_in_place_of_a_token_file(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ValueError, match=r"train\.npy: not a token file, but a folder"):
+        TokenDataset.open(path)
 
 
 def test_file_of_another_run_than_its_sidecar(tmp_path: Path) -> None:
@@ -290,12 +341,21 @@ def test_missing_sidecar(tmp_path: Path) -> None:
         TokenDataset.open(path)
 
 
+def sidecar(**changes: Any) -> str:
+    return json.dumps(asdict(INFO) | changes)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("{", r"train\.json: not valid JSON: "),
         ("[]", r"train\.json: holds a list; it should hold keys and values"),
         ("{}", r"train\.json\.tokens is missing; add it \(a whole number\)"),
+        (sidecar(tokens=50.0), r"train\.json\.tokens is the value 50\.0; it should be a whole"),
+        (sidecar(tokens=True), r"train\.json\.tokens is the value True; it should be a whole"),
+        (sidecar(vocab_size=10**30), r"train\.json: vocab_size is 10+; it must be from 1 to"),
+        (sidecar(documents=-1), r"train\.json: documents is -1; it must be from 0 to"),
+        (sidecar(source_bytes=0), r"train\.json: source_bytes is 0, but tokens is 50"),
     ],
 )
 def test_damaged_sidecar(tmp_path: Path, content: str, message: str) -> None:

@@ -1,13 +1,19 @@
 """lmlib/files.py: files replaced atomically, and read with errors that name them."""
 
+import errno
 import hashlib
 import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from lmlib.files import (
     read_json,
+    read_metrics,
     read_yaml,
     replacing,
     sha256_file,
@@ -28,11 +34,12 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
     write_atomically(path, b"old")
 
     def fail(_descriptor: int) -> None:
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(OSError, match=r"3 bytes are needed, [\d,]+ bytes are free") as failure:
         write_atomically(path, b"new")
+    assert failure.value.filename == str(path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -72,6 +79,59 @@ def test_two_that_write_one_file(tmp_path: Path) -> None:
         first.write_bytes(b"first again")
     assert path.read_bytes() == b"first again"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def leave_a_part(path: Path) -> None:
+    """Write half of a file, and die."""
+    with replacing(path) as (part,):
+        part.write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    """What a process that still runs is writing, stays."""
+    path = tmp_path / "tokens [1].npy"
+    process = multiprocessing.get_context("spawn").Process(target=leave_a_part, args=(path,))
+    process.start()
+    process.join()
+    (left,) = tmp_path.iterdir()
+    with replacing(path) as (ours,):
+        ours.write_bytes(b"ours")
+        assert not left.exists()
+        write_atomically(path, b"another")
+        assert ours.exists()
+    assert path.read_bytes() == b"ours"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_planted_links_are_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even under a name that was guessed."""
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "out").write_bytes(b"precious")
+    names = iter(["00000000", "11111111"])
+    monkeypatch.setattr("secrets.token_hex", lambda _: next(names))
+    (tmp_path / ".out.00000000.part").symlink_to(precious)
+    with pytest.raises(FileExistsError):
+        write_atomically(tmp_path / "out", b"ours")
+    write_atomically(tmp_path / "out", b"ours")
+    assert (precious / "out").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("name", ["file/out", "folder"])
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises((NotADirectoryError, FileExistsError, IsADirectoryError)) as failure:
+        write_atomically(tmp_path / name, b"")
+    assert failure.value.filename in map(str, (tmp_path / name, (tmp_path / name).parent))
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "folder"}
+
+
+def test_an_error_about_another_file_keeps_its_name(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as failure, replacing(tmp_path / "out"):
+        (tmp_path / "source").read_bytes()
+    assert failure.value.filename == str(tmp_path / "source")
 
 
 def test_several_files_are_replaced_together_or_not_at_all(tmp_path: Path) -> None:
@@ -122,9 +182,82 @@ def test_read_yaml(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"a: [", "not valid YAML: "), (b"\xff", "not valid YAML: "), (b"- 1", "holds a list")],
+    [(b"a: [", "not valid YAML: "), (b"\xff", "not UTF-8 text"), (b"- 1", "holds a list")],
 )
 def test_read_yaml_names_the_file(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "params.yaml").write_bytes(content)
     with pytest.raises(ValueError, match=rf"params\.yaml: {message}"):
         read_yaml(tmp_path / "params.yaml")
+
+
+NESTED = 100_000
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not valid JSON: "),
+        (b'{"a": "\xff"}', r"not UTF-8 text \(byte 0xff at offset 7\)"),
+        (b"[" * NESTED, "nested too deeply"),
+        (b'{"a":' * NESTED, "nested too deeply"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "not valid JSON: "),
+        (b'{"a": 1, "b": 2, "a": 3}', "the key 'a' stands twice in one object"),
+        (b'{"a": {"b": 1, "b": 1}}', "the key 'b' stands twice in one object"),
+        (b'{"a": "\\ud800"}', "surrogates not allowed"),
+        (b'{"\\udfff": 1}', "surrogates not allowed"),
+    ],
+    ids=range(9),
+)
+def test_damaged_json_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"config\.json: (not valid JSON.*)?{message}"):
+        read_json(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "holds a NoneType"),
+        (b"a: " + b"[" * NESTED, "not valid YAML here: nested too deeply"),
+        (b"a: " + b"9" * 5000, "not valid YAML: Exceeds the limit"),
+        (b"a: 2001-99-99", "not valid YAML: month must be"),
+        (b"a: !!bool maybe", "not valid YAML: "),
+        (b"a: !!float abc", "not valid YAML: "),
+    ],
+    ids=range(6),
+)
+def test_damaged_yaml_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "params.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"params\.yaml: {message}"):
+        read_yaml(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("read", [read_json, read_yaml])
+def test_a_folder_in_place_of_a_file(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    (tmp_path / "config").mkdir()
+    with pytest.raises(ValueError, match=r"config: not a file; remove what stands in its place$"):
+        read(tmp_path / "config")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "not valid JSON"),
+        ("{}", "has no 'loss'; run `dvc repro`"),
+        ('{"loss": "1.5"}', "'loss' is no finite number"),
+        ('{"loss": true}', "'loss' is no finite number"),
+        ('{"loss": NaN}', "'loss' is no finite number"),
+        ('{"loss": 1, "more": [1]}', "'more' is no finite number"),
+        ('{"loss": 1' + "0" * 400 + "}", "'loss' is no finite number"),
+    ],
+    ids=range(7),
+)
+def test_damaged_metrics_are_named(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "evaluate.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"evaluate\.json: {message}"):
+        read_metrics(tmp_path / "evaluate.json", "loss")
+
+
+def test_read_metrics(tmp_path: Path) -> None:
+    write_json(tmp_path / "evaluate.json", {"loss": 1.5, "tokens": 10**12})
+    assert read_metrics(tmp_path / "evaluate.json", "loss") == {"loss": 1.5, "tokens": 10**12}

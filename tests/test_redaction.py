@@ -22,6 +22,8 @@ from lmlib.redaction import RedactingFormatter, has_secret, redact
         ("https://h/a#TOKEN", "https://h/a#***"),
         ("postgresql+psycopg2://u:p@h/db", "postgresql+psycopg2://***@h/db"),
         ("https://h/a@b", "https://h/a@b"),
+        ("http://[::1]:80/a?t=T", "http://[::1]:80/a?t=***"),
+        ("zip://a.txt::https://u:p@h/a.zip?t=T", "zip://a.txt::https://***@h/a.zip?t=***"),
         ("get 'http://u:p@h/x?t=1': not found", "get 'http://***@h/x?t=***': not found"),
         ("https://a:b@c, https://d:e@f", "https://***@c, https://***@f"),
         ("no address: me@host, a?b=c, x#y", "no address: me@host, a?b=c, x#y"),

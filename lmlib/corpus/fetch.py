@@ -7,13 +7,16 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from lmlib.corpus.documents import file_format
-from lmlib.files import sha256_file
+from lmlib.corpus.params import LOGINS
+from lmlib.corpus.space import check_place, check_space
+from lmlib.files import naming, sha256_file
 from lmlib.monitoring.progress import byte_bar
+from lmlib.redaction import redact
 
 HUB_FILES = {
     "tinystories": (
@@ -23,8 +26,10 @@ HUB_FILES = {
     "owt": ("stanford-cs336/owt-sample", ("owt_train.txt.gz", "owt_valid.txt.gz")),
 }
 CHUNK_BYTES = 1 << 20
+MAX_UNSIZED_BYTES = 1 << 30  # of a file whose server does not tell its size: it may never end
 ATTEMPTS = 6  # consecutive attempts without a new byte before giving up
 FIRST_WAIT_S = 0.5  # doubled after each such attempt
+_FINAL = FileNotFoundError | PermissionError | IsADirectoryError  # to try again is no use
 
 logger = logging.getLogger(__name__)
 
@@ -65,13 +70,15 @@ def fetch_from_hub(source: str) -> tuple[Path, Path]:
     repository, filenames = HUB_FILES[source]
     paths = []
     for filename in filenames:
-        logger.info("corpus: %s/%s, from %s or its cache", repository, filename, constants.ENDPOINT)
+        endpoint = redact(constants.ENDPOINT)
+        logger.info("corpus: %s/%s, from %s or its cache", repository, filename, endpoint)
         try:
-            path = hf_hub_download(repository, filename, repo_type="dataset")
+            with naming(Path(constants.HF_HUB_CACHE)):
+                path = hf_hub_download(repository, filename, repo_type="dataset")
         except errors as error:
             cause = error.__cause__ or error
             raise ConnectionError(
-                _out_of_reach(source, f"{repository}/{filename}", constants.ENDPOINT, cause)
+                _out_of_reach(source, f"{repository}/{filename}", endpoint, cause)
             ) from error
         blob = Path(path).resolve()  # the cache names large files by their sha256
         if re.fullmatch("[0-9a-f]{64}", blob.name):
@@ -94,12 +101,15 @@ def downloaded(
     An interrupted download resumes at its last byte, in this run or, since `folder` keeps it, in
     the next one; a file that has changed at its address meanwhile is fetched from scratch. Raises
     ConnectionError if an address cannot be reached, FileNotFoundError if there is no file,
-    ValueError if it cannot be opened or has the wrong sha256.
+    ValueError if it cannot be opened, has the wrong sha256, or has more than MAX_UNSIZED_BYTES and
+    no size in advance; OSError if the disk has no room for it. No error shows a user name, a
+    password, a query or a fragment.
     """
     from filelock import FileLock
 
     for address in addresses:
         file_format(_name(address))  # reject unusable names before downloading
+    check_place(folder / "lock")
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):  # two runs must not append to one file
         files = [_download(address, folder) for address in addresses]
@@ -141,20 +151,25 @@ def _attempt(address: str, filesystem: Any, path: str, folder: Path) -> Path:
     """Download the missing part of the file; raise _BrokenOff if the transfer fails."""
     with _transfer(address, reached=0):
         info = filesystem.info(path)
+        if info.get("type") == "directory":
+            raise IsADirectoryError(path)
     size: int | None = info.get("size")
     # the name contains the version, so that part of an old file is never continued with a new one
     marks = ("size", "ETag", "Last-Modified", "LastModified", "mtime", "md5Hash", "updated")
     version = _short_hash(repr([info.get(mark) for mark in marks]))
     prefix = _short_hash(address)
-    whole = folder / f"{prefix}-{version}-{_name(address)}"
+    whole = folder / f"{prefix}-{version}-{_name(address)[-50:]}"  # names have limits
     part = whole.with_name(whole.name + ".part")
-    for old in set(folder.glob(f"{prefix}-*")) - {whole, part}:
-        old.unlink()
+    for old in folder.glob(f"{prefix}-*"):
+        if old not in (whole, part) or old.is_symlink():  # we make no links, and follow none
+            old.unlink()
     if not whole.exists():  # otherwise the last run downloaded it and failed later
         # without a size we cannot tell whether anything is missing: start from scratch
         part.open("wb" if size is None else "ab").close()
         if size is None or part.stat().st_size != size:
-            _append(address, filesystem, path, part, size)
+            check_space(folder, (size or 0) - part.stat().st_size)
+            with naming(part):
+                _append(address, filesystem, path, part, size)
         part.replace(whole)
     return whole
 
@@ -178,6 +193,15 @@ def _append(address: str, filesystem: Any, path: str, part: Path, size: int | No
                 file.flush()
                 reached += len(chunk)
                 on_bytes(len(chunk))
+                if reached > (MAX_UNSIZED_BYTES if size is None else size):
+                    break
+        if size is None and reached > MAX_UNSIZED_BYTES:
+            file.truncate(0)
+            raise ValueError(
+                f"corpus.source=url: {_shown(address)} has more than {MAX_UNSIZED_BYTES:,} bytes, "
+                "and its server does not say how many; download it yourself, and name the file in "
+                "corpus.source=local"
+            )
         if size is not None and reached != size:
             if reached > size:
                 file.truncate(0)
@@ -191,7 +215,8 @@ def _open_at(filesystem: Any, path: str, offset: int) -> tuple[Any, int]:
         file = filesystem.open(path, "rb")
         file.seek(offset)
         return file, offset
-    headers = {"Accept-Encoding": "identity"}  # the stored bytes, whose size is known
+    # the stored bytes, whose size is known; other headers are those of fsspec's configuration
+    headers = filesystem.kwargs.get("headers", {}) | {"Accept-Encoding": "identity"}
     if offset:
         headers["Range"] = f"bytes={offset}-"
     # block_size=0: one long response instead of a request for every block
@@ -201,43 +226,59 @@ def _open_at(filesystem: Any, path: str, offset: int) -> tuple[Any, int]:
 
 @contextmanager
 def _transfer(address: str, reached: int) -> Iterator[None]:
-    """Turn errors of a transfer into _BrokenOff, or into FileNotFoundError if no retry can help."""
+    """Turn errors of a transfer into _BrokenOff, or another OSError if no retry can help."""
     import aiohttp
 
     try:
         yield
-    except (OSError, aiohttp.ClientError) as error:
+    except Exception as error:
         # fsspec reports anything that prevents the request as FileNotFoundError
         cause = (isinstance(error, FileNotFoundError) and error.__cause__) or error
         status = getattr(cause, "status", 0)
-        refused = 400 <= status < 500 and status not in (408, 416, 429)
-        if refused or isinstance(cause, FileNotFoundError | PermissionError | IsADirectoryError):
-            reason = f"HTTP status {status}" if refused else type(cause).__name__
-            raise FileNotFoundError(
-                f"corpus.source=url: {_shown(address)} gives no file ({reason}); correct the "
-                "address in corpus.train or corpus.valid"
-            ) from error
-        raise _BrokenOff(_one_line(cause), reached) from error
+        if 400 <= status < 500 and status not in (408, 416, 429):
+            reason, login = f"HTTP status {status}", status in (401, 403)
+        elif isinstance(cause, _FINAL | aiohttp.InvalidURL | aiohttp.TooManyRedirects):
+            reason, login = type(cause).__name__, isinstance(cause, PermissionError)
+        elif isinstance(cause, OSError | aiohttp.ClientError):
+            raise _BrokenOff(_one_line(cause), reached) from error
+        else:  # each kind of store has its own, mostly about logins
+            reason, login = _one_line(cause), True
+        raise FileNotFoundError(
+            f"corpus.source=url: {_shown(address)} gives no file ({reason:.200}); "
+            f"{f'give a login in {LOGINS}, or ' if login else ''}correct the address in "
+            "corpus.train or corpus.valid"
+        ) from error
 
 
 def _filesystem(address: str) -> tuple[Any, str]:
     """Return fsspec's file system for `address`, and the path in it."""
     import fsspec
+    from fsspec.config import apply_config
+    from fsspec.implementations.local import LocalFileSystem
 
     options: dict[str, Any] = {}
-    if address.startswith(("http:", "https:")):
-        import aiohttp
-
-        # no limit on the total, which may take hours; trust_env: use the environment's proxies
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
-        options = {"client_kwargs": {"timeout": timeout, "trust_env": True}}
     try:
-        return fsspec.url_to_fs(address, **options)
-    except (ValueError, ImportError) as error:
+        if address.startswith(("http:", "https:")):
+            import aiohttp
+
+            # no limit on the total, which may take hours; trust_env: proxies of the environment,
+            # and logins of ~/.netrc
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
+            options = apply_config(fsspec.get_filesystem_class("http"), {})
+            client = {"timeout": timeout, "trust_env": True}
+            options["client_kwargs"] = client | options.get("client_kwargs", {})
+        filesystem, path = fsspec.url_to_fs(address, **options)
+    except Exception as error:  # each kind of store has its own
         raise ValueError(
             f"corpus.source=url: {_shown(address)} cannot be opened ({_one_line(error)}); correct "
             "the address, or install the package its protocol needs"
         ) from error
+    if isinstance(filesystem, LocalFileSystem):
+        raise ValueError(
+            f"corpus.source=url: {_shown(address)} is a file of this machine; set "
+            "corpus.source=local and name its path"
+        )
+    return filesystem, path
 
 
 def _out_of_reach(source: str, what: str, host: str, error: BaseException) -> str:
@@ -249,15 +290,19 @@ def _out_of_reach(source: str, what: str, host: str, error: BaseException) -> st
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return redact(" ".join(str(error).split())) or type(error).__name__
 
 
 def _shown(address: str) -> str:
-    return address.split("?")[0]  # a query may contain a secret
+    return redact(_place(address))
 
 
 def _name(address: str) -> str:
-    return PurePosixPath(urlsplit(address).path).name
+    return _place(address).rpartition("/")[2]
+
+
+def _place(address: str) -> str:
+    return re.split("[?#]", address)[0]  # without what may be secret
 
 
 def _host(address: str) -> str:

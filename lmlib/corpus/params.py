@@ -1,8 +1,18 @@
 """The section `corpus` of params.yaml."""
 
+import posixpath
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+LOGINS = (
+    "the environment (AWS_PROFILE, ...), in ~/.netrc (http) or in the configuration of fsspec "
+    "(~/.config/fsspec/*.json)"
+)
+# what may stand in the query of an address; anything else may be a secret
+PUBLIC_QUERIES = {"download", "dl", "raw", "format", "ref", "revision", "version", "versionid"}
 
 
 @dataclass(frozen=True)
@@ -13,7 +23,8 @@ class CorpusParams:
     tinystories, owt        none
     local, url              train, valid, text_field, valid_fraction, sha256
 
-    Raises ValueError if a key that `source` reads has an invalid value.
+    Raises ValueError if a key that `source` reads has an invalid value, and for an address with a
+    secret: params are kept in dvc.lock, in DVC's caches and in MLflow.
     """
 
     source: Literal["toystories", "tinystories", "owt", "local", "url"]
@@ -27,6 +38,10 @@ class CorpusParams:
     sha256: tuple[str, ...]  # of each file, train before valid; empty: not checked
 
     def __post_init__(self) -> None:
+        for name in ("train", "valid"):
+            for number, address in enumerate(getattr(self, name)):
+                if "://" in address:
+                    _check_public(address, f"{name}[{number}]")
         if self.source == "toystories":
             for name in ("train_bytes", "valid_bytes"):
                 if getattr(self, name) <= 0:
@@ -51,6 +66,10 @@ class CorpusParams:
         for digest in self.sha256:
             if not re.fullmatch("[0-9a-fA-F]{64}", digest):
                 raise ValueError(f"sha256 holds {digest!r}; a digest has 64 hexadecimal digits")
+        if self.source == "url":
+            for address, count in Counter(map(_spelled, self.train + self.valid)).items():
+                if count > 1:
+                    raise ValueError(f"{address} is listed twice in train and valid; list it once")
         # the files of a local corpus are counted when its globs are expanded
         addresses = len(self.train) + len(self.valid)
         if self.source == "url" and self.sha256 and len(self.sha256) != addresses:
@@ -58,3 +77,36 @@ class CorpusParams:
                 f"sha256 has {len(self.sha256)} digests for {addresses} addresses; give one for "
                 "each, those of train before those of valid, or none"
             )
+
+
+def _check_public(address: str, where: str) -> None:
+    """Raise ValueError, which does not show the address, if a part of it may be secret."""
+    for link in re.split(r"::(?=[\w+.-]+://)", address):  # fsspec joins addresses with ::
+        try:
+            parts = urlsplit(link)
+            parts.port  # noqa: B018 - a password with a slash is taken for a port
+        except ValueError:
+            raise ValueError(
+                f"{where} is no address; correct it, and keep a user name or password out of it: "
+                f"give them in {LOGINS}"
+            ) from None
+        queries = {item.partition("=")[0].lower() for item in re.split("[&;]", parts.query) if item}
+        found = {
+            "a user name or a password": "@" in parts.netloc,
+            "a query that may be secret": queries - PUBLIC_QUERIES,
+            "a fragment": "#" in link,
+        }
+        for what, is_there in found.items():
+            if is_there:
+                raise ValueError(
+                    f"{where} is an address with {what}, which dvc.lock and MLflow would keep; "
+                    f"write it without, and give a login in {LOGINS}, or download the file and set "
+                    "source to local"
+                )
+
+
+def _spelled(address: str) -> str:
+    """Return an address in one spelling."""
+    parts = urlsplit(address)
+    path = posixpath.normpath("/" + unquote(parts.path).lstrip("/"))
+    return parts._replace(netloc=parts.netloc.lower(), path=path).geturl()

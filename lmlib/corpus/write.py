@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
-from lmlib.corpus.documents import file_format, find_files
+from lmlib.corpus.documents import check_head, file_format
 from lmlib.corpus.fetch import check_digest, downloaded, fetch_from_hub
+from lmlib.corpus.find import find_files
 from lmlib.corpus.params import CorpusParams
+from lmlib.corpus.space import check_place, check_space
 from lmlib.corpus.split import copy_files, split_files
 from lmlib.files import replacing
 from lmlib.monitoring.progress import byte_bar
@@ -18,25 +20,29 @@ def write_corpus(params: CorpusParams, train_path: Path, valid_path: Path, root:
     `root`/data/.partial for the next run. Raises ValueError, FileNotFoundError or another OSError
     that says what to do; existing files then stay as they are.
     """
+    for path in (train_path, valid_path):
+        check_place(path)
+    folder = train_path.parent
     if params.source == "toystories":
+        check_space(folder, params.train_bytes + params.valid_bytes)
         with replacing(train_path, valid_path) as parts:
             _write_toystories(params, *parts)
     elif params.source == "local":
-        train, valid = find_files(params.train, root), find_files(params.valid, root)
-        _check_local(params, train, valid)
+        train, valid = _local_files(params, root)
         with replacing(train_path, valid_path) as parts:
-            _write_files(params, train, valid, *parts)
+            _write_files(params, train, valid, *parts, folder)
     elif params.source == "url":
-        addresses, folder = params.train + params.valid, root / "data" / ".partial"
+        addresses, partial = params.train + params.valid, root / "data" / ".partial"
         with (
-            downloaded(addresses, params.sha256, folder) as files,
+            downloaded(addresses, params.sha256, partial) as files,
             replacing(train_path, valid_path) as parts,
         ):
-            _write_files(params, files[: len(params.train)], files[len(params.train) :], *parts)
+            count = len(params.train)
+            _write_files(params, files[:count], files[count:], *parts, folder)
     else:
         train_file, valid_file = fetch_from_hub(params.source)
         with replacing(train_path, valid_path) as parts:
-            _write_files(params, [train_file], [valid_file], *parts)
+            _write_files(params, [train_file], [valid_file], *parts, folder)
 
 
 def _write_toystories(params: CorpusParams, train_path: Path, valid_path: Path) -> None:
@@ -53,15 +59,20 @@ def _write_toystories(params: CorpusParams, train_path: Path, valid_path: Path) 
         )
 
 
-def _check_local(params: CorpusParams, train: list[Path], valid: list[Path]) -> None:
-    """Raise ValueError for a file of unknown format, in both lists, or with a wrong sha256."""
-    files = train + valid
+def _local_files(params: CorpusParams, root: Path) -> tuple[list[Path], list[Path]]:
+    """Return the files of train and of valid.
+
+    Raises ValueError for a file of unknown format, in both lists, or with a wrong sha256.
+    """
+    train, valid = find_files(params.train, root), find_files(params.valid, root)
+    files = [*train.values(), *valid.values()]
     for path in files:
         file_format(path.name)
-    for path in train:
-        if path in valid:
+    for identity, path in valid.items():
+        if identity in train:
+            other = "" if train[identity] == path else f" (as {train[identity]})"
             raise ValueError(
-                f"corpus: {path} is in corpus.train and in corpus.valid; remove it from one"
+                f"corpus: {path} is in corpus.train{other} and in corpus.valid; remove it from one"
             )
     if params.sha256 and len(params.sha256) != len(files):
         raise ValueError(
@@ -70,16 +81,23 @@ def _check_local(params: CorpusParams, train: list[Path], valid: list[Path]) -> 
         )
     for path, digest in zip(files, params.sha256, strict=False):
         check_digest(path, digest, str(path))
+    return list(train.values()), list(valid.values())
 
 
 def _write_files(
-    params: CorpusParams, train: list[Path], valid: list[Path], train_path: Path, valid_path: Path
+    params: CorpusParams,
+    train: list[Path],
+    valid: list[Path],
+    train_path: Path,
+    valid_path: Path,
+    folder: Path,
 ) -> None:
     """Write the documents of `train` and `valid`, or of `train` alone, split in two."""
     files = train + valid
     # the size of the text in a compressed or structured file is known only after reading it
-    plain = all(file_format(path.name) == ".txt" for path in files)
+    plain = {check_head(path) for path in files} == {".txt"}
     total = sum(path.stat().st_size for path in files) if plain else None
+    check_space(folder, total or 0)
     with byte_bar("corpus", total) as on_bytes:
         if valid:
             copy_files(train, params.text_field, train_path, on_bytes)

@@ -1,10 +1,12 @@
 """The model card: the README.md of an exported model, which the Hugging Face Hub shows."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
+from lmlib.export.tiktoken import tiktoken_bpe
 from lmlib.model import TransformerLM
 from lmlib.separator import SEPARATOR
 from lmlib.tokenizer import Tokenizer
@@ -41,11 +43,13 @@ def model_card(
 ) -> str:
     """Return the card of a model: what it is, how to load it, what it was made from, its scores.
 
-    `params` are the sections of params.yaml; corpus.source names the text. The licence is left to
-    the publisher.
+    `params` are the sections of params.yaml; corpus.source names the text, and ValueError is raised
+    if it names none. The licence is left to the publisher.
     """
     shape = model.params
-    source = params["corpus"]["source"]
+    source = params["corpus"].get("source")
+    if source not in _CORPORA:
+        raise ValueError(f"corpus.source is {source!r:.80}; choose one of {', '.join(_CORPORA)}")
     text, _, _ = _CORPORA[source]
     parts = [
         _front_matter(name, source, valid_metrics),
@@ -122,6 +126,8 @@ print(tokenizer.decode(ids[0]))
     )
     if gguf_obstacle:
         llama_cpp = f"There is no GGUF: {gguf_obstacle}."
+    # tiktoken caches files by their paths: the hash rejects those of an earlier tokenizer
+    ranks_sha256 = hashlib.sha256(tiktoken_bpe(tokenizer)).hexdigest()
     tiktoken = _fenced(
         "python",
         f"""import tiktoken
@@ -130,7 +136,10 @@ from tiktoken.load import load_tiktoken_bpe
 encoding = tiktoken.Encoding(
     "lm",
     pat_str={find_pattern(tokenizer.pattern).split!r},
-    mergeable_ranks=load_tiktoken_bpe("tokenizer.tiktoken"),
+    mergeable_ranks=load_tiktoken_bpe(
+        "tokenizer.tiktoken",
+        "{ranks_sha256}",
+    ),
     special_tokens={tokenizer.special_ids!r},
 )
 """,

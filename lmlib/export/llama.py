@@ -6,15 +6,15 @@ the rows of each head converts one into the other, exactly.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
 from lmlib.checkpoint import plain_state_dict
-from lmlib.model import ModelParams, TransformerLM
-from lmlib.params import from_dict
+from lmlib.model import ModelParams, Shape, TransformerLM, weight_shapes
+from lmlib.params import from_dict, shown
 
 _NAMES = {
     "token_embeddings": "model.embed_tokens",
@@ -36,6 +36,34 @@ _ROTATED = ("q_proj.weight", "k_proj.weight")
 # the parameters in which our model may differ from Llama, with Llama's values
 _LLAMA = {"norm": "pre", "position": "rope", "ffn": "swiglu"}
 
+# settings of config.json that change no logits: of the library, of training, of generation
+_HARMLESS = """
+    _name_or_path architectures dtype initializer_range is_decoder max_sequence_length
+    output_attentions output_hidden_states output_scores pretraining_tp return_dict
+    return_dict_in_generate tokenizer_class torch_dtype torchscript transformers_version
+    unsloth_fixed unsloth_version use_bfloat16 use_cache
+    chunk_size_feed_forward finetuning_task id2label label2id problem_type task_specific_params
+    bad_words_ids begin_suppress_tokens bos_token_id cls_token_id decoder_start_token_id
+    diversity_penalty do_sample early_stopping encoder_no_repeat_ngram_size eos_token_id
+    forced_bos_token_id forced_eos_token_id length_penalty max_length max_new_tokens min_length
+    no_repeat_ngram_size num_beam_groups num_beams num_return_sequences pad_token_id prefix
+    repetition_penalty sep_token_id suppress_tokens temperature top_k top_p typical_p unk_token_id
+"""
+# those that become our params
+_READ = """
+    hidden_size intermediate_size max_position_embeddings num_attention_heads num_hidden_layers
+    rms_norm_eps rope_parameters rope_scaling rope_theta tie_word_embeddings vocab_size
+"""
+# settings of a table of RoPE, with the values that change nothing; None: any value
+_ROPE = {
+    "attention_factor": (1,),
+    "factor": (1,),
+    "original_max_position_embeddings": None,
+    "partial_rotary_factor": (1,),
+    "rope_type": ("default",),
+    "type": ("default",),
+}
+
 
 def llama_obstacle(params: ModelParams) -> str | None:
     """Return, in a sentence, why Llama's architecture cannot express a model, or None."""
@@ -56,12 +84,22 @@ def _refuse_unless_llama(params: ModelParams) -> None:
 
 def llama_names(params: ModelParams) -> dict[str, str]:
     """Return the names of the weights, ours -> Llama's; a tied matrix has one name."""
-    names = dict(_NAMES)
-    for i in range(params.num_layers):
-        names |= {f"layers.{i}.{a}": f"model.layers.{i}.{b}" for a, b in _LAYER_NAMES.items()}
-    if params.tie_embeddings:
-        del names["lm_head"]
-    return {f"{ours}.weight": f"{theirs}.weight" for ours, theirs in names.items()}
+    names = [name for name in _NAMES if name != "lm_head" or not params.tie_embeddings]
+    names += [f"layers.{i}.{name}" for i in range(params.num_layers) for name in _LAYER_NAMES]
+    return {f"{name}.weight": _llama_name(f"{name}.weight") for name in names}
+
+
+def _llama_name(ours: str) -> str:
+    name = ours.removesuffix(".weight")
+    if name in _NAMES:
+        return f"{_NAMES[name]}.weight"
+    _, i, name = name.split(".", 2)
+    return f"model.layers.{i}.{_LAYER_NAMES[name]}.weight"
+
+
+def llama_shapes(params: ModelParams, vocab_size: int) -> Iterator[tuple[str, Shape]]:
+    """Yield Llama's name and the shape of each weight; see `weight_shapes`."""
+    return ((_llama_name(name), shape) for name, shape in weight_shapes(params, vocab_size))
 
 
 def llama_config(params: ModelParams, vocab_size: int, end_id: int | None = None) -> dict[str, Any]:
@@ -123,32 +161,22 @@ def llama_params(config: Mapping[str, Any], where: str) -> tuple[ModelParams, in
     def whole_number(name: str) -> int:
         if type(config.get(name)) is not int:
             raise ValueError(
-                f"{where}: {name} is {config.get(name)!r}; it should be a whole number"
+                f"{where}: {name} is {shown(config.get(name))}; it should be a whole number"
             )
         return config[name]
 
     d_model, num_heads = whole_number("hidden_size"), whole_number("num_attention_heads")
     needed = {
-        "model_type": "llama",
-        "num_key_value_heads": num_heads,
-        "head_dim": d_model // max(num_heads, 1),
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "rope_scaling": None,
-        "quantization_config": None,
+        "model_type": ("llama",),
+        "num_key_value_heads": (num_heads,),
+        "head_dim": (d_model // max(num_heads, 1),),
+        "hidden_act": ("silu", "swish"),
+        "attention_bias": (False,),
+        "mlp_bias": (False,),
     }
-    rope = dict(config.get("rope_parameters") or {})  # transformers 5; 4 has two settings instead
-    theta = rope.pop("rope_theta", config.get("rope_theta", 10_000.0))
-    needed |= {f"rope_parameters.{name}": None for name in rope}
-    needed["rope_parameters.rope_type"] = "default"
-    found = {**config, **{f"rope_parameters.{name}": value for name, value in rope.items()}}
-    for name, value in needed.items():
-        if found.get(name) not in (None, value):
-            raise ValueError(
-                f"{where}: {name} is {found[name]!r}, which this project cannot express; it "
-                f"must be {json.dumps(value)}"
-            )
+    for name, allowed in needed.items():
+        _require(config.get(name), allowed, f"{where}: {name}")
+    theta = _rope_theta(config, where)
     values = {
         "context_length": whole_number("max_position_embeddings"),
         "d_model": d_model,
@@ -161,7 +189,47 @@ def llama_params(config: Mapping[str, Any], where: str) -> tuple[ModelParams, in
         "tie_embeddings": config.get("tie_word_embeddings", False),
         "attention": "auto",
     }
+    _refuse_unknown(set(config) - {*needed, *_READ.split()}, config, where)
     return from_dict(ModelParams, values, where), whole_number("vocab_size")
+
+
+def _require(value: Any, allowed: tuple[Any, ...], what: str) -> None:
+    """Raise ValueError unless a setting is left out or has one of the allowed values."""
+    if value is not None and value not in allowed:
+        raise ValueError(
+            f"{what} is {shown(value)}, which this project cannot express; it must be "
+            f"{' or '.join(map(json.dumps, allowed)) or 'left out'}"
+        )
+
+
+def _rope_theta(config: Mapping[str, Any], where: str) -> Any:
+    """Return the base of RoPE's angles; raise ValueError for angles that are scaled."""
+    theta = config.get("rope_theta")
+    for name in ("rope_scaling", "rope_parameters"):  # of transformers 4 and 5
+        table = config.get(name) or {}
+        if not isinstance(table, dict):
+            raise ValueError(f"{where}: {name} is {shown(table)}; it should be a table, or null")
+        for key, value in table.items():
+            allowed = _ROPE.get(key, ())
+            if key in ("rope_type", "type") and table.get("factor") == 1:
+                allowed = ("default", "linear", "dynamic")
+            if key == "rope_theta":
+                theta = value
+            elif allowed is not None:
+                _require(value, allowed, f"{where}: {name}.{key}")
+    return 10_000.0 if theta is None else theta
+
+
+def _refuse_unknown(names: set[str], config: Mapping[str, Any], where: str) -> None:
+    """Raise ValueError for a setting that might change the logits, unless it is switched off."""
+    for name in sorted(names - {*_HARMLESS.split()}):
+        value = config[name]
+        is_off = value is None or value is False or value in ("", [], {})
+        if not is_off and not name.endswith(("dropout", "dropout_prob", "pdrop")):
+            raise ValueError(
+                f"{where}: {name} is {shown(value)}, a setting that this project does not know; "
+                "delete it there if it changes no result"
+            )
 
 
 def from_llama(weights: Mapping[str, Tensor], params: ModelParams) -> dict[str, Tensor]:

@@ -1,13 +1,19 @@
 """Write and read the folder that `AutoModelForCausalLM` and `AutoTokenizer` load."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor
+from safetensors.torch import save
 
-from lmlib.export.llama import from_llama, llama_config, llama_params, llama_state_dict
+from lmlib.checkpoint import build_model, read_weights
+from lmlib.export.llama import (
+    from_llama,
+    llama_config,
+    llama_params,
+    llama_shapes,
+    llama_state_dict,
+)
 from lmlib.export.tokenizer_json import parse_tokenizer_json
 from lmlib.files import read_json, write_atomically, write_json
 from lmlib.model import TransformerLM
@@ -73,7 +79,7 @@ def load_pretrained(folder: Path) -> tuple[TransformerLM, Tokenizer]:
     The weights may be in one file, or in several with an index. Raises FileNotFoundError for a
     missing file, and ValueError, naming the setting, for what this project cannot express.
     """
-    config_path, tokenizer_path = folder / "config.json", folder / "tokenizer.json"
+    config_path, tokenizer_path = _member(folder, "config.json"), _member(folder, "tokenizer.json")
     params, vocab_size = llama_params(read_json(config_path, missing=_ADVICE), str(config_path))
     tokenizer = parse_tokenizer_json(
         read_json(tokenizer_path, missing=_ADVICE), str(tokenizer_path)
@@ -83,25 +89,43 @@ def load_pretrained(folder: Path) -> tuple[TransformerLM, Tokenizer]:
             f"{config_path}: vocab_size is {vocab_size}, but {tokenizer_path.name} has "
             f"{tokenizer.vocab_size} tokens; the two must be equal here"
         )
-    model = TransformerLM(params, vocab_size)
-    try:
-        model.load_state_dict(from_llama(_load_weights(folder), params))
-    except (SafetensorError, RuntimeError, ValueError) as error:
+
+    def ignores(name: str) -> bool:
+        """Tell a tied matrix that is stored twice, and the angles that old versions stored."""
+        is_tied = params.tie_embeddings and name == "lm_head.weight"
+        return is_tied or name.endswith("rotary_emb.inv_freq")
+
+    weights = read_weights(
+        _weight_files(folder), llama_shapes(params, vocab_size), config_path, ignores
+    )
+    return build_model(params, vocab_size, from_llama(weights, params), config_path), tokenizer
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Return the single file of weights, or all files that the index names."""
+    index = _member(folder, "model.safetensors.index.json")
+    if not index.exists():
+        return [_member(folder, "model.safetensors")]
+    files = read_json(index).get("weight_map")
+    names = set(files.values()) if isinstance(files, dict) and _are_names(files.values()) else ()
+    if not names:
         raise ValueError(
-            f"{folder}: damaged, or not the weights of config.json: {error}"
-        ) from error
-    return model.eval(), tokenizer
+            f"{index}: has no `weight_map` from weights to the names of their files; download it "
+            "again"
+        )
+    return [_member(folder, name) for name in sorted(names)]
 
 
-def _load_weights(folder: Path) -> dict[str, Tensor]:
-    """Return the weights of the single file, or of all files that the index names."""
-    index = folder / "model.safetensors.index.json"
-    files = ["model.safetensors"]
-    if index.is_file():
-        files = sorted(set(read_json(index, missing=_ADVICE)["weight_map"].values()))
-    weights: dict[str, Tensor] = {}
-    for name in files:
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name}: {_ADVICE}")
-        weights |= load_file(folder / name)
-    return weights
+def _are_names(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, str) and value and "\0" not in value for value in values)
+
+
+def _member(folder: Path, name: str) -> Path:
+    """Return the path of a file in a folder; raise ValueError if it leads out of it."""
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(
+            f"{path}: is outside of {folder}, the only place that is read; copy the file into it "
+            "(`cp -rL` copies a folder with what its links point to)"
+        )
+    return path

@@ -5,6 +5,7 @@ from lmlib.model.cache import KVCache, StaticKVCache
 from lmlib.model.layers import Embedding, Linear, RMSNorm, SiLUFeedForward, SwiGLU
 from lmlib.model.loss import NextTokenLoss, linear_cross_entropy
 from lmlib.model.rope import RotaryEmbedding
+from lmlib.model.shapes import Shape, count_weights, model_bytes, weight_shapes
 from lmlib.model.transformer import ModelParams, TransformerBlock, TransformerLM
 
 __all__ = [
@@ -16,11 +17,15 @@ __all__ = [
     "NextTokenLoss",
     "RMSNorm",
     "RotaryEmbedding",
+    "Shape",
     "SiLUFeedForward",
     "StaticKVCache",
     "SwiGLU",
     "TransformerBlock",
     "TransformerLM",
+    "count_weights",
     "linear_cross_entropy",
+    "model_bytes",
     "scaled_dot_product_attention",
+    "weight_shapes",
 ]

@@ -10,6 +10,7 @@ from lmlib.params import (
     Fraction,
     FractionBelowOne,
     Positive,
+    PositiveOrInfinite,
     PositiveOrZero,
     check_bounds,
 )
@@ -39,7 +40,7 @@ class OptimParams:
     warmup_steps: CountOrZero
     min_lr_fraction: Fraction
     decay_fraction: Fraction
-    max_grad_norm: Annotated[Positive, ".inf: no clipping"]
+    max_grad_norm: Annotated[PositiveOrInfinite, ".inf: no clipping"]
     muon_lr: Positive
     muon_momentum: FractionBelowOne
 

@@ -1,6 +1,6 @@
 """Sampling: distributions, token generation for batches of prompts, and texts."""
 
-from lmlib.sampling.generation import Generation, generate
+from lmlib.sampling.generation import Generation, generate, require_sampling_memory
 from lmlib.sampling.params import SamplingParams
 from lmlib.sampling.text import (
     Sample,
@@ -33,6 +33,7 @@ __all__ = [
     "keep_top_p",
     "next_token_probabilities",
     "penalise_repetition",
+    "require_sampling_memory",
     "stream_text",
     "visible",
 ]

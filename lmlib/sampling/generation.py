@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lmlib.memory import require_memory
 from lmlib.model import KVCache, TransformerLM
 from lmlib.sampling.decoders import decoder_for, padded
 from lmlib.sampling.params import SamplingParams
@@ -78,6 +79,7 @@ class Generation:
             raise ValueError(
                 "generate: there is no prompt, or one is empty; each needs at least one token"
             )
+        require_sampling_memory(model, len(rows), params, use_cache=use_cache)
         for token in chain.from_iterable(rows):
             if not 0 <= token < model.vocab_size:
                 raise ValueError(
@@ -194,6 +196,26 @@ class Generation:
         if self.params.repetition_penalty != 1:
             self.seen[indices, tokens] = True
         return tokens
+
+
+def require_sampling_memory(
+    model: TransformerLM, num_prompts: int, params: SamplingParams, *, use_cache: bool = True
+) -> None:
+    """Raise MemoryError, naming the parameters to lower, if the texts cannot be made together.
+
+    Counts what grows with them: the random numbers, and the cache or, without it, the logits.
+    """
+    shape, rows = model.params, num_prompts * params.num_samples
+    weight = model.token_embeddings.weight
+    numbers = 32 * params.num_samples * params.max_tokens  # floats of Python, in a list
+    per_row = 2 * shape.num_layers * shape.context_length * shape.d_model if use_cache else 0
+    needed = rows * (per_row + model.vocab_size) * weight.element_size()
+    advice = "lower num_samples, max_tokens or the number of prompts"
+    what = f"sampling {rows:,} texts of up to {params.max_tokens:,} tokens"
+    if weight.device.type == "cuda":
+        require_memory(needed, what, advice, weight.device)
+        needed = 0
+    require_memory(needed + numbers, what, advice)
 
 
 def draw(

@@ -10,6 +10,7 @@ from lmlib.params import (
     FractionAboveZero,
     Positive,
     PositiveOrZero,
+    Seed,
     check_bounds,
 )
 
@@ -34,7 +35,7 @@ class SamplingParams:
     temperature: Annotated[PositiveOrZero, "0: the most likely token"]
     top_k: Annotated[CountOrZero, "0: all tokens"]
     top_p: Annotated[FractionAboveZero, "1: all tokens"]
-    seed: int
+    seed: Seed
     num_samples: Count = 1
     min_p: Annotated[Fraction, "0: all tokens"] = 0.0
     repetition_penalty: Annotated[Positive, "1: none"] = 1.0

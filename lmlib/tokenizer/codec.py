@@ -13,6 +13,8 @@ from typing import Literal, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from lmlib.digests import check_digests, write_digests
+from lmlib.files import replacing
 from lmlib.threads import num_cores
 from lmlib.tokenizer import engine, files
 from lmlib.tokenizer.encoder import Encoder, TokenTable
@@ -215,23 +217,19 @@ class Tokenizer:
             (self, use_engine, file, start, end)
             for start, end in file_chunks(file, splitter, chunk_bytes, find_cut)
         )
-        part = dst.with_name(f".{dst.name}.part")
         done = num_tokens = 0
-        try:
-            with part.open("wb") as output:
-                output.write(_npy_header(self.dtype, 0))
-                with open_executor(executor, num_workers, use_engine, size, chunk_bytes) as pool:
-                    for num_bytes, ids in map_in_order(pool, encode_chunk, tasks, num_workers):
-                        output.write(ids.data)
-                        num_tokens += len(ids)
-                        done += num_bytes
-                        if on_progress:
-                            on_progress("encode", done, size)
-                output.seek(0)
-                output.write(_npy_header(self.dtype, num_tokens))
-            part.replace(dst)
-        finally:
-            part.unlink(missing_ok=True)
+        # fsync would take longer than encoding
+        with replacing(dst, durable=False) as (part,), part.open("wb") as output:
+            output.write(_npy_header(self.dtype, 0))
+            with open_executor(executor, num_workers, use_engine, size, chunk_bytes) as pool:
+                for num_bytes, ids in map_in_order(pool, encode_chunk, tasks, num_workers):
+                    output.write(ids.data)
+                    num_tokens += len(ids)
+                    done += num_bytes
+                    if on_progress:
+                        on_progress("encode", done, size)
+            output.seek(0)
+            output.write(_npy_header(self.dtype, num_tokens))
         return num_tokens
 
     def encode_range(
@@ -280,18 +278,20 @@ class Tokenizer:
     # -- files
 
     def save(self, folder: PathLike) -> None:
-        """Write vocab.json, merges.txt, tokenizer.json (Hugging Face) and bpe.json."""
+        """Write vocab.json, merges.txt, tokenizer.json (Hugging Face), bpe.json and SHA256SUMS."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         document = files.huggingface_json(self.vocab, self.merges, self.special_ids, self.pattern)
         files.write_vocab_and_merges(folder, self.vocab, self.merges)
         files.write_text(folder / "tokenizer.json", document)
         files.write_config(folder, self.pattern, self.special_ids)
+        write_digests(folder, *files.NAMES, "tokenizer.json")
 
     @classmethod
     def load(cls, folder: PathLike) -> "Tokenizer":
-        """Return the tokenizer that `save` wrote."""
+        """Return the tokenizer that `save` wrote; raise ValueError if a file has changed since."""
         folder = Path(folder)
+        check_digests(folder, *files.NAMES)
         pattern, special_ids = files.read_config(folder)
         vocab = files.read_vocab(folder / "vocab.json")
         for token, token_id in special_ids.items():
@@ -301,7 +301,10 @@ class Tokenizer:
                     "the files belong to different tokenizers; save one of them again"
                 )
         merges = files.read_merges(folder / "merges.txt")
-        return cls(vocab, merges, list(special_ids), pattern=pattern)
+        try:
+            return cls(vocab, merges, list(special_ids), pattern=pattern)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from error
 
     @classmethod
     def from_files(
@@ -315,7 +318,10 @@ class Tokenizer:
         """Return a tokenizer from files in GPT-2's format."""
         vocab = files.read_vocab(Path(vocab_path))
         merges = files.read_merges(Path(merges_path))
-        return cls(vocab, merges, special_tokens, pattern=pattern)
+        try:
+            return cls(vocab, merges, special_tokens, pattern=pattern)
+        except ValueError as error:
+            raise ValueError(f"{vocab_path}, {merges_path}: {error}") from error
 
     # -- the two ways to encode
 

@@ -3,8 +3,10 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from lmlib.files import write_atomically
+from lmlib.files import read_json, read_text, write_atomically
+from lmlib.params import shown
 from lmlib.tokenizer.patterns import PATTERNS, find_pattern
 
 Merges = Sequence[tuple[bytes, bytes]]
@@ -39,43 +41,44 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, text.encode("utf-8"))
 
 
-def read_json(path: Path) -> dict:
-    """Return the JSON object in a file; raise FileNotFoundError or ValueError, naming the file."""
-    try:
-        value = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); train the tokenizer again") from error
-    if not isinstance(value, dict):
+MISSING = "no such file; give the path of a saved tokenizer, or train one first"
+MAX_ID = (1 << 31) - 2  # so that the size of a vocabulary fits int32
+
+
+def check_id(value: Any, whose: str) -> int:
+    """Return a token id; raise ValueError, which begins with `whose`, if the value is none."""
+    if type(value) is not int or not 0 <= value <= MAX_ID:
         raise ValueError(
-            f"{path}: holds a {type(value).__name__}, not an object; see Tokenizer.save"
+            f"{whose} has the id {shown(value)}; an id is a whole number from 0 to {MAX_ID}"
         )
     return value
 
 
-def read_text(path: Path) -> str:
-    """Return the text of a file without newline translation."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: no such file; give the path of a saved tokenizer, or train one first"
-        )
-    return path.read_bytes().decode("utf-8")
-
-
 def read_vocab(path: Path) -> dict[int, bytes]:
     """Return id -> bytes from a vocab.json, in the order of ids."""
-    by_token = read_json(path)
-    if not all(type(token_id) is int and token_id >= 0 for token_id in by_token.values()):
-        raise ValueError(f"{path}: every value should be a token id, an integer from 0 up")
-    vocab = {token_id: from_symbols(token) for token, token_id in by_token.items()}
-    if len(vocab) < len(by_token):
-        raise ValueError(f"{path}: two tokens have the same id; give each its own")
+    by_token = read_json(path, missing=MISSING)
+    names: dict[bytes, str] = {}
+    vocab: dict[int, bytes] = {}
+    for token, value in by_token.items():
+        token_id = check_id(value, f"{path}: token {token!r:.80}")
+        token_bytes = from_symbols(token)
+        if token_bytes in names:
+            raise ValueError(
+                f"{path}: {names[token_bytes]!r:.80} and {token!r:.80} are the same bytes; keep one"
+            )
+        if token_id in vocab:
+            raise ValueError(
+                f"{path}: {names[vocab[token_id]]!r:.80} and {token!r:.80}, two tokens, have the "
+                f"same id, {token_id}; give each its own"
+            )
+        names[token_bytes], vocab[token_id] = token, token_bytes
     return dict(sorted(vocab.items()))
 
 
 def read_merges(path: Path) -> list[tuple[bytes, bytes]]:
     """Return the merges from a merges.txt: one pair per line, the highest priority first."""
     merges = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    for number, line in enumerate(read_text(path, missing=MISSING).split("\n"), start=1):
         line = line.removesuffix("\r")
         if not line or (number == 1 and line.startswith("#version")):
             continue
@@ -174,6 +177,7 @@ def huggingface_json(
 
 
 CONFIG = "bpe.json"
+NAMES = "vocab.json", "merges.txt", CONFIG  # of the files that a tokenizer is read from
 
 
 def write_config(folder: Path, pattern: str, special_ids: Mapping[str, int]) -> None:
@@ -185,11 +189,13 @@ def write_config(folder: Path, pattern: str, special_ids: Mapping[str, int]) -> 
 def read_config(folder: Path) -> tuple[str, dict[str, int]]:
     """Return the pattern and the special tokens with their ids."""
     path = folder / CONFIG
-    config = read_json(path)
+    config = read_json(path, missing=MISSING)
     pattern, special_ids = config.get("pattern"), config.get("special_tokens")
     if not isinstance(pattern, str) or not isinstance(special_ids, dict):
         raise ValueError(
             f"{path}: needs a string `pattern` ({', '.join(PATTERNS)} or an expression) and an "
             "object `special_tokens`; write it with Tokenizer.save"
         )
+    for token, token_id in special_ids.items():
+        check_id(token_id, f"{path}: special token {token!r:.80}")
     return pattern, special_ids

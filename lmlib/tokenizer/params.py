@@ -1,6 +1,12 @@
 """The section `tokenizer` of params.yaml."""
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from lmlib.params import Bound, check_bounds
+from lmlib.tokenizer.patterns import find_pattern
+
+VocabSize = Annotated[int, Bound("from 256 to 2**31 - 1", lambda n: 256 <= n < 1 << 31)]
 
 
 @dataclass(frozen=True)
@@ -10,11 +16,13 @@ class TokenizerParams:
     pattern:  gpt2, cl100k (GPT-4), o200k (GPT-4o), or an expression in the syntax of `regex`
     """
 
-    vocab_size: int
+    vocab_size: VocabSize
     special_tokens: tuple[str, ...]
     pattern: str
 
     def __post_init__(self) -> None:
+        check_bounds(self)
+        find_pattern(self.pattern)
         smallest = 256 + len(self.special_tokens)
         if self.vocab_size < smallest:
             raise ValueError(

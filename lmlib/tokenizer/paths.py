@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import unquote
+
+from lmlib.redaction import redact
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class StoredFile:
     path: str
 
     def __str__(self) -> str:
-        return self.fs.unstrip_protocol(self.path)
+        return redact(self.fs.unstrip_protocol(self.path))
 
     def is_file(self) -> bool:
         """Return whether the file exists."""
@@ -51,6 +54,8 @@ def as_file(path: CorpusPath) -> CorpusFile:
     The options of an address (keys, endpoint) come from the environment; to set them in Python pass
     `StoredFile(fsspec.filesystem("s3", key=…), "bucket/corpus.txt")`.
     """
+    if isinstance(path, str) and path.startswith("file://"):  # written by Path.as_uri()
+        return Path(unquote(path.removeprefix("file://")))
     if isinstance(path, str) and "://" in path:
         import fsspec  # here: importing it takes a tenth of a second
 
@@ -68,11 +73,13 @@ def as_files(paths: CorpusPath | Iterable[CorpusPath]) -> list[CorpusFile]:
 
 
 def check_is_file(file: CorpusFile, purpose: str) -> None:
-    """Raise FileNotFoundError if the file does not exist, ValueError if it is a folder."""
+    """Raise FileNotFoundError if the file does not exist, ValueError if it is no regular file."""
     if file.is_file():
         return
     if file.is_dir():
         raise ValueError(f"{file}: is a folder; name a file in it {purpose}")
+    if isinstance(file, Path) and file.exists():
+        raise ValueError(f"{file}: is a pipe or a device; name a regular file {purpose}")
     raise FileNotFoundError(f"{file}: no such file {purpose}; check the path")
 
 

@@ -69,16 +69,48 @@ PATTERNS = {
 }
 
 
+# a word or words, perhaps with a version, as in `gpt-3.5`: a name and not an expression
+_NAME = regex.compile(r"[\w\s./-]*\w[\w\s./-]*|")
+# `\K` moves the start of a match, even to before the end of the one before
+_MOVES_START = regex.compile(r"(?<!\\)(?:\\\\)*\\K")
+# flags with which matches do not follow each other as in all other engines
+_FOREIGN_FLAGS = {
+    "(?r)": regex.REVERSE,
+    "(?p)": regex.POSIX,
+    "(?b)": regex.BESTMATCH,
+    "(?e)": regex.ENHANCEMATCH,
+    "(?L)": regex.LOCALE,
+}
+
+
 @lru_cache(maxsize=32)
 def find_pattern(name_or_regex: str) -> Pattern:
-    """Return the named pattern, or a custom one; raise ValueError for an invalid expression."""
+    """Return the named pattern, or a custom one.
+
+    Raises ValueError for an unknown name, an invalid expression, and one whose matches might
+    overlap or come in another order, so that text would be lost or repeated.
+    """
     if name_or_regex in PATTERNS:
         return PATTERNS[name_or_regex]
+    advice = (
+        f"give {', '.join(PATTERNS)}, or an expression in the `regex` package's syntax, such as "
+        r"\w+|\W"
+    )
+    shortened = f"{name_or_regex!r:.200}"
+    if _NAME.fullmatch(name_or_regex):
+        raise ValueError(f"pattern {shortened} is no name of a pattern; {advice}")
     try:
-        regex.compile(name_or_regex)
-    except regex.error as error:
+        flags = regex.compile(name_or_regex).flags
+    except (regex.error, ValueError, OverflowError, RecursionError, MemoryError) as error:
         raise ValueError(
-            f"pattern {name_or_regex!r} is not a valid regular expression: {error}; give "
-            f"{' or '.join(map(repr, PATTERNS))}, or an expression in the `regex` package's syntax"
+            f"pattern {shortened} is not a valid regular expression: {error}; {advice}"
         ) from error
+    foreign = [text for text, flag in _FOREIGN_FLAGS.items() if flags & flag]
+    if _MOVES_START.search(name_or_regex):
+        foreign.append(r"\K")
+    if foreign:
+        raise ValueError(
+            f"pattern {shortened} has {', '.join(foreign)}, under which text could be lost, "
+            "repeated or split in another way; write it without"
+        )
     return Pattern(split=name_or_regex, cut="")

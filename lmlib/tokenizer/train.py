@@ -207,7 +207,11 @@ def _count_in_threads(
 def merge_words(
     counts: WordCounts, num_merges: int, report: Callable[[int], None]
 ) -> list[tuple[bytes, bytes]]:
-    """Return the merges, learnt in plain Python if they are few and no kernel is loaded."""
+    """Return the merges, learnt in plain Python if they are few and no kernel is loaded.
+
+    There are fewer than `num_merges` if no pair is left: each merge shortens a word by a token.
+    """
+    num_merges = min(num_merges, counts.num_bytes - len(counts))
     is_little = (
         counts.num_bytes <= PLAIN_DISTINCT_BYTES
         and counts.longest <= PLAIN_LONGEST_WORD

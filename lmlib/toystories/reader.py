@@ -107,14 +107,15 @@ def _plot(lines: list[Line], lists: Mapping[str, Table], phrases: Mapping[str, s
 
 def _lines(path: Path) -> Iterator[Line]:
     """Yield the lines of `path` without comments and trailing spaces."""
-    content = path.read_text(encoding="utf-8", errors="replace")
-    for number, text in enumerate(content.splitlines(), start=1):
-        if not text.isascii():
-            raise ValueError(
-                f"{path}:{number}: {text!a} is not ASCII; write plain quotes, dashes and letters"
-            )
-        if not text.startswith("#"):
-            yield Line(f"{path}:{number}", text.rstrip())
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.isascii():
+                raise ValueError(
+                    f"{path}:{number}: {line.rstrip()!a} is not ASCII; write plain quotes, dashes "
+                    "and letters"
+                )
+            if not line.startswith("#"):
+                yield Line(f"{path}:{number}", line.rstrip())
 
 
 def _entries(lines: Iterable[Line]) -> dict[str, list[Line]]:

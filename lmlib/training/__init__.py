@@ -1,6 +1,7 @@
 """Training a model: the loop, its settings, resume states, several processes."""
 
 from lmlib.training.loop import Hooks, train
+from lmlib.training.memory import require_training_memory
 from lmlib.training.settings import Datasets, Settings, TrainParams, require_trainable
 from lmlib.training.signals import Interrupted
 from lmlib.training.store import ResumeStore
@@ -17,5 +18,6 @@ __all__ = [
     "TrainResult",
     "Trainer",
     "require_trainable",
+    "require_training_memory",
     "train",
 ]

@@ -68,7 +68,8 @@ def train(
             if trainer.finished or signum or trainer.checkpoint_is_due():
                 trainer.save()
             if signum and not trainer.finished:
-                logger.info("state saved after step %d; run again to resume", trainer.step)
+                if trainer.store.is_saved():
+                    logger.info("state saved after step %d; run again to resume", trainer.step)
                 raise Interrupted(signum)
     return trainer.result()
 

@@ -8,7 +8,7 @@ import torch
 from lmlib.data import Order, TokenDataset
 from lmlib.model import ModelParams
 from lmlib.optim import OptimParams
-from lmlib.params import Bound, Count, CountOrZero, PositiveOrZero, check_bounds
+from lmlib.params import Bound, Count, CountOrZero, PositiveOrZero, Seed, check_bounds
 from lmlib.runtime import CompileMode, Runtime, resolve_device, resolve_dtype
 from lmlib.training.distributed import Parallel
 
@@ -24,12 +24,13 @@ class TrainParams:
     checkpoint_minutes, patience and profile_steps.
     """
 
-    seed: CountOrZero
+    seed: Seed
     num_steps: Count
     batch_size: Count
     micro_batch_size: CountOrZero
     num_processes: Annotated[
-        int | Literal["auto"], Bound("at least 1, or auto", lambda n: n == "auto" or n >= 1)
+        int | Literal["auto"],
+        Bound("from 1 to 1024, or auto", lambda n: n == "auto" or 1 <= n <= 1024),
     ]
     parallel: Parallel
     order: Order

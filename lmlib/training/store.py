@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import logging
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from filelock import Timeout
 
 from lmlib.checkpoint import checkpoint_state, serialise
+from lmlib.errors import describe
 from lmlib.files import write_atomically
 from lmlib.sharding import load_whole
 from lmlib.states import lock_of
@@ -43,7 +45,8 @@ class ResumeStore:
 
     Each state is a file `step-N.pt`: 64 hexadecimal digits, which are the SHA-256 of the rest, then
     a checkpoint with the rows of the loss curves. The newest two are kept: the older one is used
-    if the newest is damaged. Their tensors are whole, however many processes trained.
+    if the newest is damaged. Their tensors are whole, however many processes trained. A state that
+    cannot be written is a warning: a run is worth more than a state of it.
 
     The processes of `world` call `lock`, `save` and `load` together. Only the main one writes;
     all of them read, and so need the same folder.
@@ -57,6 +60,7 @@ class ResumeStore:
         self._lock = lock_of(self.folder)
         self._writer: ThreadPool | None = None
         self._pending_write: Future[None] | None = None
+        self._failure: OSError | MemoryError | None = None  # of the last write
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -86,20 +90,22 @@ class ResumeStore:
     def in_background(self) -> Iterator[None]:
         """Within the context, `save` copies the state and a thread writes it, one state at a time.
 
-        An error in a write is raised by the next `save`, or on leaving the context, which waits
-        for the last write.
+        Leaving the context waits for the last write.
         """
         with ThreadPool(1) as self._writer:
             try:
                 yield
             finally:
                 self._writer = None
-                self._finish_write()
+                if not self.is_saved():
+                    logger.warning("the last state of the run is not saved; see the warning above")
 
-    def _finish_write(self) -> None:
+    def is_saved(self) -> bool:
+        """Wait for the last write; return whether it has succeeded."""
         write, self._pending_write = self._pending_write, None
         if write:
             write.result()
+        return self._failure is None
 
     def save(
         self,
@@ -113,32 +119,43 @@ class ResumeStore:
 
         `parts` are the other stateful parts of the run, by name.
         """
-        self._finish_write()
+        self.is_saved()
         state = self.world.gathered(checkpoint_state(model, optimizer, step))
         state["rows"] = rows
         state["parts"] = {name: part.state_dict() for name, part in parts.items()}
         if not self.world.is_main:
             return
         if self._writer:
-            self._pending_write = self._writer.submit(self._write, step, _snapshot(state))
+            self._pending_write = self._writer.submit(self._try_to_write, step, _snapshot(state))
         else:
+            self._try_to_write(step, state)
+
+    def _try_to_write(self, step: int, state: dict[str, Any]) -> None:
+        try:
             self._write(step, state)
+            self._failure = None
+        except (OSError, MemoryError) as error:
+            self._failure = error
+            text = "the state after step %d was not saved, training goes on: %s"
+            logger.warning(text, step, describe(error))
 
     def _write(self, step: int, state: dict[str, Any]) -> None:
         with serialise(state, room=64) as content:
             with content[64:] as body:
                 content[:64] = hashlib.sha256(body).hexdigest().encode()
             write_atomically(self.folder / f"step-{step:09d}.pt", content)
-        # a process killed while writing leaves a temporary file, named after the state
-        for old in [*self._files()[self._kept :], *self.folder.glob("*step-*.pt.*")]:
+        for old in self._files()[self._kept :]:
             old.unlink()
+        for left in self.folder.glob(".step-*.part"):  # by a process that was killed while writing
+            shutil.rmtree(left, ignore_errors=True)
 
     def load(
         self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, **parts: Stateful
     ) -> tuple[int, Rows] | None:
         """Restore the newest undamaged state; return its step and rows, or None if there is none.
 
-        Damaged states are removed, or they would count among the newest two. Raises ValueError
+        Damaged states are removed, or they would count among the newest two; those that cannot be
+        read are skipped. Raises ValueError
         if the processes do not find the same state.
         """
         if not self.world.is_main:
@@ -159,7 +176,11 @@ class ResumeStore:
         self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, parts: dict[str, Stateful]
     ) -> tuple[int, Rows] | None:
         for path in self._files():
-            content = path.read_bytes()
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                logger.warning("%s; trying the state before it", describe(error))
+                continue
             digest, body = content[:64], content[64:]
             if hashlib.sha256(body).hexdigest().encode() != digest:
                 logger.warning("%s: damaged, so it is removed; trying the state before it", path)

@@ -1,5 +1,6 @@
 """A loopback HTTP server with the faults that downloads encounter."""
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,9 @@ class Site:
     sizes: bool = True  # send Content-Length
     break_after: list[int] = field(default_factory=list)  # body bytes of the next responses
     headers: Callable[[bytes], dict[str, str]] = lambda body: {}
+    authorization: str = ""  # what requests must send, or they are refused
+    redirects: dict[str, str] = field(default_factory=dict)  # path to address
+    endless: bool = False  # send the body again and again
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)  # method, path, range
     url: str = ""
 
@@ -42,6 +46,14 @@ def serve(site: Site) -> Iterator[Site]:
         def answer(self, with_body: bool) -> None:
             path, requested = self.path.split("?")[0], self.headers.get("Range")
             site.requests.append((self.command, path, requested))
+            if site.authorization not in ("", self.headers.get("Authorization")):
+                self.send_error(401)
+                return
+            if path in site.redirects:
+                self.send_response(302)
+                self.send_header("Location", site.redirects[path])
+                self.end_headers()
+                return
             if path not in site.files:
                 self.send_error(404)
                 return
@@ -60,6 +72,9 @@ def serve(site: Site) -> Iterator[Site]:
             if with_body:
                 limit = site.break_after.pop(0) if site.break_after else len(body)
                 self.wfile.write(body[start : start + limit])  # then the connection closes
+                with contextlib.suppress(ConnectionError):  # when the client has had enough
+                    while site.endless:
+                        self.wfile.write(body)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     site.url = f"http://127.0.0.1:{server.server_port}"

@@ -14,6 +14,7 @@ import pytest
 from lmlib.corpus import fetch
 from lmlib.corpus.fetch import check_digest, downloaded
 from tests.corpus.serving import Site, serve
+from tests.tokenizer.bucket import ADDRESS, serve_bucket
 
 CONTENT = random.Random(0).randbytes(3_000_000)
 BREAK = 1_500_000  # much more than the client's buffer, which is lost when the connection breaks
@@ -125,6 +126,125 @@ def test_errors_do_not_show_the_query(tmp_path: Path) -> None:
     assert "secret" not in str(caught.value)
 
 
+def test_secrets_of_a_redirect_are_not_shown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server may send us to a signed address, which is in the errors of the client."""
+    with serve(Site({})) as other:
+        lost = f"{other.url.replace('//', '//me:SECRET@')}/b.txt?X-Amz-Signature=SECRET#SECRET"
+    with (
+        caplog.at_level("DEBUG", "lmlib"),
+        serve(Site({}, redirects={"/a.txt": lost})) as site,
+        pytest.raises(ConnectionError, match=r"cannot download .*/a\.txt") as caught,
+    ):
+        download(f"{site.url}/a.txt", tmp_path)
+    assert "SECRET" not in f"{caught.value} {caplog.text}"
+
+
+def test_redirects_without_end(tmp_path: Path) -> None:
+    """To try again is no use."""
+    with serve(Site({}, redirects={"/a.txt": "/a.txt"})) as site:
+        with pytest.raises(FileNotFoundError, match=r"/a\.txt gives no file \(TooManyRedirects"):
+            download(f"{site.url}/a.txt", tmp_path)
+        assert len(site.requests) < 30
+
+
+def test_login_from_netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password pw\n")
+    (tmp_path / "netrc").chmod(0o600)
+    with serve(Site({"/a.txt": CONTENT}, authorization="Basic bWU6cHc=")) as site:
+        with pytest.raises(FileNotFoundError, match=r"HTTP status 401\); give a login in .*netrc"):
+            download(f"{site.url}/a.txt", tmp_path / "partial")
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+        assert download(f"{site.url}/a.txt", tmp_path / "partial") == CONTENT
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_login_from_the_configuration_of_fsspec(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nested: bool
+) -> None:
+    import fsspec.config
+
+    options = {"headers": {"Authorization": "Bearer T"}}
+    settings = {"client_kwargs": options} if nested else options
+    with serve(Site({"/a.txt": CONTENT}, authorization="Bearer T")) as site:
+        monkeypatch.setitem(fsspec.config.conf, "http", settings)
+        assert download(f"{site.url}/a.txt", tmp_path) == CONTENT
+
+
+def test_login_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from s3fs import S3FileSystem
+
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with serve_bucket(CONTENT) as options:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", options["endpoint_url"])
+        S3FileSystem.clear_instance_cache()
+        with pytest.raises(
+            FileNotFoundError, match=r"credentials\); give a login in the environment"
+        ):
+            download(ADDRESS, tmp_path)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", options["key"])
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", options["secret"])
+        S3FileSystem.clear_instance_cache()
+        assert download(ADDRESS, tmp_path) == CONTENT
+    S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.parametrize("sizes", [True, False])
+def test_a_file_that_never_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: bool
+) -> None:
+    monkeypatch.setattr(fetch, "MAX_UNSIZED_BYTES", 10_000_000)
+    with serve(Site({"/a.txt": CONTENT}, sizes=sizes, endless=True)) as site:
+        if sizes:  # HTTP itself ends it
+            assert download(f"{site.url}/a.txt", tmp_path) == CONTENT
+        else:
+            with pytest.raises(
+                ValueError, match=r"/a\.txt has more than 10,000,000 bytes, and .* corpus\.source=l"
+            ):
+                download(f"{site.url}/a.txt", tmp_path)
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) == 0
+
+
+def test_a_file_that_is_too_large_for_the_disk(tmp_path: Path) -> None:
+    """Nothing of it is loaded."""
+    site = Site({"/a.txt": b"x"}, sizes=False)
+    site.headers = lambda body: {"Content-Length": "1" + "0" * 18}
+    with serve(site), pytest.raises(OSError, match=r"1,000,\S* bytes are needed, but .* make room"):
+        download(f"{site.url}/a.txt", tmp_path)
+    assert site.starts() == []
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with serve(Site({"/a.txt": CONTENT})) as site:
+        message = r"No space left on device \(.* bytes are free\): '.*-a\.txt\.part'"
+        with pytest.raises(OSError, match=message):
+            download(f"{site.url}/a.txt", tmp_path)
+
+
+def test_planted_links_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_bytes(b"precious")
+    folder = tmp_path / "partial"
+    with serve(Site({"/a.txt": CONTENT})) as site:
+        with downloaded([f"{site.url}/a.txt"], [], folder) as files:
+            names = [files[0].name, f"{files[0].name}.part"]
+        for name in names:
+            (folder / name).symlink_to(tmp_path / "precious")
+            assert download(f"{site.url}/a.txt", folder) == CONTENT
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+    assert left_over(folder) == []
+
+
+def test_long_and_strange_names(tmp_path: Path) -> None:
+    for name in ("x" * 300 + ".txt", "100%25%20%C3%BC.txt", "a b(1).txt"):
+        with serve(Site({f"/{name.replace(' ', '%20')}": CONTENT})) as site:
+            assert download(f"{site.url}/{name}", tmp_path) == CONTENT
+
+
 def test_no_server(tmp_path: Path) -> None:
     with serve(Site({})) as site:
         url = site.url
@@ -143,6 +263,25 @@ def test_addresses_that_cannot_be_opened(tmp_path: Path) -> None:
         download("nosuch://x/a.txt", tmp_path)
     with pytest.raises(ValueError, match=r"a\.pdf has an unknown format"):
         download("https://127.0.0.1:1/a.pdf", tmp_path)
+    (tmp_path / "a.txt").touch()
+    for local in (tmp_path / "a.txt").as_uri(), str(tmp_path / "a.txt"), "local://a.txt":
+        with pytest.raises(ValueError, match=r"a\.txt is a file of this machine; .*source=local"):
+            download(local, tmp_path)
+
+
+def test_errors_of_other_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each kind of store raises its own; nobody can list them."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no credentials\nfor https://me:SECRET@host")
+
+    monkeypatch.setattr(MemoryFileSystem, "info", fail)
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"/b\.txt gives no file \(no credentials for https://\*\*\*@host\); give a login in",
+    ):
+        download("memory://corpus/b.txt", tmp_path)
 
 
 def test_another_protocol(tmp_path: Path) -> None:

@@ -54,3 +54,60 @@ def test_values_that_cannot_be_meant(changes: dict[str, Any], message: str) -> N
 
 def test_validation_files_make_the_fraction_unread() -> None:
     assert read(source="local", train=["a"], valid=["b"], valid_fraction=0.0).valid == ("b",)
+
+
+@pytest.mark.parametrize("source", ["toystories", "local", "url"])
+@pytest.mark.parametrize(
+    ("address", "what"),
+    [
+        ("https://me:SECRET@host/a.txt", "a user name or a password"),
+        ("https://SECRET@host/a.txt", "a user name or a password"),
+        ("HTTPS://me:SEC@RET@host/a.txt", "a user name or a password"),
+        ("ftp://me:SECRET@host/a.txt", "a user name or a password"),
+        ("s3://SECRET:KEY@bucket/a.txt", "a user name or a password"),
+        ("zip://a.txt::https://me:SECRET@host/a.zip", "a user name or a password"),
+        ("https://host/a.txt?token=SECRET", "a query that may be secret"),
+        ("https://host/a.txt?SECRET", "a query that may be secret"),
+        ("https://host/a.txt?download=true&X-Amz-Signature=SECRET", "a query that may be secret"),
+        ("https://host/a.txt?raw=1;sig=SECRET", "a query that may be secret"),
+        ("https://host/a b'<c.txt?key=SECRET", "a query that may be secret"),
+        ("zip://a.txt?raw=1::https://host/a.zip?key=SECRET", "a query that may be secret"),
+        ("https://host/a.txt#SECRET", "a fragment"),
+        ("https://host/a.txt?download=true#SECRET", "a fragment"),
+    ],
+)
+def test_an_address_with_a_secret_is_refused(source: str, address: str, what: str) -> None:
+    """By every source: dvc.lock has all params, and MLflow too. The error does not show it."""
+    for changes in ({"train": ["a", address]}, {"train": ["b"], "valid": ["a", address]}):
+        with pytest.raises(
+            ValueError,
+            match=rf"^params\.yaml: corpus: {list(changes)[-1]}\[1\] is an address with {what}, .*"
+            r"the environment .* ~/\.netrc .* configuration of fsspec .* set source to local$",
+        ) as caught:
+            read(source=source, **changes)
+        assert not re.search("SEC|RET|KEY", str(caught.value))
+
+
+@pytest.mark.parametrize("address", ["https://me:SEC/RET@host/a.txt", "https://me:SEC[@host/a.txt"])
+def test_an_address_with_a_secret_that_is_misspelt(address: str) -> None:
+    with pytest.raises(ValueError, match=r"corpus: train\[0\] is no address; .*netrc") as caught:
+        read(source="url", train=[address])
+    assert "SEC" not in str(caught.value)
+
+
+def test_addresses_and_names_without_secrets() -> None:
+    addresses = ["https://host/a@1/b.txt?download=true&ref=main", "s3://bucket/a.txt?versionId=x"]
+    addresses += ["simplecache::https://host:80/a.txt", "zip://a.txt::https://host/a.txt"]
+    assert read(source="url", train=addresses).train == tuple(addresses)
+    names = ["me@host?key=1#2.txt", "a:b.txt", "/data/a?.txt"]
+    assert read(source="local", train=names).train == tuple(names)
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["https://host/a b.txt", "HTTPS://Host/x/../a%20b.txt", "https://host//./a%20b.txt"],
+)
+def test_an_address_is_listed_once(other: str) -> None:
+    for changes in ({"train": ["https://host/a%20b.txt", other]}, {"valid": [other]}):
+        with pytest.raises(ValueError, match=r"corpus: https://host/a b\.txt is listed twice"):
+            read(**({"source": "url", "train": ["https://host/a%20b.txt"]} | changes))

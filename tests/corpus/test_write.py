@@ -3,10 +3,13 @@
 import gzip
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -90,6 +93,116 @@ def test_local_contradictions(tmp_path: Path) -> None:
         write(replace(PARAMS, train=("?.txt",), sha256=(digest, digest)), tmp_path)
 
 
+@pytest.mark.parametrize(
+    "name", ["b/../a.txt", "link.txt", "b/again/a.txt", "hard.txt", "?ard.txt"]
+)
+def test_a_training_file_is_no_validation_file(tmp_path: Path, name: str) -> None:
+    """Whatever it is called: it is the same file."""
+    (tmp_path / "a.txt").write_bytes(TRAIN)
+    (tmp_path / "link.txt").symlink_to("a.txt")
+    (tmp_path / "hard.txt").hardlink_to(tmp_path / "a.txt")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "again").symlink_to("..")
+    message = (
+        r"corpus: .*\.txt is in corpus\.train \(as .*/a\.txt\) and in corpus\.valid; remove it"
+    )
+    with pytest.raises(ValueError, match=message):
+        write(replace(PARAMS, train=("a.txt",), valid=(name,)), tmp_path)
+
+
+def test_each_document_once(tmp_path: Path) -> None:
+    (tmp_path / "books [1]").mkdir()
+    for name in ("a", "b", "c"):
+        (tmp_path / "books [1]" / f"{name}.txt").write_text(name)
+    (tmp_path / "books [1]" / "all").symlink_to(".")
+    (tmp_path / "v.txt").write_bytes(VALID)
+    params = replace(PARAMS, train=("books [1]/**/*.txt",), valid=("v.txt",))
+    assert write(params, tmp_path)[0] == SEPARATOR.join([b"a", b"b", b"c"])
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sources do not exist, which would be found first."""
+    train, valid = tmp_path / "raw" / "train.txt", tmp_path / "raw" / "valid.txt"
+
+    def refused(error: type[OSError], message: str) -> None:
+        with pytest.raises(error, match=f"corpus: .*{message}"):
+            write_corpus(PARAMS, train, valid, tmp_path)
+
+    (tmp_path / "raw").touch()
+    refused(NotADirectoryError, "raw is a file, where a folder belongs; remove it")
+    (tmp_path / "raw").unlink()
+    valid.mkdir(parents=True)
+    refused(IsADirectoryError, r"valid\.txt is a folder, where a text belongs; remove it")
+    valid.rmdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    refused(PermissionError, "raw is not writable; change its permissions")
+    monkeypatch.undo()
+    (tmp_path / "data").touch()
+    with pytest.raises(NotADirectoryError, match="data is a file, where a folder belongs"):
+        write_corpus(replace(PARAMS, source="url", train=("s3://b/a.txt",)), train, valid, tmp_path)
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """A limit on the size of files is the full disk that any user can make."""
+    code = (
+        "import resource, sys\nfrom pathlib import Path\n"
+        "from lmlib.corpus import CorpusParams, write_corpus\n"
+        "sys.dont_write_bytecode = True  # Python would write half of a file, and not notice\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "params = CorpusParams('toystories', 0, 20_000, 2_000, (), (), 'text', 0.01, ())\n"
+        "try: write_corpus(params, Path('train.txt'), Path('valid.txt'), Path())\n"
+        "except OSError as error: print(error)"
+    )
+    printed = run_python(code, tmp_path)
+    assert printed == "[Errno 27] File too large: 'train.txt'\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_bytes(TRAIN)
+    with pytest.raises(
+        OSError, match=r"raw: 1,0\S*,\d{3} bytes are needed, but \S+ are free; make"
+    ):
+        write(replace(PARAMS, source="toystories", train_bytes=10**18), tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=7))
+    with pytest.raises(OSError, match=r"raw: 40 bytes are needed, but 7 are free; make room"):
+        write(PARAMS, tmp_path)
+
+
+def test_several_at_once(tmp_path: Path) -> None:
+    """All are right, and none follows a link where another version had its temporary files."""
+    (tmp_path / "a.txt").write_bytes((TRAIN + SEPARATOR + VALID) * 10_000)
+    (tmp_path / "precious").touch()
+    raw = tmp_path / "data" / "raw"
+    raw.mkdir(parents=True)
+    for name in (".train.txt.part", ".valid.txt.part"):
+        (raw / name).symlink_to(tmp_path / "precious")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda i: write_corpus(PARAMS, *outs(tmp_path, i % 2), tmp_path), range(8)))
+    assert (tmp_path / "precious").read_bytes() == b""
+    first, second = ([path.read_bytes() for path in outs(tmp_path, i)] for i in range(2))
+    assert first == second
+    assert len(first[0]) > len(first[1]) > 0
+
+
+def outs(root: Path, number: int) -> tuple[Path, Path]:
+    """Return the two outs; those of number 1 are in a folder of their own."""
+    folder = root / "data" / ("raw" if number == 0 else "other")
+    return folder / "train.txt", folder / "valid.txt"
+
+
+def test_what_is_no_text_is_found_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_bytes(TRAIN)
+    (tmp_path / "b.txt").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    monkeypatch.delattr("lmlib.corpus.write.copy_files")
+    with pytest.raises(ValueError, match=r"b\.txt is a git-lfs pointer"):
+        write(replace(PARAMS, valid=("b.txt",)), tmp_path)
+
+
 def test_a_failure_leaves_the_old_files(tmp_path: Path) -> None:
     """This holds even if only the second of the two cannot be written."""
     (tmp_path / "a.txt").write_bytes(TRAIN)
@@ -128,6 +241,20 @@ def test_addresses(tmp_path: Path) -> None:
         assert site.starts() == []  # both were kept after the failure
 
 
+def run_python(code: str, folder: Path) -> str:
+    """Run code in a new process; return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_toystories_needs_no_heavy_imports(tmp_path: Path) -> None:
     """The built-in corpus starts at once, without the packages that the others need."""
     code = (
@@ -137,17 +264,7 @@ def test_toystories_needs_no_heavy_imports(tmp_path: Path) -> None:
         "write_corpus(params, Path('train.txt'), Path('valid.txt'), Path())\n"
         "print(*sys.modules)"
     )
-    root = Path(__file__).parents[2]
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    imported = set(result.stdout.split())
+    imported = set(run_python(code, tmp_path).split())
     assert "lmlib.corpus" in imported
     heavy = {"torch", "numpy", "pyarrow", "huggingface_hub", "fsspec", "aiohttp", "filelock"}
     assert not imported & heavy

@@ -81,12 +81,47 @@ def test_config_as_transformers_5_writes_it() -> None:
         ("vocab_size", None),
         ("rope_parameters", {"rope_type": "yarn", "factor": 2.0}),
         ("rope_parameters", {"rope_type": "default", "partial_rotary_factor": 0.5}),
+        ("rope_parameters", "default"),
+        ("rope_scaling", {"type": "dynamic", "factor": 2.0}),
+        ("rope_scaling", {"rope_type": "default", "unheard_of": 3}),
+        ("final_logit_softcapping", 30.0),
+        ("sliding_window", 16),
+        ("logit_scale", 0),
+        ("auto_map", {"AutoModel": "code.Model"}),
     ],
 )
 def test_a_setting_of_another_model_is_refused_by_name(name: str, value: object) -> None:
     config = llama_config(make_model(5).params, 5)
     with pytest.raises(ValueError, match=rf"^c\.json: {name}"):
         llama_params(config | {name: value}, "c.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rope_scaling", {"rope_type": "default"}),
+        ("rope_scaling", {"type": "linear", "factor": 1.0}),
+        ("rope_scaling", {"rope_type": "dynamic", "factor": 1}),
+        ("rope_parameters", {"rope_type": "default", "rope_theta": 500.0, "factor": 1.0}),
+        ("rope_parameters", {"rope_theta": 500.0, "partial_rotary_factor": 1.0}),
+        ("rope_parameters", {"rope_theta": 500.0, "original_max_position_embeddings": 32}),
+        ("hidden_act", "swish"),
+        ("attention_bias", None),
+        ("num_key_value_heads", None),
+        ("head_dim", None),
+        ("attention_dropout", 0.1),
+        ("use_cache", False),
+        ("pretraining_tp", 2),
+        ("quantization_config", None),
+        ("pruned_heads", {}),
+        ("add_cross_attention", False),
+        ("temperature", 0.7),
+        ("transformers_version", "4.30.0"),
+    ],
+)
+def test_a_setting_that_changes_nothing_is_accepted(name: str, value: object) -> None:
+    params = make_model(5).params
+    assert llama_params(llama_config(params, 5) | {name: value}, "c.json") == (params, 5)
 
 
 def test_weights_of_another_model_are_refused_by_name() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from lmlib.checkpoint import save_model
@@ -186,6 +187,10 @@ def edit(path: Path, **changes: object) -> None:
         ({"post_processor": {"type": "TemplateProcessing", "special_tokens": {"<s>": {}}}}, "post"),
         ({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}}, "pre_tokenizer"),
         ({"pre_tokenizer": {"type": "Metaspace"}}, "not a byte-level BPE"),
+        ({"pre_tokenizer": None}, "not a byte-level BPE"),
+        ({"added_tokens": [{"id": 97.0, "content": "<x>"}]}, "token '<x>' has the id 97.0; an id"),
+        ({"added_tokens": [{"id": [1], "content": "<x>"}]}, r"token '<x>' has the id \[1\]; an id"),
+        ({"added_tokens": [{"id": 10**12, "content": "<x>"}]}, "token '<x>' has the id 10+; an id"),
         ({"model": {"type": "Unigram", "vocab": []}}, "not a byte-level BPE"),
     ],
 )
@@ -208,7 +213,7 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the model knows 9 tokens, the tokenizer \d+"):
         save_pretrained(tmp_path, make_model(9), tokenizer)
     edit(tmp_path / "config.json", intermediate_size=41)
-    with pytest.raises(ValueError, match=r"not the weights of config\.json"):
+    with pytest.raises(ValueError, match=r"gate_proj\.weight has the shape \(40, 24\); by"):
         load_pretrained(tmp_path)
     edit(tmp_path / "config.json", vocab_size=9)
     with pytest.raises(ValueError, match=r"vocab_size is 9, but tokenizer\.json has"):
@@ -218,9 +223,141 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="damaged"):
         load_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"model\.safetensors: no such file"):
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors: missing; there is no mod"):
         load_pretrained(tmp_path)
     for text, message in (("{", "not valid JSON"), ("[]", "holds a list")):
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(ValueError, match=message):
             load_pretrained(tmp_path)
+
+
+WITHOUT_EFFECT = {
+    "post_processor": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False},
+    "normalizer": {"type": "Sequence", "normalizers": []},
+    "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True},
+    "pre_tokenizer": {
+        "type": "Sequence",
+        "pretokenizers": [{"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}],
+    },
+    "version": "2.0",
+    "truncation": {"max_length": 5},
+}
+
+
+def test_settings_of_a_tokenizer_that_change_no_id(pair: Pair, folder: Path) -> None:
+    """As in the tokenizer.json of GPT-2, whose empty prefixes and unknown token do nothing."""
+    _, tokenizer = pair
+    path = folder / "tokenizer.json"
+    document = json.loads(path.read_text("utf-8"))
+    model = document["model"] | {
+        "dropout": 0.0,
+        "unk_token": SEPARATOR,
+        "continuing_subword_prefix": "",
+        "end_of_word_suffix": "",
+        "fuse_unk": True,
+    }
+    added = [token | {"normalized": True, "special": False} for token in document["added_tokens"]]
+    edit(path, model=model, added_tokens=added[::-1], **WITHOUT_EFFECT)
+    _, back = load_pretrained(folder)
+    assert (back.vocab, back.merges, back.pattern) == (
+        *(tokenizer.vocab, tokenizer.merges),
+        tokenizer.pattern,
+    )
+    assert back.special_ids == tokenizer.special_ids
+
+
+@pytest.fixture
+def sharded(tmp_path: Path) -> Path:
+    """An exported model with an index, whose weights are in one file."""
+    tokenizer, folder = make_tokenizer(), tmp_path / "sharded"
+    save_pretrained(folder, make_model(tokenizer.vocab_size), tokenizer)
+    weights = folder / "model.safetensors"
+    weights.rename(folder / "part.safetensors")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+    return folder
+
+
+def write_map(folder: Path, weight_map: object) -> None:
+    edit(folder / "model.safetensors.index.json", weight_map=weight_map)
+
+
+def test_reads_the_files_of_the_index(sharded: Path) -> None:
+    write_map(sharded, {"model.norm.weight": "part.safetensors"})
+    load_pretrained(sharded)
+
+
+@pytest.mark.parametrize(
+    "weight_map",
+    [None, {}, [], "part.safetensors", {"a": 1}, {"a": None}, {"a": ""}, {"a": "\0"}, {"a": ["b"]}],
+)
+def test_an_index_without_names(sharded: Path, weight_map: object) -> None:
+    write_map(sharded, weight_map)
+    with pytest.raises(ValueError, match=r"index\.json: has no `weight_map` from weights to the"):
+        load_pretrained(sharded)
+
+
+def test_an_index_without_weight_map(sharded: Path) -> None:
+    (sharded / "model.safetensors.index.json").write_text('{"metadata": {}}')
+    with pytest.raises(ValueError, match=r"index\.json: has no `weight_map`"):
+        load_pretrained(sharded)
+
+
+@pytest.mark.parametrize("way", ["up", "absolute", "link", "link to the folder"])
+def test_nothing_outside_of_the_folder_is_read(sharded: Path, way: str) -> None:
+    outside = sharded.parent / "outside"
+    outside.mkdir()
+    (sharded / "part.safetensors").rename(outside / "part.safetensors")
+    (sharded / "link").symlink_to(outside / "part.safetensors")
+    (sharded / "folder").symlink_to(outside)
+    names = {
+        "up": "../outside/part.safetensors",
+        "absolute": str(outside / "part.safetensors"),
+        "link": "link",
+        "link to the folder": "folder/part.safetensors",
+    }
+    write_map(sharded, {"model.norm.weight": names[way]})
+    with pytest.raises(ValueError, match=r"is outside of .*sharded, the only place that is read"):
+        load_pretrained(sharded)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors.index.json"])
+def test_a_link_in_place_of_a_file(sharded: Path, name: str) -> None:
+    (sharded / name).rename(sharded.parent / name)
+    (sharded / name).symlink_to(sharded.parent / name)
+    with pytest.raises(ValueError, match=rf"{name}: is outside of .*sharded, the only place"):
+        load_pretrained(sharded)
+
+
+def test_a_folder_that_is_a_link(sharded: Path) -> None:
+    """What it holds is inside of it."""
+    write_map(sharded, {"model.norm.weight": "part.safetensors"})
+    (sharded.parent / "link").symlink_to(sharded)
+    load_pretrained(sharded.parent / "link")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": 100_000}, r"the weights have no model\.layers\.2\."),
+        ({"num_hidden_layers": 10**12}, r"the weights have no model\.layers\.2\."),
+        ({"intermediate_size": 10**12}, r"gate_proj\.weight has the shape \(40, 24\); by"),
+        ({"intermediate_size": 10**18}, r"config\.json: d_ff is 10+; it must be from 1 to 10"),
+    ],
+)
+def test_config_is_compared_with_the_weights(
+    changes: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    tokenizer = make_tokenizer()
+    save_pretrained(tmp_path, make_model(tokenizer.vocab_size), tokenizer)
+    edit(tmp_path / "config.json", **changes)
+    with pytest.raises(ValueError, match=message):
+        load_pretrained(tmp_path)
+
+
+def test_angles_stored_by_old_versions_are_ignored(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer()
+    save_pretrained(tmp_path, make_model(tokenizer.vocab_size), tokenizer)
+    path = tmp_path / "model.safetensors"
+    angles = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(6)}
+    save_file(load_file(path) | angles, path)
+    load_pretrained(tmp_path)

@@ -1,5 +1,6 @@
 """The stage `export` with its model card, and the way back, `import_hf`, on tiny files."""
 
+import hashlib
 import shutil
 import sys
 from dataclasses import replace
@@ -22,7 +23,8 @@ from tests.pipeline.imports import ROOT
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TransformerLM:
     """Return a model, stored with tokenizer and metrics where the pipeline puts them."""
     monkeypatch.chdir(tmp_path)
-    shutil.copy2(ROOT / "params.yaml", "params.yaml")
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy2(ROOT / name, name)
     tokenizer = make_tokenizer()
     model = make_model(tokenizer.vocab_size)
     tokenizer.save(TOKENIZER)
@@ -81,10 +83,14 @@ def test_model_card(model: TransformerLM) -> None:
 
 
 def test_the_code_of_the_card_runs(model: TransformerLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where tiktoken has kept another tokenizer under the same path."""
     export.main()
     blocks = (EXPORTED / "README.md").read_text("utf-8").split("```python\n")[1:]
+    kept = Path("kept").absolute()
+    kept.mkdir()
+    (kept / hashlib.sha1(b"tokenizer.tiktoken").hexdigest()).write_bytes(b"YQ== 0\n")
     monkeypatch.chdir(EXPORTED)
-    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(kept))
     names: dict = {}
     for block in blocks:
         code = block.split("```")[0].replace("max_new_tokens=100", "max_new_tokens=2")

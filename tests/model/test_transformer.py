@@ -282,13 +282,13 @@ def test_tied_embeddings_stay_tied_after_loading() -> None:
     [
         ({"d_model": 15}, "d_model is 15, not divisible by num_heads 2"),
         ({"d_model": 18, "num_heads": 6}, "heads of size 3; RoPE rotates pairs"),
-        ({"num_layers": 0}, "num_layers is 0; it must be at least 1"),
-        ({"num_heads": 0}, "num_heads is 0; it must be at least 1"),
-        ({"d_ff": -1}, "d_ff is -1; it must be at least 1"),
-        ({"context_length": 0}, "context_length is 0; it must be at least 1"),
-        ({"d_model": 0}, "d_model is 0; it must be at least 1"),
-        ({"rope_theta": 0.0}, "rope_theta is 0.0; it must be above 0"),
-        ({"norm_eps": math.nan}, "norm_eps is nan; it must be above 0"),
+        ({"num_layers": 0}, "num_layers is 0; it must be from 1 to 10"),
+        ({"num_heads": 0}, "num_heads is 0; it must be from 1 to 10"),
+        ({"d_ff": -1}, "d_ff is -1; it must be from 1 to 10"),
+        ({"context_length": 0}, "context_length is 0; it must be from 1 to 10"),
+        ({"d_model": 0}, "d_model is 0; it must be from 1 to 10"),
+        ({"rope_theta": 0.0}, "rope_theta is 0.0; it must be from 1e-30 to 1e30"),
+        ({"norm_eps": math.nan}, "norm_eps is nan; it must be from 1e-30 to 1e30"),
     ],
 )
 def test_contradictory_params(changes: dict[str, Any], message: str) -> None:

@@ -96,28 +96,33 @@ def tiny_overrides() -> dict[str, str]:
     return dict(re.findall(r"-S ([\w.]+)=(\S+)", definition[1]))
 
 
+def copy_project(folder: Path, overrides: dict[str, str]) -> Project:
+    """Copy the project, in its present state, into a new repository with other parameters."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    ).stdout.decode()
+    for relative in filter(None, listed.split("\0")):
+        if (ROOT / relative).is_file():  # not one that is deleted but still in the index
+            (folder / relative).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / relative, folder / relative)
+    project = Project(folder)
+    project.set_params(overrides)
+    project.run("git", "init", "--quiet", "--initial-branch=main")
+    project.run("git", "add", "--all")
+    project.run("git", "commit", "--quiet", "--message=start")
+    return project
+
+
 @pytest.fixture(scope="session")
 def make_project(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Project]:
     """Return a function that copies the project, in its present state, into a new repository."""
 
     def make(name: str, **overrides: str) -> Project:
         folder = tmp_path_factory.mktemp(name + SUFFIX)
-        listed = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=ROOT,
-            capture_output=True,
-            check=True,
-        ).stdout.decode()
-        for relative in filter(None, listed.split("\0")):
-            if (ROOT / relative).is_file():  # not one that is deleted but still in the index
-                (folder / relative).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / relative, folder / relative)
-        project = Project(folder)
-        project.set_params(tiny_overrides() | overrides)
-        project.run("git", "init", "--quiet", "--initial-branch=main")
-        project.run("git", "add", "--all")
-        project.run("git", "commit", "--quiet", "--message=start")
-        return project
+        return copy_project(folder, tiny_overrides() | overrides)
 
     return make
 

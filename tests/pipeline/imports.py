@@ -9,16 +9,21 @@ ROOT = Path(__file__).resolve().parents[2]
 # retrain, so dvc.yaml does not list them in `deps`.
 PLUMBING = (
     "lmlib/__init__.py",
+    "lmlib/errors.py",
+    "lmlib/memory.py",
+    "lmlib/redaction.py",
     "lmlib/states.py",
     "lmlib/threads.py",
     "lmlib/monitoring/",
     "stages/__init__.py",
+    "stages/artefacts.py",
     "stages/cli.py",
     "stages/cores.py",
     "stages/fingerprint.py",
     "stages/parent.py",
     "stages/paths.py",
     "stages/stage_run.py",
+    "stages/uncaught.py",
 )
 
 

@@ -210,9 +210,9 @@ def test_a_reader_that_ends_first_ends_it_in_silence(trained: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--temperature", "-1"], "error: temperature is -1.0; it must be at least 0"),
-        (["--top-p", "0"], r"error: top_p is 0.0; it must be in \(0, 1\]"),
-        (["--max-tokens", "0"], "error: max_tokens is 0; it must be at least 1"),
+        (["--temperature", "-1"], "error: temperature is -1.0; it must be 0, or from 1e-30"),
+        (["--top-p", "0"], r"error: top_p is 0.0; it must be from 1e-30 to 1"),
+        (["--max-tokens", "0"], "error: max_tokens is 0; it must be from 1 to 10"),
         (["--stop", ""], "error: stop holds an empty text"),
         (["--device", "tpu"], "error: --device is 'tpu'; choose auto, cpu"),
     ],
@@ -275,7 +275,7 @@ def test_commands_change_options(writer: sample.Writer) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("/temperature -1", "options: temperature is -1.0; it must be at least 0"),
+        ("/temperature -1", "options: temperature is -1.0; it must be 0, or from 1e-30"),
         ("/temperature hot", "options.temperature is the text 'hot'; it should be a number"),
         ("/top_k 1.5", "options.top_k is the value 1.5; it should be a whole number"),
         ("/beyond_context go", "options.beyond_context is 'go'; choose one of slide, stop"),

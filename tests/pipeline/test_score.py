@@ -1,6 +1,8 @@
 """`python -m stages.score` in a folder of its own, with a model that was never trained."""
 
+import gzip
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -94,13 +96,55 @@ def test_scores_as_a_table(score: Callable[..., str], tmp_path: Path) -> None:
     }
 
 
+def test_formats_of_a_corpus(score: Callable[..., str], tmp_path: Path) -> None:
+    """The scores are those of the text, of which each record is a document."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    stories = [STORY * 3, "Once upon\u2028a time\r\n"]
+    text = "".join(story + SEPARATOR for story in stories)
+    (tmp_path / "v.txt").write_bytes(text.encode())
+    (tmp_path / "notes.md").write_bytes(text.encode())
+    (tmp_path / "v.TXT.gz").write_bytes(gzip.compress(text.encode()))
+    lines = [json.dumps({"text": story}) for story in stories]
+    (tmp_path / "v.jsonl").write_text("\r\n".join(lines), encoding="utf-8")
+    parquet.write_table(pa.table({"text": stories}), tmp_path / "v.parquet")
+    scores = [json.loads(score(str(path), "--json")) for path in tmp_path.iterdir()]
+    assert len(scores) == 5
+    assert scores[0]["bytes"] == len(text.encode())
+    assert all(one == scores[0] for one in scores)
+
+
+def test_what_is_no_text(score: Callable[..., str], trained: Path) -> None:
+    """Compressed bytes have scores too, but nobody wants them."""
+    os.mkfifo(trained / "pipe.txt")
+    whole = gzip.compress(STORY.encode())
+    for name, content, message in (
+        ("pipe.txt", b"", "pipe.txt is a pipe, not a regular file"),
+        ("v.txt", whole, "v.txt is gzip data, not plain text; end its name with .txt.gz"),
+        ("v.md", whole, "v.md is gzip data, not plain text"),
+        ("w.txt", STORY.encode("utf-16"), "w.txt is UTF-16, not plain text; convert it"),
+        ("w.txt.gz", whole[:-9], "w.txt.gz is not a complete gzip file .*compress it again"),
+        (
+            "w.jsonl",
+            b'{"story": "a"}',
+            "w.jsonl, line 1 has no field 'text' .*set corpus.text_field",
+        ),
+        ("w.parquet", b"PAR1\x15", "w.parquet.* damaged; download or write it again"),
+    ):
+        if name != "pipe.txt":
+            (trained / name).write_bytes(content)
+        with pytest.raises(SystemExit, match=f"^error: corpus: {message}"):
+            score(name)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["empty.txt"], "error: empty.txt: empty; there is nothing to score"),
         (["missing.txt"], "error: .*missing.txt: no such file"),
-        (["models"], "error: .*models: is a folder"),
-        (["empty.txt", "--stride", "0"], "error: stride is 0; it must be at least 1"),
+        (["models"], "error: .*models is a folder"),
+        (["empty.txt", "--stride", "0"], "error: stride is 0; it must be from 1 to 10"),
         (["empty.txt", "--device", "tpu"], "error: --device is 'tpu'; choose auto"),
     ],
 )

@@ -12,15 +12,15 @@ from tests.sampling.scripted import SAMPLING
     ("changes", "message"),
     [
         ({"prompts": ("a", "")}, "prompts holds an empty text"),
-        ({"max_tokens": 0}, "max_tokens is 0; it must be at least 1"),
-        ({"temperature": -0.1}, "temperature is -0.1; it must be at least 0"),
-        ({"top_k": -1}, "top_k is -1; it must be at least 0"),
-        ({"top_p": 0.0}, r"top_p is 0.0; it must be in \(0, 1\]"),
+        ({"max_tokens": 0}, "max_tokens is 0; it must be from 1 to 10"),
+        ({"temperature": -0.1}, "temperature is -0.1; it must be 0, or from 1e-30"),
+        ({"top_k": -1}, "top_k is -1; it must be from 0 to 10"),
+        ({"top_p": 0.0}, r"top_p is 0.0; it must be from 1e-30 to 1"),
         ({"min_p": 1.1}, r"min_p is 1.1; it must be in \[0, 1\]"),
-        ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0; it must be above 0"),
-        ({"num_samples": 0}, "num_samples is 0; it must be at least 1"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0; it must be from 1e-30 to 1e30"),
+        ({"num_samples": 0}, "num_samples is 0; it must be from 1 to 10"),
         ({"stop": ("",)}, "stop holds an empty text"),
-        ({"top_p": 1.1}, r"top_p is 1.1; it must be in \(0, 1\]"),
+        ({"top_p": 1.1}, r"top_p is 1.1; it must be from 1e-30 to 1"),
     ],
 )
 def test_params_out_of_range(changes: dict[str, Any], message: str) -> None:

@@ -1,6 +1,7 @@
 """Saved tokenizers: what is written, what is read, what is rejected."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from lmlib.tokenizer.files import byte_symbols
 from tests.tokenizer.conftest import END
 
 BYTES = {byte: bytes([byte]) for byte in range(256)}
+
+pytestmark = pytest.mark.usefixtures("without_digests")
 
 
 def test_byte_symbols_by_hand() -> None:
@@ -77,9 +80,9 @@ def test_errors_name_the_file(tokenizer: Tokenizer, tmp_path: Path) -> None:
         Tokenizer.load(tmp_path)
     for text, message in (
         ("{", "not valid JSON"),
-        ("[]", "holds a list, not an object"),
-        ('{"a": "x"}', "every value should be a token id"),
-        ('{"a": 1, "b": 1}', "two tokens have the same id"),
+        ("[]", "holds a list; it should hold keys and values"),
+        ('{"a": "x"}', "token 'a' has the id 'x'; an id is a whole number from 0 to"),
+        ('{"a": 1, "b": 1}', "'a' and 'b', two tokens, have the same id, 1"),
     ):
         vocab.write_text(text)
         with pytest.raises(ValueError, match=message):
@@ -94,3 +97,65 @@ def test_what_no_file_can_hold_is_refused(tmp_path: Path) -> None:
         Tokenizer(BYTES | {256: b"a"}, []).save(tmp_path)
     with pytest.raises(ValueError, match=r"special token 'é' has the same spelling"):
         Tokenizer(BYTES, [], ["é"]).save(tmp_path)
+
+
+def damaged(folder: Path, name: str, content: str | bytes) -> Path:
+    """Return the folder of a saved tokenizer in which one file has this content."""
+    Tokenizer(BYTES | {256: b"ab"}, [(b"a", b"b")], [END]).save(folder)
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
+@pytest.mark.parametrize("name", ["bpe.json", "vocab.json", "merges.txt"])
+def test_a_file_that_is_not_utf_8_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name}: not UTF-8 text \(byte 0xff at offset 0\); it"):
+        Tokenizer.load(damaged(tmp_path, name, b"\xff\xfe"))
+
+
+@pytest.mark.parametrize("name", ["bpe.json", "vocab.json"])
+@pytest.mark.parametrize("content", ["", "[" * 100_000, '{"a": ' * 100_000, "3", "null"])
+def test_a_file_that_is_no_object_is_named(tmp_path: Path, name: str, content: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name}: (not valid JSON|holds a )"):
+        Tokenizer.load(damaged(tmp_path, name, content))
+
+
+@pytest.mark.parametrize(
+    "token_id", ["97.0", "1e12", "true", "-1", "null", "[97]", "1" + "0" * 400]
+)
+def test_what_is_no_id_is_refused(tmp_path: Path, token_id: str) -> None:
+    """97.0 and true are equal to ids in Python."""
+    message = r"'a' has the id .{1,100}; an id is a whole number from 0 to 2147483646$"
+    vocab = f'{{"a": {token_id}}}'
+    with pytest.raises(ValueError, match=rf"vocab\.json: token {message}"):
+        Tokenizer.load(damaged(tmp_path, "vocab.json", vocab))
+    config = f'{{"pattern": "gpt2", "special_tokens": {vocab}}}'
+    with pytest.raises(ValueError, match=rf"bpe\.json: special token {message}"):
+        Tokenizer.load(damaged(tmp_path, "bpe.json", config))
+
+
+def test_two_tokens_of_the_same_bytes(tmp_path: Path) -> None:
+    """A space may be written as itself or as GPT-2's symbol for it."""
+    for vocab, message in (
+        ('{" ": 32, "Ġ": 300}', r"vocab\.json: ' ' and 'Ġ' are the same bytes; keep one"),
+        ('{"a": 97, "a": 300}', r"vocab\.json: not valid JSON: the key 'a' stands twice"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Tokenizer.load(damaged(tmp_path, "vocab.json", vocab))
+
+
+def test_files_that_disagree_are_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=rf"^{re.escape(str(tmp_path))}: merge 0 joins b'x' and b'y', but b'xy' is"
+    ):
+        Tokenizer.load(damaged(tmp_path, "merges.txt", "x y\n"))
+    config = '{"pattern": "GPT2", "special_tokens": {}}'
+    with pytest.raises(
+        ValueError, match=rf"^{re.escape(str(tmp_path))}: pattern 'GPT2' is no name of a pattern"
+    ):
+        Tokenizer.load(damaged(tmp_path, "bpe.json", config))
+    vocab, merges = tmp_path / "vocab.json", tmp_path / "merges.txt"
+    merges.write_text("x y\n")
+    with pytest.raises(
+        ValueError, match=r"^.*vocab\.json, .*merges\.txt: merge 0 joins b'x' and b'y', but"
+    ):
+        Tokenizer.from_files(vocab, merges)

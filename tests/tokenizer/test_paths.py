@@ -1,5 +1,6 @@
 """Corpora in stores: in memory, behind HTTP, and in an S3 server on loopback."""
 
+import os
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
@@ -64,6 +65,17 @@ def test_what_names_a_file() -> None:
     assert as_files(["a.txt", "memory://a.txt"]) == [local, stored]
 
 
+def test_a_local_address_is_decoded(tmp_path: Path) -> None:
+    """Path.as_uri() encodes what has a meaning in an address."""
+    path = tmp_path / "100% [a] #1? ä.txt"
+    assert as_file(path.as_uri()) == as_file(path) == path
+
+
+def test_the_name_of_a_stored_file_has_no_secrets() -> None:
+    file = as_file("https://me:SECRET@host/a.txt?token=SECRET")
+    assert str(file) == "https://***@host/a.txt?token=***"
+
+
 def test_a_range_ends_where_the_file_ends(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"0123456789")
     fsspec.filesystem("memory").pipe_file("/a.txt", b"0123456789")
@@ -105,6 +117,17 @@ def test_a_folder_is_no_missing_file(tmp_path: Path) -> None:
             train_bpe(folder, 300, [])
         with pytest.raises(ValueError, match="is a folder; name a file in it to encode"):
             Tokenizer({}, []).encode_file(folder, tmp_path / "a.npy")
+
+
+def test_what_is_no_regular_file_is_no_missing_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    for path in (tmp_path / "pipe.txt", "/dev/zero"):
+        with pytest.raises(ValueError, match="is a pipe or a device; name a regular file to train"):
+            train_bpe(path, 300, [])
+        with pytest.raises(
+            ValueError, match="is a pipe or a device; name a regular file to encode"
+        ):
+            Tokenizer({}, []).encode_file(path, tmp_path / "a.npy")
 
 
 def test_a_server_that_does_not_tell_sizes_is_refused() -> None:

@@ -37,6 +37,25 @@ def test_vocabulary_is_bytes_then_merges_then_special_tokens(tmp_path: Path) -> 
     }
 
 
+@pytest.mark.parametrize("vocab_size", [10**9, 10**18])
+def test_a_wish_beyond_all_merges_costs_nothing(
+    tmp_path: Path, way: str, vocab_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No array is as large as the wish: here, 8 bytes in 3 words allow 5 merges."""
+    path, wanted = tmp_path / "corpus.txt", []
+    path.write_text("the cat\n" * 20, encoding="utf-8")
+    for module in ("learning", "train"):
+        monkeypatch.setattr(
+            f"lmlib.tokenizer.{module}.learn_merges",
+            lambda words, num_merges, report: wanted.append(num_merges) or [],
+        )
+    train_bpe(path, vocab_size, [])
+    assert wanted == [5]
+    monkeypatch.undo()
+    vocab, merges = train_bpe(path, vocab_size, [])
+    assert len(vocab) == 256 + len(merges) == 261
+
+
 def test_training_stops_when_no_pair_is_left(tmp_path: Path) -> None:
     path = tmp_path / "corpus.txt"
     path.write_text("ab ab", encoding="utf-8")

@@ -69,6 +69,7 @@ def test_lists_are_joined_in_order(file: Callable[[str], Path]) -> None:
         ("ONE: a\nTWO a, b\n", "2: write `name: value`, and indent continuation lines"),
         ("    a, b\n", "1: write `name: value`, and indent continuation lines"),
         ("ONE: a\n# second\nONE: b\n", "3: `ONE` is defined twice; choose another name"),
+        ("ONE: a\x0cb\r\nTWO: c\nONE: d\n", "3: `ONE` is defined twice"),
         ("ALL: ONE + TWO\n", "1: list ONE is unknown; add it to words.txt"),
         ("ONE: a, b,\n", "1: a name is empty; write names with one comma between them"),
         ("\nONE: a | b\n    c | d\n", "2: a table needs a column `name` or `names`"),

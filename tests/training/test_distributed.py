@@ -328,7 +328,9 @@ def test_refuses_a_batch_that_the_processes_cannot_share() -> None:
 
 
 def test_rejects_no_processes() -> None:
-    with pytest.raises(ValueError, match=r"^num_processes is 0; it must be at least 1, or auto"):
+    with pytest.raises(
+        ValueError, match=r"^num_processes is 0; it must be from 1 to 1024, or auto"
+    ):
         replace(TRAIN, num_processes=0)
 
 

@@ -62,7 +62,7 @@ def test_checks_before_it_asks_the_gpu_for_its_dtypes(monkeypatch: pytest.Monkey
     "name", ["num_steps", "batch_size", "log_every", "valid_every", "valid_batches"]
 )
 def test_rejects_counts_below_one(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"^{name} is 0; it must be at least 1$"):
+    with pytest.raises(ValueError, match=rf"^{name} is 0; it must be from 1 to 10"):
         replace(TRAIN, **{name: 0})
 
 
@@ -71,5 +71,5 @@ def test_rejects_counts_below_one(name: str) -> None:
 )
 def test_rejects_numbers_below_zero(name: str) -> None:
     value = type(getattr(TRAIN, name))(-1)
-    with pytest.raises(ValueError, match=rf"^{name} is {value}; it must be at least 0$"):
+    with pytest.raises(ValueError, match=rf"^{name} is {value}; it must be (0, or )?from "):
         replace(TRAIN, **{name: value})

@@ -60,7 +60,8 @@ def test_store_restores_the_other_parts_by_their_names(tmp_path: Path) -> None:
 def test_store_keeps_the_newest_two(tmp_path: Path) -> None:
     """Ordered as numbers, not as text: 10 is newer than 9. Torn writes are removed, too."""
     store = ResumeStore(tmp_path)
-    (tmp_path / "step-000000005.pt.tmp").write_bytes(b"half")
+    (tmp_path / ".step-000000005.pt.0123abcd.part").mkdir()
+    (tmp_path / ".step-000000005.pt.0123abcd.part" / "step-000000005.pt").write_bytes(b"half")
     model, optimizer = trained(seed=1)
     for step in (8, 9, 10, 11):
         store.save(model, optimizer, step, ROWS)
@@ -93,25 +94,47 @@ def test_store_writes_in_the_background_what_was_when_it_was_asked_to(
     assert_same_bits((other.state_dict(), other_optimizer.state_dict()), expected)
 
 
-def test_store_tells_when_a_state_could_not_be_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError()])
+def test_a_state_that_cannot_be_written_is_a_warning(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
 ) -> None:
-    """It says so at the next state or at the end; earlier states stay."""
+    """At the next state, and again at the end; earlier states stay, later ones are written."""
     store = ResumeStore(tmp_path)
     model, optimizer = trained(seed=1)
     store.save(model, optimizer, 1, ROWS)
 
     def fail(_path: Path, _content: bytes) -> None:
-        raise OSError("No space left on device")
+        raise error
 
-    monkeypatch.setattr("lmlib.training.store.write_atomically", fail)
-    with pytest.raises(OSError, match="No space left"), store.in_background():
-        store.save(model, optimizer, 2, ROWS)
-    with store.in_background():
-        store.save(model, optimizer, 2, ROWS)
-        with pytest.raises(OSError, match="No space left"):
-            store.save(model, optimizer, 3, ROWS)
+    with monkeypatch.context() as patch:
+        patch.setattr("lmlib.training.store.write_atomically", fail)
+        with store.in_background():
+            store.save(model, optimizer, 2, ROWS)
+            assert not store.is_saved()
+        store.save(model, optimizer, 3, ROWS)
+        assert not store.is_saved()
+    first, last, without_thread = caplog.messages
+    assert first.startswith("the state after step 2 was not saved, training goes on: ")
+    assert last.startswith("the last state of the run is not saved")
+    assert without_thread.startswith("the state after step 3 was not saved")
     assert store.load(model, optimizer) == (1, ROWS)
+    store.save(model, optimizer, 4, ROWS)
+    assert store.is_saved()
+    assert store.load(model, optimizer) == (4, ROWS)
+
+
+def test_a_state_that_cannot_be_read_is_skipped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = ResumeStore(tmp_path)
+    model, optimizer = trained(seed=1)
+    store.save(model, optimizer, 1, ROWS)
+    (tmp_path / "step-000000002.pt").mkdir()
+    assert store.load(model, optimizer) == (1, ROWS)
+    assert "step-000000002.pt: is a directory; " in caplog.text
 
 
 def flip_a_byte(content: bytes) -> bytes:

@@ -1,0 +1,51 @@
+"""The weights of a model and their memory, known from its params before it is built."""
+
+from collections.abc import Iterator
+from math import prod
+
+from lmlib.model.transformer import ModelParams
+
+Shape = tuple[int, ...]
+
+
+def weight_shapes(params: ModelParams, vocab_size: int) -> Iterator[tuple[str, Shape]]:
+    """Yield the name and the shape of each weight of a `TransformerLM`; a tied matrix once."""
+    d_model = params.d_model
+    yield "token_embeddings.weight", (vocab_size, d_model)
+    for i in range(params.num_layers):
+        for name, shape in _layer_shapes(params).items():
+            yield f"layers.{i}.{name}.weight", shape
+    if params.norm == "pre":
+        yield "ln_final.weight", (d_model,)
+    if not params.tie_embeddings:
+        yield "lm_head.weight", (vocab_size, d_model)
+
+
+def _layer_shapes(params: ModelParams) -> dict[str, Shape]:
+    d_model, d_ff = params.d_model, params.d_ff
+    names = ("q_proj", "k_proj", "v_proj", "output_proj")
+    shapes: dict[str, Shape] = {f"attn.{name}": (d_model, d_model) for name in names}
+    if params.ffn == "swiglu":
+        shapes |= {"ffn.w1": (d_ff, d_model), "ffn.w3": (d_ff, d_model)}
+    else:
+        d_ff = d_ff * 3 // 2
+        shapes["ffn.w1"] = (d_ff, d_model)
+    shapes["ffn.w2"] = (d_model, d_ff)
+    if params.norm != "none":
+        shapes |= {"ln1": (d_model,), "ln2": (d_model,)}
+    return shapes
+
+
+def count_weights(params: ModelParams, vocab_size: int) -> int:
+    """Return the number of weights, counting tied ones once; in no time for any params."""
+    matrices = 1 if params.tie_embeddings else 2
+    layer = sum(map(prod, _layer_shapes(params).values()))
+    final = params.d_model if params.norm == "pre" else 0
+    return matrices * vocab_size * params.d_model + params.num_layers * layer + final
+
+
+def model_bytes(params: ModelParams, vocab_size: int) -> int:
+    """Return the memory of the weights and of RoPE's tables, in float32."""
+    d_head = params.d_model // params.num_heads
+    tables = params.context_length * d_head if params.position == "rope" else 0
+    return 4 * (count_weights(params, vocab_size) + tables)

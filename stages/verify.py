@@ -1,0 +1,63 @@
+"""Find damaged files: in DVC's cache, and among the outs of the pipeline.
+
+DVC trusts the read-only files of its cache, and files that have not changed since it saw them. This
+reads all of them. Damaged files of the cache are removed, and of each damaged out DVC is made to
+take notice, so that `dvc repro` makes anew what is missing.
+
+Run:    make verify   (or, from the root of the repository: python -m stages.verify)
+"""
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+from dvc.repo import Repo
+
+from lmlib.files import read_yaml
+from stages.cli import run_stage
+from stages.paths import LOCK
+
+
+def main() -> None:
+    """Print the damaged files of the cache; exit with status 1 if there are any."""
+    with Repo() as repo:
+        cache = Path(repo.cache.local.path)
+    damaged = remove_damaged(cache)
+    for out in outs():
+        touch(out)
+    for path in damaged:
+        sys.stdout.write(f"{path}: damaged, so it was removed from the cache\n")
+    sys.stdout.write(
+        f"{len(damaged)} damaged files in the cache; now `dvc repro` reads all outs again and "
+        "rebuilds what is damaged\n"
+    )
+
+
+def remove_damaged(cache: Path) -> list[Path]:
+    """Remove the files of a cache that do not have the hash that is their name; return them."""
+    damaged = []
+    for path in sorted(cache.glob("[0-9a-f][0-9a-f]/*")):
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "md5").hexdigest()
+        if found != (path.parent.name + path.name).removesuffix(".dir"):
+            path.unlink()
+            damaged.append(path)
+    return damaged
+
+
+def outs() -> list[Path]:
+    """Return the outs in dvc.lock that are here."""
+    stages = read_yaml(LOCK)["stages"].values() if LOCK.is_file() else []
+    paths = [Path(out["path"]) for stage in stages for out in stage.get("outs", [])]
+    return [path for path in paths if path.exists()]
+
+
+def touch(out: Path) -> None:
+    """Change the time of all files of an out: DVC then reads them again."""
+    for path in [out, *out.rglob("*")] if out.is_dir() else [out]:
+        os.utime(path)
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,173 @@
+"""Damaged artefacts are refused where they are used; the commands that errors name rebuild them."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from stages.artefacts import LOCKS, check_writable
+from tests.pipeline.conftest import Project
+
+VERIFY = "python", "-m", "stages.verify"
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-len(content) // 3] ^= 1
+    path.write_bytes(content)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def change_a_number(path: Path) -> None:
+    """Leave valid JSON."""
+    text = path.read_text(encoding="utf-8")
+    path.write_text(re.sub(r"\d(?=\D*$)", lambda digit: str(9 - int(digit[0])), text, count=1))
+
+
+@pytest.fixture
+def copy(project: Project, tmp_path: Path) -> Project:
+    """A copy of the project, with outs and a cache of its own."""
+    folder = tmp_path / "copy ü"
+    shutil.copytree(project.folder, folder, symlinks=True)
+    return Project(folder)
+
+
+@pytest.mark.parametrize(
+    ("artefact", "damage", "stage"),
+    [
+        ("models/tokenizer/merges.txt", empty, "encode"),
+        ("models/tokenizer/vocab.json", flip_a_bit, "evaluate"),
+        ("models/tokenizer/bpe.json", change_a_number, "export"),
+        ("data/tokens/train.npy", flip_a_bit, "train"),
+        ("data/tokens/valid.json", change_a_number, "evaluate"),
+        ("models/lm/model.safetensors", flip_a_bit, "evaluate"),
+        ("models/lm/config.json", change_a_number, "export"),
+        ("models/lm/SHA256SUMS", empty, "export"),
+    ],
+)
+def test_a_damaged_artefact_is_refused_by_name(
+    copy: Project, artefact: str, damage: Callable[[Path], None], stage: str
+) -> None:
+    damage(copy.folder / artefact)
+    (line,) = copy.run("python", "-m", f"stages.{stage}", status=1).splitlines()
+    assert line.startswith(f"error: {artefact}: ")
+    assert line.endswith("run `make verify`, then `dvc repro`")
+
+
+def test_a_text_changed_in_place_is_not_changed_in_the_cache(copy: Project) -> None:
+    """So DVC sees it, and puts the text back."""
+    text = copy.folder / "data/raw/train.txt"
+    whole = text.read_bytes()
+    flip_a_bit(text)
+    copy.run("dvc", "repro")
+    assert text.read_bytes() == whole
+    copy.run("git", "diff", "--exit-code", "HEAD", "dvc.lock")
+    assert "0 damaged" in copy.run(*VERIFY)
+
+
+@pytest.mark.parametrize(
+    ("out", "stage"),
+    [("data/raw/train.txt", "train_tokenizer"), ("models/lm/model.safetensors", "evaluate")],
+)
+def test_a_damaged_file_of_the_cache_is_refused_and_made_anew(
+    copy: Project, out: str, stage: str
+) -> None:
+    """DVC trusts its read-only files: only their content tells."""
+    path = copy.folder / out
+    whole = path.read_bytes()
+    (cached,) = [
+        cached
+        for cached in (copy.folder / ".dvc/cache/files/md5").glob("??/*")
+        if cached.read_bytes() == whole
+    ]
+    cached.chmod(0o644)
+    flip_a_bit(cached)
+    cached.chmod(0o444)
+    path.unlink()
+    copy.run("dvc", "checkout")
+    assert path.read_bytes() == cached.read_bytes() != whole
+
+    refused = copy.run("dvc", "repro", "--force", "--single-item", stage, status=255)
+    assert f"error: {out}: damaged" in refused
+    assert f"{cached.name}: damaged, so it was removed" in copy.run(*VERIFY)
+    copy.run("dvc", "repro")
+    assert path.read_bytes() == whole
+    copy.run("git", "diff", "--exit-code", "HEAD", "dvc.lock")
+    assert "0 damaged" in copy.run(*VERIFY)
+    assert "up to date" in copy.run("dvc", "status")
+
+
+def test_a_wrong_place_is_found_before_the_work(copy: Project) -> None:
+    shutil.rmtree(copy.folder / "models/lm")
+    (copy.folder / "models/lm").touch()
+    (line,) = copy.run("python", "-m", "stages.train", status=1).splitlines()[-1:]
+    assert line == "error: models/lm: is a file; move it away, since a folder is needed there"
+    assert not list(copy.folder.glob("models/.resume/*/*.pt"))
+
+
+def test_places_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    Path("folder.json").mkdir()
+    check_writable(Path("new/folders/out.json"))
+    check_writable(Path("new"))
+    for out, message in {
+        "file": "file: is a file",
+        "file/below": "file: is a file",
+        "file/below.json": "file: is a file",
+        "folder.json": r"folder\.json: is a folder",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            check_writable(Path(out))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o500)
+    with pytest.raises(ValueError, match="data: cannot be written; allow this user"):
+        check_writable(folder / "raw" / "train.txt")
+
+
+@pytest.mark.parametrize(
+    ("stage", "out", "outs"),
+    [
+        ("download", "data/raw/train.txt", "data/raw"),
+        ("encode", "data/tokens/train.npy", "data/tokens"),
+        ("train", "models/lm/model.safetensors", "models/lm"),
+    ],
+)
+def test_a_limit_on_the_size_of_files(copy: Project, stage: str, out: str, outs: str) -> None:
+    """Like a full disk; the old file stays, and no part of the new one."""
+    before = {path.name: path.read_bytes() for path in (copy.folder / outs).iterdir()}
+    # without compiled modules, of which Python would write half and not notice
+    limited = f"ulimit -f 1; python -B -m stages.{stage}"
+    ended = copy.run("bash", "-c", limited, status=1)
+    assert f"error: {out}: file too large" in ended
+    assert "Traceback" not in ended
+    assert {path.name: path.read_bytes() for path in (copy.folder / outs).iterdir()} == before
+
+
+def test_of_two_that_run_one_stage_the_second_waits(copy: Project) -> None:
+    lock = FileLock(copy.folder / LOCKS / "export.lock")
+    with lock:
+        second = subprocess.Popen(
+            ["python", "-m", "stages.export"],
+            cwd=copy.folder,
+            env=copy.env,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert second.stderr
+        assert "waiting for another process that runs the stage export" in second.stderr.readline()
+        assert second.poll() is None
+    second.communicate()
+    assert second.returncode == 0
