@@ -17,6 +17,7 @@ from lmlib.evaluation import (
     evaluate,
     first_documents,
     position_curve,
+    quoted,
 )
 from lmlib.files import write_atomically, write_csv, write_json
 from lmlib.params import load_params
@@ -74,7 +75,10 @@ def main() -> None:
             )
             for text in continuations
         ]
-        samples = [continuation_ids(tokenizer, prompt, text) for prompt, text in texts]
+        samples = [
+            continuation_ids(tokenizer, prompt, text, allow_special=sampling.allow_special)
+            for prompt, text in texts
+        ]
         comparison = compare_with_training(
             samples,
             train_data.tokens,
@@ -121,10 +125,11 @@ def samples_page(
         "its longest run of tokens that occurs in the training text.",
     ]
     for (prompt, text), ids, span in zip(texts, samples, spans, strict=True):
-        quoted = f"**{prompt}**{text.rstrip()}".replace("\n", "\n> ")
-        copied = " ".join(tokenizer.decode(ids[span.start : span.start + span.length]).split())
+        shown = f"**{quoted(prompt)}**{quoted(text.rstrip())}".replace("\n", "\n> ")
+        copied = tokenizer.decode(ids[span.start : span.start + span.length])
+        copied = quoted(" ".join(copied.split()))
         where = f"{span.length} of {len(ids)} tokens, there from token {span.train_start:,} on"
-        lines += ["", f"> {quoted}", "", f"{where}: “{copied}”" if span.length else "none"]
+        lines += ["", f"> {shown}", "", f"{where}: “{copied}”" if span.length else "none"]
     return "\n".join(lines) + "\n"
 
 

@@ -4,6 +4,7 @@ Reads:  models/metrics/evaluate.json, models/samples.md.
 Run:    python -m stages.report
 """
 
+import html
 import sys
 from itertools import pairwise
 
@@ -44,7 +45,7 @@ def _samples(page: str) -> list[str]:
     for before, line in pairwise(["", *page.split("\n")]):
         if line.startswith(">"):
             lines += [] if before.startswith(">") else ["", "-" * 20]
-            lines.append(line.removeprefix(">").strip())
+            lines.append(html.unescape(line.removeprefix(">").strip()))
     return lines
 
 

@@ -3,6 +3,7 @@
 Reads:  models/lm/, models/tokenizer/; defaults are those of params.yaml, section sampling.
 Run:    python -m stages.sample --prompt "Once upon a time" --temperature 0.8 --num-samples 3
         python -m stages.sample                 a prompt loop; /help lists its commands
+        python -m stages.sample --json < FILE   each line is a prompt; a bad one gets an "error"
         python -m stages.sample --rev NAME      the model of another revision or experiment
 """
 
@@ -10,6 +11,8 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import logging
+import os
 import signal
 import sys
 import tempfile
@@ -20,11 +23,13 @@ from lmlib.files import parse_yaml
 from lmlib.model import TransformerLM
 from lmlib.params import from_dict, load_params
 from lmlib.runtime import resolve_device
-from lmlib.sampling import SamplingParams, generate_samples, stream_text
+from lmlib.sampling import SamplingParams, generate_samples, stream_text, visible
 from lmlib.tokenizer import Tokenizer
 from stages.cli import run_stage
 from stages.paths import MODEL, PARAMS, TOKENIZER
 from stages.trained import load_trained
+
+logger = logging.getLogger(__name__)
 
 OPTIONS = [field.name for field in dataclasses.fields(SamplingParams) if field.name != "prompts"]
 HELP = """\
@@ -99,37 +104,72 @@ def main() -> None:
         model, tokenizer = load_trained(resolve_device(args.device, "--device"), folder)
     writer = Writer(model, tokenizer, params, args.json, not args.no_cache)
     if args.prompt is not None:
-        writer.write(args.prompt)
+        writer.write(decoded(os.fsencode(args.prompt), "--prompt"))
     else:
         loop(writer)
 
 
 def loop(writer: Writer) -> None:
-    """Continue each line of stdin; on a terminal with history, and with commands."""
-    asks = sys.stdin.isatty() and not writer.as_json
-    if asks:
-        import readline  # noqa: F401  # gives input() a history
+    """Continue each line of stdin; on a terminal with history, and with commands.
 
-        say(HELP)
+    A line that cannot be continued is reported, with --json by an object, and the rest go on.
+    """
+    if sys.stdin is None:
+        raise ValueError("stdin is closed; give --prompt TEXT, or prompts on stdin")
+    if sys.stdin.isatty() and not writer.as_json:
+        ask(writer)
+        return
+    failed = False
+    for number, line in enumerate(sys.stdin.buffer, start=1):
+        try:
+            line = line.removesuffix(b"\n").removesuffix(b"\r")
+            if prompt := decoded(line, f"line {number} of stdin"):
+                writer.write(prompt)
+        except ValueError as error:
+            if writer.as_json:
+                say(json.dumps({"line": number, "error": str(error)}) + "\n")
+            else:
+                logger.error(f"error: {error}")
+                failed = True
+    if failed:
+        sys.exit(1)
+
+
+def ask(writer: Writer) -> None:
+    """Continue prompts from a terminal and execute its commands, until Ctrl-D."""
+    import readline  # noqa: F401  # gives input() a history
+
+    say(HELP)
     while True:
         try:
-            line = input("> " if asks else "")
-            if line.startswith("/") and not writer.as_json:
+            line = input("> ")
+            if line.startswith("/"):
                 say(writer.command(line))
             elif line:
                 writer.write(line)
+        except ValueError as error:
+            say(f"error: {error}\n")
         except EOFError:
-            say("\n" if asks else "")
+            say("\n")
             return
         except KeyboardInterrupt:
-            if not asks:
-                raise
             say("\n")
 
 
+def decoded(data: bytes, where: str) -> str:
+    """Return bytes from outside as text; raise ValueError if they are not UTF-8."""
+    try:
+        return data.decode("utf-8-sig")  # Windows begins a file with a mark
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{where} is not UTF-8 (byte 0x{data[error.start]:02X} at offset {error.start}); "
+            "convert the text, for example with `iconv -f WINDOWS-1252 -t UTF-8`"
+        ) from error
+
+
 def say(text: str) -> None:
-    """Show text on stdout at once."""
-    sys.stdout.write(text)
+    """Show text on stdout at once; a terminal shows control characters and does not obey them."""
+    sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
 
@@ -196,6 +236,12 @@ def _parse_arguments(defaults: SamplingParams) -> argparse.Namespace:
     add("--repetition-penalty", type=float, default=d.repetition_penalty, help="1: none")
     add("--stop", nargs="+", default=d.stop, help="texts that end a continuation")
     add("--beyond-context", choices=("slide", "stop"), default=d.beyond_context, help="when full")
+    add(
+        "--allow-special",
+        action=argparse.BooleanOptionalAction,
+        default=d.allow_special,
+        help="read special tokens in prompts as such, not as text",
+    )
     add("--num-samples", type=int, default=d.num_samples, help="continuations of each prompt")
     add("--seed", type=int, default=d.seed, help="of the first sample")
     add("--no-cache", action="store_true", help="compute each token from all before it (slow)")

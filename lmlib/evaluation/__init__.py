@@ -7,6 +7,7 @@ from lmlib.evaluation.samples import (
     continuation_ids,
     copying,
     first_documents,
+    quoted,
 )
 from lmlib.evaluation.scoring import Evaluation, EvaluationParams, evaluate, position_curve
 
@@ -23,4 +24,5 @@ __all__ = [
     "evaluate",
     "first_documents",
     "position_curve",
+    "quoted",
 ]

@@ -3,12 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import Literal
 
 import numpy as np
+import regex
 
 from lmlib.evaluation.novelty import CopiedSpan, copied_spans, distinct_n
+from lmlib.sampling import visible
 from lmlib.tokenizer import Tokenizer
 
+# What could be markup: anywhere in a line, in an address, and at the beginning of a line
+MARKUP = regex.compile(
+    r"""[&<>*_`~|$@\[\]\\] | :(?=\S) | (?i:(?<=www))\.
+    | (?<=^\ {0,3})[#+=-] | (?<=^\ {0,3}\d{1,9})[.)] | ^\t | ^\ (?=\ {3}|\ {0,2}\t)""",
+    regex.MULTILINE | regex.VERBOSE,
+)
 HELD_OUT = 100  # validation documents: they show how much any text shares with the training text
 
 
@@ -76,8 +85,25 @@ def first_documents(
     return [document[:max_tokens].tolist() for document in documents if len(document)]
 
 
-def continuation_ids(tokenizer: Tokenizer, prompt: str, text: str) -> list[int]:
-    """Return the tokens of `text` as the tokenizer splits it after `prompt`."""
-    before, ids = tokenizer.encode(prompt), tokenizer.encode(prompt + text)
+def continuation_ids(
+    tokenizer: Tokenizer, prompt: str, text: str, *, allow_special: bool = False
+) -> list[int]:
+    """Return the tokens of `text` as the tokenizer splits it after `prompt`.
+
+    Special tokens in them are ordinary text, unless `allow_special`.
+    """
+    allowed: Literal["all", "none"] = "all" if allow_special else "none"
+    before, ids = (
+        tokenizer.encode(whole, allowed_special=allowed) for whole in (prompt, prompt + text)
+    )
     shared = takewhile(lambda pair: pair[0] == pair[1], zip(before, ids, strict=False))
     return ids[len(list(shared)) :]
+
+
+def quoted(text: str) -> str:
+    r"""Return Markdown that shows a text and is nothing but text.
+
+    Control characters are spelt out. What could begin markup, HTML or an address is a numeric
+    character reference, which `html.unescape` reverses. Only "\n" ends a line.
+    """
+    return MARKUP.sub(lambda match: f"&#{ord(match[0])};", visible(text))

@@ -2,7 +2,14 @@
 
 from lmlib.sampling.generation import Generation, generate, require_sampling_memory
 from lmlib.sampling.params import SamplingParams
-from lmlib.sampling.text import Sample, TextStream, generate_samples, generate_text, stream_text
+from lmlib.sampling.text import (
+    Sample,
+    TextStream,
+    generate_samples,
+    generate_text,
+    stream_text,
+    visible,
+)
 from lmlib.sampling.warpers import (
     apply_temperature,
     keep_min_p,
@@ -28,4 +35,5 @@ __all__ = [
     "penalise_repetition",
     "require_sampling_memory",
     "stream_text",
+    "visible",
 ]

@@ -27,6 +27,7 @@ class SamplingParams:
     num_samples:         continuations of each prompt; the j-th is drawn with seed + j
     stop:                texts that end a continuation and are not part of it
     beyond_context:      slide: continue with the newest half of the context; stop: end when full
+    allow_special:       read special tokens in a prompt as such; otherwise they are ordinary text
     """
 
     prompts: tuple[str, ...]
@@ -40,6 +41,7 @@ class SamplingParams:
     repetition_penalty: Annotated[Positive, "1: none"] = 1.0
     stop: tuple[str, ...] = ()
     beyond_context: Literal["slide", "stop"] = "slide"
+    allow_special: bool = False
 
     def __post_init__(self) -> None:
         for name in ("prompts", "stop"):

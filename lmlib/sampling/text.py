@@ -1,14 +1,19 @@
 """Text from a model: encode prompts, decode tokens, find where texts end."""
 
 import codecs
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from lmlib.model import TransformerLM
 from lmlib.sampling.generation import Generation
 from lmlib.sampling.params import SamplingParams
 from lmlib.separator import separator_id
 from lmlib.tokenizer import Tokenizer
+
+# C0 and C1 but tab and newline, line and paragraph separators, and what changes the direction
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f]")
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,19 @@ class Sample:
     tokens: list[int]
     finish_reason: str
     seed: int
+
+
+def visible(text: str) -> str:
+    r"""Return the text with control characters spelt out, as \x1b or \u202e: to show, not to obey.
+
+    Tabs and newlines stay.
+    """
+
+    def spelt(match: re.Match[str]) -> str:
+        code = ord(match[0])
+        return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+    return CONTROLS.sub(spelt, text)
 
 
 class TextStream:
@@ -78,7 +96,8 @@ def generate_samples(
     """Return the continuations of each prompt.
 
     A prompt is the beginning of a document. If the tokenizer has a document separator, it precedes
-    the prompt, as in training, and ends the text.
+    the prompt, as in training, and ends the text. Special tokens in a prompt are ordinary text,
+    unless `params.allow_special`.
     """
     if not prompts:
         return []
@@ -147,5 +166,6 @@ def _begin(
 ) -> Generation:
     separator = separator_id(tokenizer.special_ids)
     before = [] if separator is None else [separator]
-    ids = [before + tokenizer.encode(prompt) for prompt in prompts]
+    allowed: Literal["all", "none"] = "all" if params.allow_special else "none"
+    ids = [before + tokenizer.encode(prompt, allowed_special=allowed) for prompt in prompts]
     return Generation(model, ids, params, before, use_cache=use_cache)

@@ -1,4 +1,4 @@
-"""Token ids in whatever form a caller has them."""
+"""Token ids and sizes in whatever form a caller has them."""
 
 import operator
 from collections.abc import Iterable
@@ -25,3 +25,11 @@ def whole_ids(ids: Iterable[Any], where: str) -> list[int]:
         except TypeError:
             break
     raise ValueError(f"{where}: {item!r:.50} is not a token id; ids are whole numbers")
+
+
+def whole_number(value: Any, name: str) -> int:
+    """Return a size as an int; raise ValueError if it is not a whole number: 7.0 is none."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} is {value!r:.50}; it should be a whole number") from None

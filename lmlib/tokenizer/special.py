@@ -76,6 +76,8 @@ class SpecialTokens:
 
     def spans(self, text: str) -> Iterator[tuple[int, int]]:
         """Yield (start, end) of the tokens from left to right; where two overlap, the first."""
+        if self._few and not self._few.search(text):  # most texts: sooner known than iterated
+            return
         done = 0
         for start, end in self.everywhere(text, 0, len(text)):
             if start >= done:

@@ -9,6 +9,7 @@ from itertools import accumulate
 import regex
 
 from lmlib.tokenizer.characters import for_regex
+from lmlib.tokenizer.ids import whole_number
 from lmlib.tokenizer.paths import CorpusFile, read_range
 from lmlib.tokenizer.patterns import find_pattern
 from lmlib.tokenizer.special import SpecialTokens
@@ -155,7 +156,7 @@ def file_chunks(
     find_cut(data, first, last) returns an offset at which to cut a part of the file, or -1; it is
     `Splitter.find_cut` or the faster `engine.find_cut`.
     """
-    size = file.stat().st_size
+    size, chunk_bytes = file.stat().st_size, whole_number(chunk_bytes, "chunk_bytes")
     start = 0
     while start < size:
         end = _file_cut(file, start + chunk_bytes, size, splitter.reach_bytes, find_cut)

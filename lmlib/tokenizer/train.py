@@ -8,6 +8,7 @@ from functools import partial
 
 from lmlib.tokenizer import engine, learning
 from lmlib.tokenizer.counting import WordCounter, WordCounts
+from lmlib.tokenizer.ids import whole_number
 from lmlib.tokenizer.paths import CorpusFile, CorpusPath, as_files, check_is_file, read_range
 from lmlib.tokenizer.patterns import find_pattern
 from lmlib.tokenizer.reference import count_pre_tokens, learn_merges
@@ -58,7 +59,7 @@ def train_bpe(
     special = check_special_tokens(special_tokens)
     find_pattern(pattern)
     extra = [token for token in special if len(token.encode()) > 1]
-    num_merges = vocab_size - 256 - len(extra)
+    num_merges = whole_number(vocab_size, "vocab_size") - 256 - len(extra)
     if num_merges < 0:
         raise ValueError(
             f"vocab_size is {vocab_size}, but 256 bytes and {len(extra)} special tokens need "

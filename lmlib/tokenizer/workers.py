@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from lmlib.threads import ThreadPool, num_cores
+from lmlib.tokenizer.ids import whole_number
 
 logger = logging.getLogger(__name__)
 
@@ -37,13 +38,15 @@ def open_executor(
     Kernels release the GIL, so threads are enough for them. Plain Python needs processes, unless
     there is only one chunk, which does not repay starting any.
     """
-    if num_workers is not None and num_workers < 1:
+    cores = num_cores() if num_workers is None else whole_number(num_workers, "num_workers")
+    chunk_bytes = whole_number(chunk_bytes, "chunk_bytes")
+    if cores < 1:
         raise ValueError(f"num_workers is {num_workers}; give at least 1, or None for all cores")
     if chunk_bytes < 1:
         raise ValueError(f"chunk_bytes is {chunk_bytes}; give at least 1, or None for the default")
     if executor is not None:
         return nullcontext(executor)
-    wanted = min(num_workers or num_cores(), -(-num_bytes // chunk_bytes) or 1)
+    wanted = min(cores, -(-num_bytes // chunk_bytes) or 1)
     if in_threads or wanted == 1:
         return ThreadPool(wanted)
     return ProcessExecutor(wanted)

@@ -1,7 +1,11 @@
 """lmlib/evaluation/samples.py: by hand, and with a word cut in two by the end of a prompt."""
 
+import html
+import re
+
 import numpy as np
 import pytest
+from hypothesis import given
 
 from lmlib.evaluation import (
     Comparison,
@@ -10,8 +14,11 @@ from lmlib.evaluation import (
     copied_spans,
     copying,
     first_documents,
+    quoted,
 )
+from lmlib.sampling import visible
 from lmlib.tokenizer import Tokenizer
+from tests.tokenizer.strategies import examples, texts
 
 
 def test_continuations_are_read_as_after_their_prompt() -> None:
@@ -23,6 +30,54 @@ def test_continuations_are_read_as_after_their_prompt() -> None:
     assert continuation_ids(tokenizer, "a d", "og") == [257]
     assert continuation_ids(tokenizer, "a do", "") == []
     assert continuation_ids(tokenizer, "", "do") == [256]
+
+
+def test_special_tokens_in_a_continuation_are_text_unless_allowed() -> None:
+    tokenizer = Tokenizer({i: bytes([i]) for i in range(256)}, [], ["<x>"])
+    assert continuation_ids(tokenizer, "a<x>", "<x>") == list(b"<x>")
+    assert continuation_ids(tokenizer, "a<x>", "<x>", allow_special=True) == [256]
+
+
+# -- quoting
+
+ATTACKS = [
+    "<script>alert(1)</script> <!-- &lt; &amp; <https://a.b> <a@b.c>",
+    "[a](http://b) ![a](b) [a][b]\n[b]: http://c [^1]",
+    "*a* _b_ **c** __d__ ~~e~~ `f` ``g`` $h$ \\* \\[ ***",
+    "http://a.b https://c.d www.e.f WWW.E.F g@h.i mailto:j@k.l :smile: @someone",
+    "# a\n## b\n   # c\na\n===\nb\n---\n- c\n+ d\n* e\n1. f\n   12) g\n> h\n- [ ] i",
+    "```\na\n```\n~~~\nb\n~~~\n\n    c\n\n\td\n\n  \te\n\n---\n\n***\n\n___",
+    "a | b\n--- | ---\nc | d\n\n:-: | -:\nc | d",
+    "&#60;b&#62; &copy; &Tab;",
+]
+
+
+def test_quoted_text_is_only_text() -> None:
+    """A Markdown renderer finds paragraphs of plain text in it, and a browser the text itself."""
+    markdown_it = pytest.importorskip("markdown_it")
+    renderer = markdown_it.MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    for attack in [*ATTACKS, "\n\n".join(ATTACKS), "".join(ATTACKS)]:
+        html_text = renderer.render(quoted(attack))
+        assert set(re.findall("<[^>]*>", html_text)) <= {"<p>", "</p>"}
+        words = html.unescape(re.sub("</?p>", "", html_text)).split()
+        assert words == attack.split()
+
+
+@examples
+@given(texts)
+def test_quoting_is_undone_by_a_browser(text: str) -> None:
+    assert html.unescape(quoted(text)) == visible(text)
+    assert len(quoted(text).split("\n")) == len(text.split("\n"))
+
+
+def test_stories_are_quoted_as_they_are() -> None:
+    story = 'Once, "Tom" said: I\'m here (at 10.30)! A well-known dog...\n\nThe end; 5 + 5 = 10?\n '
+    assert quoted(story) == story
+
+
+def test_quoting_hides_no_address() -> None:
+    assert quoted("http://www.a.b c@d") == "http&#58;//www&#46;a.b c&#64;d"
+    assert quoted("a\x1b[0m\u2028b") == "a&#92;x1b&#91;0m&#92;u2028b"
 
 
 def test_first_documents() -> None:

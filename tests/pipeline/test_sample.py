@@ -20,7 +20,7 @@ from dvc.repo.reproduce import reproduce
 
 from lmlib.checkpoint import load_model
 from lmlib.params import load_params
-from lmlib.sampling import SamplingParams, generate_samples
+from lmlib.sampling import SamplingParams, generate_samples, visible
 from lmlib.separator import SEPARATOR
 from lmlib.tokenizer import Tokenizer
 from stages import sample
@@ -64,9 +64,10 @@ def run(trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     """Return a function that runs the stage with `arguments` and returns what it printed."""
     monkeypatch.chdir(trained)
 
-    def run(*arguments: str, stdin: str = "") -> str:
+    def run(*arguments: str, stdin: str | bytes = "") -> str:
+        data = stdin if isinstance(stdin, bytes) else stdin.encode()
         monkeypatch.setattr(sys, "argv", ["sample", *arguments])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
         run_stage(sample.main)
         return capsys.readouterr().out
 
@@ -129,12 +130,66 @@ def test_json_lines(run: Run, trained: Path) -> None:
 
 
 def test_each_line_of_stdin_is_a_prompt(run: Run, trained: Path) -> None:
-    """Empty lines are ignored; a line that begins with / changes an option from then on."""
-    first, second = texts(trained, "Once"), texts(trained, "Once", seed=9)
-    output = run(*SETTINGS, stdin="Once\n\n/seed 9\nOnce")
-    assert output == f"{first[0]}\n/seed 9\n{second[0]}\n"
-    rows = run(*SETTINGS, "--json", stdin="Once\n/seed 9\n").splitlines()
+    """Empty lines are ignored; commands are for a terminal."""
+    expected = [texts(trained, prompt)[0] for prompt in ("Once", "/seed 9")]
+    assert run(*SETTINGS, stdin="Once\n\n/seed 9\n") == "".join(text + "\n" for text in expected)
+    rows = run(*SETTINGS, "--json", stdin="Once\n/seed 9").splitlines()
     assert [json.loads(row)["prompt"] for row in rows] == ["Once", "/seed 9"]
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\f", "\r", "\v", "\x1c", "\x85"])
+def test_lines_end_where_those_of_text_files_do(run: Run, separator: str) -> None:
+    """With or without a carriage return, and after the mark with which Windows begins a file."""
+    lines = f"\ufeffOnce{separator}a\r\n\r\nThe\n".encode()
+    rows = run(*SETTINGS, "--json", stdin=lines).split("\n")
+    assert [json.loads(row)["prompt"] for row in rows[:-1]] == [f"Once{separator}a", "The"]
+
+
+def test_a_line_that_is_not_utf_8_does_not_end_the_others(run: Run, trained: Path) -> None:
+    """It gets an object of its own, in its place."""
+    lines = b"Once\nit\x92s\n\xed\xa0\x80\nThe dog\n"
+    rows = [json.loads(row) for row in run("--json", *SETTINGS, stdin=lines).splitlines()]
+    assert [row.get("prompt") for row in rows] == ["Once", None, None, "The dog"]
+    assert rows[1] == {
+        "line": 2,
+        "error": "line 2 of stdin is not UTF-8 (byte 0x92 at offset 2); convert the text, for "
+        "example with `iconv -f WINDOWS-1252 -t UTF-8`",
+    }
+    assert rows[2]["line"] == 3
+    assert ["The dog" + rows[3]["text"]] == texts(trained, "The dog")
+
+
+def test_without_json_a_bad_line_is_an_error_on_stderr(
+    run: Run, trained: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others are continued; the exit status says that one was not."""
+    with pytest.raises(SystemExit) as ended:
+        run(*SETTINGS, stdin=b"it\x92s\nThe dog\n")
+    assert ended.value.code == 1
+    assert capsys.readouterr().out == texts(trained, "The dog")[0] + "\n"
+    assert caplog.messages == [
+        "error: line 1 of stdin is not UTF-8 (byte 0x92 at offset 2); convert the text, for "
+        "example with `iconv -f WINDOWS-1252 -t UTF-8`"
+    ]
+
+
+def test_a_prompt_that_is_not_utf_8(run: Run) -> None:
+    with pytest.raises(SystemExit, match=r"^error: --prompt is not UTF-8 \(byte 0x92 at offset 2"):
+        run("--prompt", os.fsdecode(b"it\x92s"))
+
+
+def test_special_tokens_in_a_prompt_are_text(run: Run, trained: Path) -> None:
+    """In an argument, in lines and in JSON, unless the option or params.yaml says otherwise."""
+    prompt = f"Once{SEPARATOR}The"
+    (as_text,), (as_special,) = (
+        texts(trained, prompt, allow_special=allowed) for allowed in (False, True)
+    )
+    assert as_text != as_special
+    for arguments, expected in (([], as_text), (["--allow-special"], as_special)):
+        assert run("--prompt", prompt, *SETTINGS, *arguments) == expected + "\n"
+        assert run(*SETTINGS, *arguments, stdin=prompt) == expected + "\n"
+        row = json.loads(run(*SETTINGS, *arguments, "--json", stdin=prompt))
+        assert prompt + row["text"] == expected
 
 
 def test_a_reader_that_ends_first_ends_it_in_silence(trained: Path) -> None:
@@ -273,14 +328,31 @@ def test_the_prompt_loop_on_a_terminal(trained: Path) -> None:
     terminal = Terminal(sys.executable, "-m", "stages.sample", *SETTINGS, cwd=trained)
     with terminal.process:
         assert terminal.read("> ").startswith("A line is a prompt")
-        assert terminal.answer("Once") == texts(trained, "Once")[0].replace("\r\n", "\n")
+        assert terminal.answer("Once") == visible(texts(trained, "Once")[0])
         assert terminal.answer("/seed 9") == "/seed 9"
-        assert terminal.answer("Once") == texts(trained, "Once", seed=9)[0].replace("\r\n", "\n")
+        assert terminal.answer("Once") == visible(texts(trained, "Once", seed=9)[0])
         assert terminal.answer("/sed 9").startswith("error: /sed is unknown")
         assert "/max_tokens 12\n/temperature 1.0\n" in terminal.answer("/show")
+        assert terminal.answer("/allow_special true") == "/allow_special true"
+        expected = texts(trained, SEPARATOR, seed=9, allow_special=True)
+        assert terminal.answer(SEPARATOR) == visible(expected[0])
         os.write(terminal.fd, b"\x04")
         assert terminal.read() == "\n"
     assert terminal.process.returncode == 0
+
+
+def test_a_terminal_shows_control_characters_and_does_not_obey_them(trained: Path) -> None:
+    """They would clear the screen, set its title, turn the direction. A file keeps them."""
+    prompt = "a\x1b[2J\x1b]0;title\x07\x9b31m\u202eb\rc\td"
+    command = [sys.executable, "-m", "stages.sample", "--prompt", prompt, *SETTINGS]
+    terminal = Terminal(*command, cwd=trained)
+    with terminal.process:
+        shown = terminal.read()
+    assert shown.startswith(r"a\x1b[2J\x1b]0;title\x07\x9b31m\u202eb\x0dc" + "\td")
+    assert visible(shown) == shown
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    piped = subprocess.run(command, cwd=trained, env=env, stdout=subprocess.PIPE, check=True)
+    assert piped.stdout.decode().startswith(prompt)
 
 
 def test_ctrl_c_ends_a_text_on_a_terminal_and_the_program_elsewhere(
@@ -297,15 +369,37 @@ def test_ctrl_c_ends_a_text_on_a_terminal_and_the_program_elsewhere(
         sample.say(f"{prompt} ...")
         raise KeyboardInterrupt
 
-    stdin = io.StringIO()
     monkeypatch.setattr("builtins.input", read_line)
-    monkeypatch.setattr(sys, "stdin", stdin)
     monkeypatch.setattr(writer, "write", write)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Once\nThe\n")))
     with pytest.raises(KeyboardInterrupt):
         sample.loop(writer)
-    monkeypatch.setattr(stdin, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     sample.loop(writer)
-    assert capsys.readouterr().out == f"Once ...{sample.HELP}The ...\n\n"
+    assert capsys.readouterr().out == f"Once ...{sample.HELP}Once ...\nThe ...\n\n"
+
+
+def test_an_error_does_not_end_the_prompt_loop(
+    writer: sample.Writer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = iter(["a\ud800", "/help"])
+
+    def read_line(_: str) -> str:
+        if line := next(lines, None):
+            return line
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", read_line)
+    sample.ask(writer)
+    shown = capsys.readouterr().out
+    assert "error: " in shown
+    assert shown.endswith(sample.HELP + "\n")
+
+
+def test_without_stdin(writer: sample.Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(ValueError, match="stdin is closed; give --prompt TEXT"):
+        sample.loop(writer)
 
 
 # -- models of other revisions

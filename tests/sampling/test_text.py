@@ -15,6 +15,7 @@ from lmlib.sampling import (
     generate_samples,
     generate_text,
     stream_text,
+    visible,
 )
 from lmlib.separator import SEPARATOR
 from lmlib.tokenizer import Tokenizer
@@ -35,6 +36,30 @@ def test_a_prompt_begins_a_document_and_the_text_ends_with_it() -> None:
     assert generate_text(model, tokenizer, ["a", ""], GREEDY) == [["bcd"], ["bcd"]]
     assert model.widths[0] == len("a")  # and the last token in the first step
     assert "".join(stream_text(model, tokenizer, "", GREEDY)) == "bcd"
+
+
+@pytest.mark.parametrize(("allow_special", "size"), [(False, len("a<x>")), (True, 2)])
+def test_special_tokens_in_a_prompt_are_text_unless_allowed(allow_special: bool, size: int) -> None:
+    """The separator before the prompt is one token either way."""
+    tokenizer = Tokenizer(BYTES.vocab, [], [SEPARATOR, "<x>"])
+    params = replace(GREEDY, max_tokens=1, allow_special=allow_special)
+    for generate in (
+        lambda model: generate_text(model, tokenizer, ["a<x>"], params),
+        lambda model: generate_text(model, tokenizer, ["a<x>"], params, use_cache=False),
+        lambda model: list(stream_text(model, tokenizer, "a<x>", params)),
+    ):
+        model = counting(258)
+        generate(model)
+        assert sum(model.widths) == 1 + size
+
+
+def test_control_characters_are_spelt_out() -> None:
+    assert visible("a\x00\x1b[31m\x7f\x85\x9b\r\n\tb") == r"a\x00\x1b[31m\x7f\x85\x9b\x0d" "\n\tb"
+    assert visible("\u202ea\u2066\u200f\u061c\u2028\u2029") == (
+        r"\u202ea\u2066\u200f\u061c\u2028\u2029"
+    )
+    others = "é中👩\u200d👧 \u00a0\u0301 \\x1b"
+    assert visible(others) == others
 
 
 @pytest.mark.parametrize("prompt", ["a", "Once é", "longer than the context"])

@@ -691,6 +691,33 @@ def test_ids_of_a_vocabulary_are_whole_numbers_of_32_bits() -> None:
         Tokenizer({(1 << 32) - 1: b"a"}, [], ["<x>"])
 
 
+@pytest.mark.parametrize("wrong", [300.0, np.float32(300), "300", torch.tensor(300.0)])
+def test_sizes_are_whole_numbers(
+    tokenizer: Tokenizer, corpus_file: Path, tmp_path: Path, way: str, wrong: Any
+) -> None:
+    for name in ("chunk_bytes", "num_workers"):
+        for work in (
+            lambda **size: tokenizer.encode_file(corpus_file, tmp_path / "a.npy", **size),
+            lambda **size: train_bpe(corpus_file, 300, [END], **size),
+        ):
+            with pytest.raises(ValueError, match=f"^{name} is .*; it should be a whole number"):
+                work(**{name: wrong})
+    with pytest.raises(ValueError, match=r"^vocab_size is .*; it should be a whole number"):
+        train_bpe(corpus_file, wrong, [END])
+
+
+@pytest.mark.parametrize("whole", [np.uint16, torch.tensor])
+def test_sizes_in_any_form(
+    tokenizer: Tokenizer, corpus_file: Path, tmp_path: Path, way: str, whole: Any
+) -> None:
+    assert train_bpe(corpus_file, whole(300), [END]) == train_bpe(corpus_file, 300, [END])
+    sizes = {"chunk_bytes": whole(20_000), "num_workers": whole(1)}
+    found = [
+        tokenizer.encode_file(corpus_file, tmp_path / "a.npy", **options) for options in (sizes, {})
+    ]
+    assert found[0] == found[1]
+
+
 def test_errors_say_what_to_do(tokenizer: Tokenizer, way: str) -> None:
     for token_id in (700, -1, 1 << 32, 1 << 70, 97.9, None, "a"):
         with pytest.raises(ValueError, match=f"decode: {token_id!r} is not a token id"):
