@@ -1,22 +1,50 @@
 """Run `dvc repro`; if `make` starts two in one folder, the second waits.
 
-Without this, DVC ends the second one with an error: a running stage locks its files.
+Without this, DVC ends the second one with an error: a running stage locks its files. DVC also ends
+with an error, for ever, if an earlier one was killed while it wrote down its locks.
 
 Run:    make repro
 """
 
+import json
 import os
 import sys
 from pathlib import Path
 
 from stages.install import lock
 
+DVC_LOCKS = Path(".dvc/tmp/rwlock")
+
 
 def main() -> None:
     """Become `dvc repro`, which keeps the lock until it ends."""
     file = lock(Path("dvc.yaml"), "another `make` is building here")
     os.set_inheritable(file.fileno(), True)
+    remove_half_written(DVC_LOCKS)
     os.execvp("dvc", ["dvc", "repro", *sys.argv[1:]])
+
+
+def remove_half_written(locks: Path) -> None:
+    """Remove the file with DVC's locks if it is not JSON."""
+    if is_json(locks):
+        return
+    from dvc.lock import make_lock  # here: it takes a third of a second
+
+    with make_lock(str(locks.with_name("rwlock.lock")), tmp_dir=str(locks.parent)):
+        if not is_json(locks):  # no DVC is just writing it
+            sys.stderr.write(f"removing {locks}: a dvc that was killed has written half of it\n")
+            locks.unlink()
+
+
+def is_json(path: Path) -> bool:
+    """Return whether a file is JSON, or missing."""
+    try:
+        json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return True
+    except ValueError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

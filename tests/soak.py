@@ -33,7 +33,7 @@ RHYTHM = {"train.num_steps": "3000", "train.checkpoint_every": "100", "train.val
 MOST_KILLS = 12  # in a round
 PATIENCE_S = 90.0  # for what goes on in the background
 SHOWN = 5  # of the differences of a round
-COMMAND = ("dvc", "repro")
+COMMAND = ("python", "-m", "stages.repro")  # as `make` builds
 TEMPORARY = ("*.part", "*.tmp", "*.part.*", "*.tmp.*")
 
 

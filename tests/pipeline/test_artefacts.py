@@ -156,6 +156,16 @@ def test_a_limit_on_the_size_of_files(copy: Project, stage: str, out: str, outs:
     assert {path.name: path.read_bytes() for path in (copy.folder / outs).iterdir()} == before
 
 
+@pytest.mark.parametrize("content", [b"", b'{"write": {'])
+def test_locks_of_dvc_that_are_half_written(copy: Project, content: bytes) -> None:
+    """`make` removes the file, at which DVC would end for ever."""
+    (copy.folder / ".dvc/tmp/rwlock").write_bytes(content)
+    assert "JSON structure is corrupted" in copy.run("dvc", "repro", status=255)
+    built = copy.run("python", "-m", "stages.repro")
+    assert "removing .dvc/tmp/rwlock" in built
+    assert "up to date" in built
+
+
 def test_of_two_that_run_one_stage_the_second_waits(copy: Project) -> None:
     lock = FileLock(copy.folder / LOCKS / "export.lock")
     with lock:
