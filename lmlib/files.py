@@ -70,7 +70,7 @@ def _folder_for(path: Path) -> Iterator[Path]:
             if (lock := _lock(leftover)) is not None:
                 shutil.rmtree(leftover)
                 os.close(lock)
-    lock = None
+    folder, lock = path, None
     while lock is None:  # a process that removes leftovers may be faster
         folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         folder.mkdir(mode=0o700)

@@ -30,7 +30,7 @@ def write_corpus(params: CorpusParams, train_path: Path, valid_path: Path, root:
     elif params.source == "local":
         train, valid = _local_files(params, root)
         with replacing(train_path, valid_path) as parts:
-            _write_files(params, train, valid, *parts, folder)
+            _write_files(params, folder, train, valid, *parts)
     elif params.source == "url":
         addresses, partial = params.train + params.valid, root / "data" / ".partial"
         with (
@@ -38,11 +38,11 @@ def write_corpus(params: CorpusParams, train_path: Path, valid_path: Path, root:
             replacing(train_path, valid_path) as parts,
         ):
             count = len(params.train)
-            _write_files(params, files[:count], files[count:], *parts, folder)
+            _write_files(params, folder, files[:count], files[count:], *parts)
     else:
         train_file, valid_file = fetch_from_hub(params.source)
         with replacing(train_path, valid_path) as parts:
-            _write_files(params, [train_file], [valid_file], *parts, folder)
+            _write_files(params, folder, [train_file], [valid_file], *parts)
 
 
 def _write_toystories(params: CorpusParams, train_path: Path, valid_path: Path) -> None:
@@ -86,13 +86,16 @@ def _local_files(params: CorpusParams, root: Path) -> tuple[list[Path], list[Pat
 
 def _write_files(
     params: CorpusParams,
+    folder: Path,
     train: list[Path],
     valid: list[Path],
     train_path: Path,
     valid_path: Path,
-    folder: Path,
 ) -> None:
-    """Write the documents of `train` and `valid`, or of `train` alone, split in two."""
+    """Write the documents of `train` and `valid`, or of `train` alone, split in two.
+
+    `folder` is where the two texts belong in the end.
+    """
     files = train + valid
     # the size of the text in a compressed or structured file is known only after reading it
     plain = {check_head(path) for path in files} == {".txt"}
