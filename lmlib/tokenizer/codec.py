@@ -418,9 +418,11 @@ def _check_destination(dst: Path, src: CorpusFile) -> None:
         raise ValueError(f"{dst}: is the file to encode; write the ids to another file")
 
 
-def _is_integer_array(ids: Iterable[int]) -> TypeGuard[NDArray[np.integer]]:
+def _is_integer_array(ids: object) -> TypeGuard[NDArray[np.integer]]:
     """Return whether ids are one row in plain memory, with nothing masked."""
-    return type(ids) in (np.ndarray, np.memmap) and ids.ndim == 1 and ids.dtype.kind in "iu"
+    if not isinstance(ids, np.ndarray) or type(ids) not in (np.ndarray, np.memmap):
+        return False
+    return ids.ndim == 1 and ids.dtype.kind in "iu"
 
 
 def _as_uint32(ids: list[int] | NDArray[np.integer]) -> NDArray[np.uint32] | None:

@@ -18,13 +18,18 @@ def whole_ids(ids: Iterable[Any], where: str) -> list[int]:
     try:
         return list(map(operator.index, items))
     except TypeError:
-        pass
-    for item in items:
-        try:
-            operator.index(item)
-        except TypeError:
-            break
-    raise ValueError(f"{where}: {item!r:.50} is not a token id; ids are whole numbers")
+        wrong = next(item for item in items if not _is_whole(item))
+        raise ValueError(
+            f"{where}: {wrong!r:.50} is not a token id; ids are whole numbers"
+        ) from None
+
+
+def _is_whole(item: Any) -> bool:
+    try:
+        operator.index(item)
+    except TypeError:
+        return False
+    return True
 
 
 def whole_number(value: Any, name: str) -> int:

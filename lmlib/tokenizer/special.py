@@ -31,13 +31,13 @@ class SpecialTokens:
             self._few = regex.compile("|".join(map(regex.escape, self._prefixes)) or "(?!)")
 
     def _add(self, token: str) -> None:
-        node = self._trie
+        node: dict[str, Any] = self._trie
         for depth, character in enumerate(token):
             child = node.setdefault(character, token)
             if child is token:
                 return
             if isinstance(child, str):
-                child = node[character] = {child[depth + 1 : depth + 2]: child}
+                node[character] = child = {child[depth + 1 : depth + 2]: child}
             node = child
         node[""] = token
 

@@ -187,7 +187,7 @@ def test_more_texts_than_memory_holds_are_refused_at_once(changes: dict[str, Any
     "prompts",
     [
         ((1, 0),),
-        iter([iter([1, 0])]),
+        "iterators",
         np.array([[1, 0]]),
         np.array([[1, 0]], ">u2"),
         np.array([[0, 1]])[:, ::-1],
@@ -201,6 +201,8 @@ def test_more_texts_than_memory_holds_are_refused_at_once(changes: dict[str, Any
     ids=str,
 )
 def test_prompts_in_any_form(model: TransformerLM, use_cache: bool, prompts: Any) -> None:
+    if isinstance(prompts, str):
+        prompts = iter([iter([1, 0])])
     expected = generate(model, [[1, 0]], SAMPLING, use_cache=use_cache)
     prompts = copy.deepcopy(prompts)  # an iterator serves one test only
     assert generate(model, prompts, SAMPLING, torch.tensor([99]), use_cache=use_cache) == expected

@@ -628,7 +628,8 @@ def test_no_ids_in_any_form(tokenizer: Tokenizer, way: str, no_ids: Iterable[int
 
 
 def test_truth_values_are_the_ids_0_and_1(tokenizer: Tokenizer, way: str) -> None:
-    for ids in ([True, False], np.array([True, False]), torch.tensor([True, False])):
+    forms: list[Any] = [[True, False], np.array([True, False]), torch.tensor([True, False])]
+    for ids in forms:
         assert tokenizer.decode_bytes(ids) == b"\x01\x00"
 
 
@@ -657,7 +658,7 @@ def test_what_is_no_id_is_refused(tokenizer: Tokenizer, way: str, form: str) -> 
     with pytest.raises(ValueError, match=f"^decode: {shown} is not a token id"):
         tokenizer.decode(ids)
     with pytest.raises(ValueError, match=r"^decode: ids has shape \(1, 2\); pass one row"):
-        tokenizer.decode(torch.tensor([[104, 105]]))
+        tokenizer.decode(torch.tensor([[104, 105]]))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -683,7 +684,7 @@ def test_only_texts_have_an_encoding(tokenizer: Tokenizer, way: str) -> None:
 
 
 def test_ids_of_a_vocabulary_are_whole_numbers_of_32_bits() -> None:
-    ours = Tokenizer({np.int64(0): b"a", np.uint8(1): b"b"}, [])
+    ours = Tokenizer({np.int64(0): b"a", np.uint8(1): b"b"}, [])  # type: ignore[dict-item]
     assert [type(token_id) for token_id in ours.encode("ab")] == [int, int]
     with pytest.raises(ValueError, match=r"^vocab: 97.0 is not a token id; ids are whole numbers"):
         Tokenizer({97.0: b"a"}, [])  # type: ignore[dict-item]
