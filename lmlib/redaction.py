@@ -3,6 +3,8 @@
 import logging
 import re
 
+from lmlib.visible import visible
+
 HIDDEN = "***"
 
 _ADDRESS = re.compile(
@@ -42,8 +44,11 @@ def has_secret(address: str) -> bool:
 
 
 class RedactingFormatter(logging.Formatter):
-    """Format log records, tracebacks included, without the secrets in addresses."""
+    """Format log records, tracebacks included, without secrets in addresses or control characters.
+
+    A name of a file, for example, may have both.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the text of a record."""
-        return redact(super().format(record))
+        return visible(redact(super().format(record)))

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from lmlib.errors import describe, is_about_threads
 from lmlib.memory import out_of_memory
 from lmlib.redaction import RedactingFormatter, redact
+from lmlib.visible import visible
 
 
 def run_stage(main: Callable[[], None], *, lower: str = "") -> None:
@@ -35,7 +36,7 @@ def run_stage(main: Callable[[], None], *, lower: str = "") -> None:
         if type(error) is RuntimeError and sentence is None and not is_about_threads(error):
             raise
         logging.getLogger("stages").debug("traceback of the error below", exc_info=True)
-        sys.exit(redact(f"error: {sentence or describe(error)}"))
+        sys.exit(visible(redact(f"error: {sentence or describe(error)}")))
     except KeyboardInterrupt:
         sys.exit(130)
 

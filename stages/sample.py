@@ -23,8 +23,9 @@ from lmlib.files import parse_yaml
 from lmlib.model import TransformerLM
 from lmlib.params import from_dict, load_params
 from lmlib.runtime import resolve_device
-from lmlib.sampling import SamplingParams, generate_samples, stream_text, visible
+from lmlib.sampling import SamplingParams, generate_samples, stream_text
 from lmlib.tokenizer import Tokenizer
+from lmlib.visible import visible
 from stages.cli import run_stage
 from stages.paths import MODEL, PARAMS, TOKENIZER
 from stages.trained import load_trained

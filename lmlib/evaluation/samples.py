@@ -9,8 +9,8 @@ import numpy as np
 import regex
 
 from lmlib.evaluation.novelty import CopiedSpan, copied_spans, distinct_n
-from lmlib.sampling import visible
 from lmlib.tokenizer import Tokenizer
+from lmlib.visible import visible
 
 # What could be markup: anywhere in a line, in an address, and at the beginning of a line
 MARKUP = regex.compile(

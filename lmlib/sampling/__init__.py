@@ -8,7 +8,6 @@ from lmlib.sampling.text import (
     generate_samples,
     generate_text,
     stream_text,
-    visible,
 )
 from lmlib.sampling.warpers import (
     apply_temperature,
@@ -35,5 +34,4 @@ __all__ = [
     "penalise_repetition",
     "require_sampling_memory",
     "stream_text",
-    "visible",
 ]

@@ -1,7 +1,6 @@
 """Text from a model: encode prompts, decode tokens, find where texts end."""
 
 import codecs
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -11,9 +10,6 @@ from lmlib.sampling.generation import Generation
 from lmlib.sampling.params import SamplingParams
 from lmlib.separator import separator_id
 from lmlib.tokenizer import Tokenizer
-
-# C0 and C1 but tab and newline, line and paragraph separators, and what changes the direction
-CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f]")
 
 
 @dataclass(frozen=True)
@@ -31,19 +27,6 @@ class Sample:
     tokens: list[int]
     finish_reason: str
     seed: int
-
-
-def visible(text: str) -> str:
-    r"""Return the text with control characters spelt out, as \x1b or \u202e: to show, not to obey.
-
-    Tabs and newlines stay.
-    """
-
-    def spelt(match: re.Match[str]) -> str:
-        code = ord(match[0])
-        return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
-
-    return CONTROLS.sub(spelt, text)
 
 
 class TextStream:

@@ -16,8 +16,8 @@ from lmlib.evaluation import (
     first_documents,
     quoted,
 )
-from lmlib.sampling import visible
 from lmlib.tokenizer import Tokenizer
+from lmlib.visible import visible
 from tests.tokenizer.strategies import examples, texts
 
 

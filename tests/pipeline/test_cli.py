@@ -104,6 +104,7 @@ def test_the_traceback_is_shown_on_demand() -> None:
             "close other programs",
         ),
         ("ValueError('http://me:PW@host: gone')", "http://***@host: gone"),
+        (r"FileNotFoundError(2, 'No file', '\x1b[2J')", r"\x1b[2J: no file; check the name"),
     ],
 )
 def test_what_a_system_can_cause_is_one_sentence(raised: str, sentence: str) -> None:

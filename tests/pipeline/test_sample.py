@@ -20,9 +20,10 @@ from dvc.repo.reproduce import reproduce
 
 from lmlib.checkpoint import load_model
 from lmlib.params import load_params
-from lmlib.sampling import SamplingParams, generate_samples, visible
+from lmlib.sampling import SamplingParams, generate_samples
 from lmlib.separator import SEPARATOR
 from lmlib.tokenizer import Tokenizer
+from lmlib.visible import visible
 from stages import sample
 from stages.cli import run_stage
 from stages.paths import MODEL, PARAMS, TOKENIZER

@@ -15,7 +15,6 @@ from lmlib.sampling import (
     generate_samples,
     generate_text,
     stream_text,
-    visible,
 )
 from lmlib.separator import SEPARATOR
 from lmlib.tokenizer import Tokenizer
@@ -51,15 +50,6 @@ def test_special_tokens_in_a_prompt_are_text_unless_allowed(allow_special: bool,
         model = counting(258)
         generate(model)
         assert sum(model.widths) == 1 + size
-
-
-def test_control_characters_are_spelt_out() -> None:
-    assert visible("a\x00\x1b[31m\x7f\x85\x9b\r\n\tb") == r"a\x00\x1b[31m\x7f\x85\x9b\x0d" "\n\tb"
-    assert visible("\u202ea\u2066\u200f\u061c\u2028\u2029") == (
-        r"\u202ea\u2066\u200f\u061c\u2028\u2029"
-    )
-    others = "é中👩\u200d👧 \u00a0\u0301 \\x1b"
-    assert visible(others) == others
 
 
 @pytest.mark.parametrize("prompt", ["a", "Once é", "longer than the context"])
