@@ -6,7 +6,8 @@ Run:    python -m stages.sync_tracking   (from the root; MLFLOW_TRACKING_URI: th
 
 import sys
 
-from lmlib.monitoring.tracking import replay, tracking_uri
+from lmlib.monitoring.tracking import DAMAGED, RETRY, replay, tracking_uri
+from lmlib.redaction import redact
 from stages.cli import run_stage
 from stages.paths import root, spool_folder
 
@@ -15,12 +16,16 @@ def main() -> None:
     """Print how many events were sent; raise OSError if some are left."""
     spool = spool_folder()
     sent = replay(spool, root())
-    left = len(list(spool.glob("*.jsonl")))
-    sys.stdout.write(f"{sent} events sent to {tracking_uri(root())}\n")
-    if left:
+    sys.stdout.write(f"{sent} events sent to {redact(tracking_uri(root()))}\n")
+    if left := len(list(spool.glob("*.jsonl"))):
         raise OSError(
             f"{spool}: {left} runs are still there, because the tracker does not accept them (see "
             "above) or their processes are still running; try again later"
+        )
+    if damaged := len(list(spool.glob(f"*{DAMAGED}"))):
+        raise OSError(
+            f"{spool}: {damaged} runs are damaged (see above); repair or delete them, then run "
+            f"`{RETRY}`"
         )
 
 

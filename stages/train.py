@@ -95,7 +95,7 @@ def _fit(settings: Settings, data: Datasets, world: World) -> None:
     trace = root() / "models" / "profile" / f"{identity}.json"
     tracked = _open_run(model) if world.is_main else contextlib.nullcontext()
     with store.lock(), tracked as run:
-        hooks = Hooks(run.log, trace) if run else Hooks()
+        hooks = Hooks(run.log, trace, run.sync) if run else Hooks()
         result = train(model, settings, data, store, hooks)
         weights = world.gathered(plain_state_dict(model))
         if run:

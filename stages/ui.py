@@ -19,7 +19,8 @@ import urllib.request
 import webbrowser
 from typing import Any
 
-from lmlib.monitoring.tracking import experiment_name, tracking_uri
+from lmlib.monitoring.tracking import LOCAL_URI, experiment_name, tracking_uri, without_proxy
+from lmlib.redaction import redact
 from stages.cli import run_stage
 from stages.paths import root
 
@@ -27,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 API = "api/2.0/mlflow/experiments"
 VIEW = "models"
+ANSWER_S = 10.0
+START_S = 300.0  # a cold start on a busy machine takes a minute
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # this machine, no proxy
 # By default the table shows neither scores nor parameters. MLflow keeps this view in a tag of the
 # experiment, and the page starts with it each time.
 COLUMNS = [
@@ -43,23 +47,28 @@ COLUMNS = [
 def main() -> None:
     """Serve MLFLOW_TRACKING_URI, or the database of this repository."""
     parser = argparse.ArgumentParser(prog="python -m stages.ui", description="Serve the MLflow UI.")
-    parser.add_argument("--port", default="5000")
+    parser.add_argument("--port", type=_port, default=5000, metavar="PORT")
     port = parser.parse_args().port
     uri = tracking_uri(root())
     if uri.startswith(("http://", "https://")):
-        sys.stdout.write(f"the runs are on a tracking server: open {uri}\n")
+        sys.stdout.write(f"the runs are on a tracking server: open {redact(uri)}\n")
         return
     address = f"http://127.0.0.1:{port}"
     with contextlib.closing(socket.socket()) as probe:
-        if probe.connect_ex(("127.0.0.1", int(port))) == 0:
+        probe.settimeout(ANSWER_S)
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
             raise OSError(f"port {port} is in use by another program; choose another with --port")
     # without job execution the server starts in a third of the time
     defaults = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port]
-    command += ["--backend-store-uri", uri, "--workers", "1"]  # for one person
+    settings = without_proxy({**defaults, **os.environ})
+    # not among the arguments, where other users would see a password
+    settings["MLFLOW_BACKEND_STORE_URI"] = os.environ.get("MLFLOW_TRACKING_URI") or LOCAL_URI
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "1"]  # for one person
     command += ["--uvicorn-opts", "--log-level warning"]  # no line for each request
+    _prepare(settings["MLFLOW_BACKEND_STORE_URI"])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with subprocess.Popen(command, env={**defaults, **os.environ}) as server:
+    with subprocess.Popen(command, cwd=root(), env=settings) as server:
         try:
             table = _runs_table(address, server)
             sys.stdout.write(f"open {table} in a browser; Ctrl-C stops the server\n")
@@ -69,12 +78,37 @@ def main() -> None:
             server.wait()
         finally:
             server.terminate()
+            try:
+                server.wait(ANSWER_S)
+            except subprocess.TimeoutExpired:
+                server.kill()
+
+
+def _prepare(uri: str) -> None:
+    """Make or check a local database, which the server would do with tracebacks."""
+    from lmlib.monitoring.tracking.store import database_of, prepare  # imports MLflow: seconds
+
+    if (database := database_of(uri, root())) is not None:
+        prepare(database)
+
+
+def _port(text: str) -> int:
+    """Return a port number; raise ArgumentTypeError for anything else."""
+    if not text.isdecimal() or not 0 < int(text[:9]) < 2**16:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 65535")
+    return int(text)
 
 
 def _runs_table(address: str, server: subprocess.Popen[bytes]) -> str:
-    """Return the page of the runs once the server answers; raise OSError if it ends instead."""
+    """Return the page of the runs once the server answers; raise OSError if it does not."""
     name = urllib.parse.quote(experiment_name(makes_model=True))
+    deadline = time.monotonic() + START_S
     while server.poll() is None:
+        if time.monotonic() > deadline:
+            raise OSError(
+                f"{address}: the MLflow server has not answered for {START_S:g} s; try another "
+                "--port, or see `mlflow server --help`"
+            )
         try:
             answer = _ask(f"{address}/{API}/get-by-name?experiment_name={name}")
             break
@@ -110,7 +144,7 @@ def _ask(url: str, body: dict[str, str] | None = None) -> Any:
     """Return what the server answers to GET, or to POST of `body`."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with _DIRECT.open(request, timeout=ANSWER_S) as answer:
         return json.load(answer)
 
 

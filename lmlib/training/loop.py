@@ -33,10 +33,12 @@ class Hooks:
               the peak so far (10**6 bytes); mfu is a share of the device's peak, and is left out
               for an unknown device.
     trace:    file for a profile of `train.profile_steps` steps; None: no profile
+    on_save:  called before a state is saved, which a resumed run relies on
     """
 
     on_step: OnStep = lambda step, metrics: None
     trace: Path | None = None
+    on_save: Callable[[], None] = lambda: None
 
 
 def train(
@@ -60,12 +62,14 @@ def train(
     """
     require_trainable(settings, data, store.world.size)
     trainer = Trainer(model, settings, data, store)
-    with session(trainer, hooks or Hooks()) as report:
+    hooks = hooks or Hooks()
+    with session(trainer, hooks) as report:
         trainer.begin()
         while not trainer.finished:
             step = trainer.take_step()
             signum = report(trainer.measure(step))
             if trainer.finished or signum or trainer.checkpoint_is_due():
+                hooks.on_save()
                 trainer.save()
             if signum and not trainer.finished:
                 if trainer.store.is_saved():

@@ -1,15 +1,35 @@
-"""lmlib/monitoring/tracking/shipper.py: how long sending a journal is tried, without MLflow."""
+"""lmlib/monitoring/tracking/shipper.py: how long sending is tried, and what damage costs."""
 
 import json
 import os
+import shutil
+import sqlite3
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import mlflow
 import pytest
+from filelock import Timeout
+from mlflow import MlflowClient
+from mlflow.entities import Run
 
-OPEN = {"kind": "open", "time_ms": 1, "fingerprint": "a" * 16, "parent": None}
-END = {"kind": "end", "time_ms": 2, "status": "FINISHED"}
+OPEN = {
+    "kind": "open",
+    "time_ms": 1,
+    "stage": "train",
+    "name": "train-1",
+    "experiment": "lm",
+    "fingerprint": "a" * 16,
+    "parent": None,
+    "params": {},
+    "tags": {},
+    "dataset": None,
+    "system_metrics": False,
+}
+END = {"kind": "end", "time_ms": 9, "status": "FINISHED"}
 NAME = f"1-{'a' * 16}-1.jsonl"
 
 
@@ -31,13 +51,18 @@ def spool(tmp_path: Path, shipper: ModuleType, monkeypatch: pytest.MonkeyPatch) 
     return tmp_path
 
 
-def failing_tracker(shipper: ModuleType, monkeypatch: pytest.MonkeyPatch, uri: str) -> list[None]:
+def failing_tracker(
+    shipper: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    uri: str,
+    error: Exception | None = None,
+) -> list[None]:
     """Make MLflow at `uri` fail; return a list that gets an item for each try."""
     tries: list[None] = []
 
     def fail() -> None:
         tries.append(None)
-        raise ConnectionError("nobody there")
+        raise error or ConnectionError("nobody there")
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setattr(shipper, "Tracker", fail)
@@ -58,18 +83,63 @@ def test_a_server_that_fails_at_the_end_is_asked_once(
     assert "accepts no events now" in caplog.text
 
 
-def test_a_local_store_that_fails_at_the_end_is_tried_for_a_while(
+@pytest.mark.parametrize(
+    "error", [sqlite3.OperationalError("database is locked"), Timeout("mlflow.db.lock")]
+)
+def test_a_local_store_that_is_locked_at_the_end_is_tried_for_a_while(
     shipper: ModuleType,
     spool: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    error: Exception,
 ) -> None:
-    """Another process may have locked it; the error is reported once."""
-    tries = failing_tracker(shipper, monkeypatch, "sqlite:///mlflow.db")
+    """Another process writes; the error is reported once."""
+    tries = failing_tracker(shipper, monkeypatch, "sqlite:///mlflow.db", error)
     shipper.follow(spool, NAME, os.getppid())
     assert len(tries) > 1
     assert (spool / NAME).exists()
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("reason", ["mlflow.db: read-only; make it writable", "disk is full"])
+def test_a_local_store_that_cannot_recover_is_not_waited_for(
+    shipper: ModuleType,
+    spool: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    reason: str,
+) -> None:
+    """What is said is what is wrong, where the events are, and how they are sent."""
+    error = shipper.DatabaseError if "read-only" in reason else sqlite3.OperationalError
+    tries = failing_tracker(shipper, monkeypatch, "sqlite:///mlflow.db", error(reason))
+    shipper.follow(spool, NAME, os.getppid())
+    assert len(tries) == 1
+    assert (spool / NAME).exists()
+    (message,) = [record.message for record in caplog.records]
+    assert reason in message
+    assert f"events wait in {spool}" in message
+    assert "`python -m stages.sync_tracking` sends them" in message
+
+
+def test_a_password_of_the_server_is_not_shown(
+    shipper: ModuleType,
+    spool: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In the lines that the shipper writes for the trainer, and in the reason that MLflow gives."""
+    uri = "http://user:PW-1@127.0.0.1:9"
+    failing_tracker(
+        shipper, monkeypatch, uri, ConnectionError(f"cannot reach {uri}/api?token=PW-2")
+    )
+    monkeypatch.setattr("sys.argv", ["", str(spool)])
+    monkeypatch.setattr("os.nice", lambda _: 0)
+    shipper.main()
+    shown = capsys.readouterr().err
+    assert "MLflow at http://***@127.0.0.1:9 accepts no events now" in shown
+    assert "PW-" not in shown
+    for handler in shipper.logger.handlers[:]:
+        shipper.logger.removeHandler(handler)
 
 
 def test_a_run_that_another_process_sends_waits(
@@ -101,3 +171,220 @@ def test_the_pauses_between_failures_grow(
         pauses.append(sender.next_try - 100.0)
     sender.journal.file.close()
     assert pauses == [2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory, shipper: ModuleType) -> Path:
+    database = tmp_path_factory.mktemp("database") / "mlflow.db"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from lmlib.monitoring.tracking import store
+    store.prepare(database)
+    return database
+
+
+class Project:
+    """A folder with a database and a spool, whose journals are written by hand."""
+
+    def __init__(self, folder: Path, shipper: ModuleType) -> None:
+        self.folder, self.shipper = folder, shipper
+        self.spool = folder / "spool"
+        self.spool.mkdir()
+
+    def write(self, number: int, *lines: object, fingerprint: str = "a" * 16) -> Path:
+        """Write a journal of events, or of bytes that are none."""
+        path = self.spool / f"{number}-{fingerprint}-1.jsonl"
+        content = [
+            line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n" for line in lines
+        ]
+        path.write_bytes(b"".join(content))
+        return path
+
+    def ship(self) -> None:
+        self.shipper.ship_all(self.spool)
+
+    def run(self, fingerprint: str = "a" * 16) -> Run:
+        (run,) = MlflowClient().search_runs(["1"], f"tags.fingerprint = '{fingerprint}'")
+        return run
+
+    def steps(self, name: str = "x") -> list[int]:
+        history = MlflowClient().get_metric_history(self.run().info.run_id, name)
+        return sorted(point.step for point in history)
+
+    def names(self) -> list[str]:
+        return sorted(path.name for path in self.spool.iterdir())
+
+
+@pytest.fixture
+def project(
+    tmp_path: Path, shipper: ModuleType, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Project]:
+    shutil.copy2(empty_database, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):  # both of which MLflow sets, too
+        monkeypatch.setenv(name, f"sqlite:///{tmp_path}/mlflow.db")
+    yield Project(tmp_path, shipper)
+    mlflow.set_tracking_uri("")
+    mlflow.set_registry_uri("")
+
+
+def opening(letter: str = "a", **fields: Any) -> dict[str, Any]:
+    return OPEN | {"fingerprint": letter * 16} | fields
+
+
+def point(step: int, **fields: Any) -> dict[str, Any]:
+    return {"kind": "log", "time_ms": step, "step": step, "metrics": {"x": 0.5}} | fields
+
+
+BAD_LINES = [
+    b"5\n",
+    json.dumps({"kind": "log", "tame_ms": 1, "step": 1, "metrics": {"x": 1}}).encode() + b"\n",
+    json.dumps(point(2) | {"step": "2"}).encode() + b"\n",
+    json.dumps(point(2)).encode()[:20] + b"\n",
+    b"[" * 100_000 + b"\n",
+    json.dumps(point(10**30)).encode() + b"\n",
+]
+
+
+@pytest.mark.parametrize("line", BAD_LINES, ids=range(len(BAD_LINES)))
+def test_a_bad_line_costs_itself_and_its_journal_is_set_aside(
+    project: Project, line: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The rest of it is sent, and so are the journals after it."""
+    bad = project.write(1, OPEN, point(1), line, point(3), END)
+    project.write(2, opening("b"), END)
+    project.ship()
+    assert project.steps() == [1, 3]
+    assert [project.run(letter * 16).info.status for letter in "ab"] == ["FINISHED"] * 2
+    assert project.names() == [f"{bad.name}.damaged"]
+    (message,) = [record.message for record in caplog.records]
+    assert message.startswith(f"{bad}: line 3: ")
+    assert "the rest was sent; it is set aside as 1-aaaaaaaaaaaaaaaa-1.jsonl.damaged" in message
+    assert "then run `python -m stages.sync_tracking`" in message
+
+
+def test_a_journal_is_complete_once_its_line_is_repaired(project: Project) -> None:
+    """A later journal has finished the run; points are sent once, and its status stays."""
+    good = point(2)
+    bad = project.write(1, OPEN, point(1), json.dumps(good).encode()[:-1] + b"\n", point(3))
+    project.write(2, OPEN, point(4), END)
+    project.ship()
+    assert project.steps() == [1, 3, 4]
+    project.write(1, OPEN, point(1), good, point(3), b"{}\n")
+    bad.with_name(f"{bad.name}.damaged").unlink()
+    project.ship()
+    assert project.steps() == [1, 2, 3, 4]
+    assert project.run().info.status == "FINISHED"
+
+
+def make_folder(path: Path) -> None:
+    path.mkdir()
+    (path / "file").touch()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        make_folder,
+        os.mkfifo,
+        lambda path: path.symlink_to("nothing"),
+        lambda path: path.symlink_to("/dev/zero"),
+        lambda path: path.write_text("5\n"),
+        lambda path: path.write_text(json.dumps(point(1)) + "\n"),
+        lambda path: path.write_text(json.dumps(opening(experiment=5)) + "\n"),
+    ],
+    ids=["folder", "pipe", "dangling", "device", "number", "no open", "wrong open"],
+)
+@pytest.mark.parametrize("name", ["x.jsonl", f"1-{'a' * 16}-1.jsonl"])
+def test_what_is_no_journal_is_set_aside_and_blocks_nothing(
+    project: Project, make: Any, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(project.spool / name)
+    project.write(2, OPEN, point(1), END)
+    project.ship()
+    assert project.run().info.status == "FINISHED"
+    assert project.names() == [f"{name}.damaged"]
+    assert f"{project.spool / name}: " in caplog.text
+    assert f"set aside as {name}.damaged" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 4096, b"\n\n"])
+def test_a_journal_that_holds_nothing_is_removed(
+    project: Project, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A machine lost power before anything but the file's size was on its disk."""
+    project.write(1, content)
+    project.ship()
+    assert project.names() == []
+    assert not caplog.records
+
+
+def test_zeros_among_the_events_are_no_damage(project: Project) -> None:
+    """A machine that loses power leaves zeros; the run that resumes repeats these steps."""
+    project.write(1, OPEN, point(1), b"\0" * 4096, point(4), b"\0" * 100)
+    project.write(2, OPEN, *(point(step) for step in range(2, 7)), END)
+    project.ship()
+    assert project.steps() == [1, 2, 3, 4, 5, 6]
+    assert project.names() == []
+
+
+def test_a_clock_that_was_set_back(project: Project) -> None:
+    """Journals are sent in the order of their numbers, and the newest summary is shown."""
+    summary = {"kind": "summary", "on_parent": False}
+    first = summary | {"time_ms": 5000, "metrics": {"score": 1.0}}
+    second = summary | {"time_ms": 2000, "metrics": {"score": 0.5}}
+    project.write(10, opening(time_ms=2000), second, point(2), END)
+    project.write(9, opening(time_ms=5000), first, point(1), END | {"status": "FAILED"})
+    project.ship()
+    assert project.run().info.status == "FINISHED"
+    assert project.run().data.metrics["score"] == 0.5
+    assert project.steps() == [1, 2]
+
+
+def test_a_journal_that_mlflow_refuses_is_set_aside(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = project.write(1, opening(experiment=""), END)
+    project.write(2, opening("b"), END)
+    project.ship()
+    assert project.names() == [f"{bad.name}.damaged"]
+    assert project.run("b" * 16).info.status == "FINISHED"
+    assert f"{bad}: " in caplog.text
+
+
+def test_artifacts_are_found_after_the_spool_has_moved(project: Project, tmp_path: Path) -> None:
+    """Only those of the journal itself."""
+    artifact = {"kind": "artifact", "time_ms": 1, "folder": "", "on_parent": False}
+    (tmp_path / "secret.txt").write_text("secret")
+    other = artifact | {"path": str(tmp_path / "secret.txt")}
+    journal = project.write(1, OPEN, artifact | {"path": "0/a.txt"}, other, END)
+    files = journal.with_suffix(".files") / "0"
+    files.mkdir(parents=True)
+    (files / "a.txt").write_text("text")
+    project.spool = project.spool.rename(tmp_path / "moved")
+    project.ship()
+    (sent,) = MlflowClient().list_artifacts(project.run().info.run_id)
+    assert sent.path == "a.txt"
+    assert project.names() == [f"1-{'a' * 16}-1.files", f"{journal.name}.damaged"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
+def test_an_artifact_that_cannot_be_read_blocks_nothing(project: Project) -> None:
+    artifact = {"kind": "artifact", "time_ms": 1, "folder": "", "on_parent": False, "path": "a"}
+    journal = project.write(1, OPEN, artifact, END)
+    journal.with_suffix(".files").mkdir()
+    (journal.with_suffix(".files") / "a").touch(mode=0)
+    project.write(2, opening("b"), END)
+    project.ship()
+    assert project.run("b" * 16).info.status == "FINISHED"
+    assert f"{journal.name}.damaged" in project.names()
+
+
+def test_a_value_that_is_too_long_for_mlflow_is_marked(project: Project) -> None:
+    for number in (1, 2):
+        project.write(number, opening(params={"p": "x" * 7000}, tags={"t": "y" * 9000}), END)
+        project.ship()
+    data = project.run().data
+    assert data.params["p"].endswith("xxx [cut: 7000 characters]")
+    assert data.tags["t"].endswith("yyy [cut: 9000 characters]")
+    assert (len(data.params["p"]), len(data.tags["t"])) == (6000, 8000)

@@ -314,9 +314,10 @@ def test_tracker_that_is_down_gets_its_events_later(
         assert replay(spool, store.root) == 0
     assert len([r for r in caplog.records if "accepts no events now" in r.message]) == 2
     write_damaged_journals(spool)
-    assert (
-        replay(spool, store.root) == 1 + 50 + 1 + 1 + 4
-    )  # open, steps, artifact, end; the damaged lines
+    # open, steps, artifact, end: no event of a journal that was set aside
+    assert replay(spool, store.root) == 1 + 50 + 1 + 1
+    (damaged,) = [path.name for path in spool.iterdir() if path.is_file()]
+    assert damaged == f"1-{'a7' * 8}-1.jsonl.damaged"
     assert replay(spool, store.root) == 0
     assert store.steps("e1" * 16, "train/loss") == list(range(50))
     stored = store.run("e1" * 16)
@@ -483,7 +484,7 @@ def test_model_is_registered_and_writes_text_and_the_best_one_has_the_alias(
     log("a2", 1.125)  # evaluated again
     assert best().run_id == store.run("a2" * 16).info.run_id
     assert len(store.client.search_model_versions("name = 'lm'")) == 3
-    assert not [record for record in caplog.records if "MLflow is slow" not in record.message]
+    assert not [record for record in caplog.records if "does not have all" not in record.message]
 
     (logged,) = store.client.search_logged_models(
         [store.run("a2" * 16).info.experiment_id], f"source_run_id = '{best().run_id}'"

@@ -4,8 +4,10 @@ import json
 import re
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from lmlib.monitoring.tracking import flatten
 from stages import ui
 from tests.browser import Browser, open_browser
 from tests.pipeline.conftest import Project
+from tests.pipeline.imports import ROOT
 
 pytestmark = pytest.mark.pipeline
 LINES = "document.querySelectorAll('path.js-line').length"
@@ -125,7 +128,7 @@ def table(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         subprocess.Popen(
             ["python", "-m", "stages.ui", "--port", port],
             cwd=project.folder,
-            env=project.env | {"DISPLAY": ""},
+            env=project.env | {"DISPLAY": "", "http_proxy": "http://127.0.0.1:9"},  # nobody
             stdout=file,
             stderr=subprocess.DEVNULL,
         ) as server,
@@ -146,6 +149,83 @@ def test_ui_says_that_its_port_is_taken(project: Project) -> None:
         port = str(other.getsockname()[1])
         output = project.run("python", "-m", "stages.ui", "--port", port, status=1)
     assert f"port {port} is in use by another program; choose another with --port" in output
+
+
+class Answering(BaseHTTPRequestHandler):
+    """A server that answers every request with its path."""
+
+    def do_GET(self) -> None:
+        content = json.dumps(self.path).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Say nothing."""
+
+
+def test_ui_asks_no_proxy_for_an_address_of_this_machine(tmp_path: Path) -> None:
+    """Urllib reads the proxy when it is first used, so this needs a process of its own."""
+    server = HTTPServer(("127.0.0.1", 0), Answering)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    script = (
+        "import sys; from stages import ui; print(ui._ask(sys.argv[1]), "
+        "ui.urllib.request.getproxies())"
+    )
+    elsewhere = Project(tmp_path)
+    elsewhere.env |= {"http_proxy": "http://127.0.0.1:9", "PYTHONPATH": str(ROOT)}
+    address = f"http://127.0.0.1:{server.server_port}/x"
+    output = elsewhere.run("python", "-c", script, address)
+    server.shutdown()
+    server.server_close()
+    assert output.startswith("/x {'http': 'http://127.0.0.1:9'")
+
+
+def test_ui_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ui, "START_S", 0.0)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as hanging,
+        subprocess.Popen(["sleep", "600"]) as server,
+    ):
+        monkeypatch.setattr("time.monotonic", iter((0.0, 1.0)).__next__)
+        address = f"http://127.0.0.1:{hanging.getsockname()[1]}"
+        with pytest.raises(
+            OSError, match="the MLflow server has not answered for 0 s; try another"
+        ):
+            ui._runs_table(address, server)
+        server.kill()
+
+
+def run_ui(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setattr("sys.argv", ["ui", "--port", "1"])
+    ui.main()
+
+
+def test_ui_shows_no_password(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_ui(monkeypatch, "http://user:PW@host:5000/mlflow?token=PW")
+    assert "open http://***@host:5000/mlflow" in (shown := capsys.readouterr().out)
+    assert "PW" not in shown
+
+
+def test_ui_names_a_database_that_cannot_be_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(OSError, match=f"{tmp_path}: a folder, where MLflow's database belongs"):
+        run_ui(monkeypatch, f"sqlite:///{tmp_path}")
+
+
+@pytest.mark.parametrize("port", ["x", "0", "70000", "-1", "9" * 5000])
+def test_ui_names_a_wrong_port(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], port: str
+) -> None:
+    monkeypatch.setattr("sys.argv", ["ui", f"--port={port}"])
+    with pytest.raises(SystemExit):
+        ui.main()
+    assert "is not a number from 1 to 65535" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -690,6 +690,22 @@ def test_profiles_some_steps(tmp_path: Path) -> None:
     assert_same_bits(model.state_dict(), expected.state_dict())
 
 
+def test_says_when_a_state_is_about_to_be_saved(tmp_path: Path) -> None:
+    """After the points of the steps in it, so that these can be brought to the disk first."""
+    model = TransformerLM(MODEL, VOCAB_SIZE, seed=TRAIN.seed)
+    params = replace(TRAIN, num_steps=4, log_every=1, checkpoint_every=2, valid_every=4)
+    seen: list[object] = []
+    hooks = Hooks(
+        on_step=lambda step, _: seen.append(step),
+        on_save=lambda: seen.append(("saved before", saved_steps(tmp_path))),
+    )
+    train(model, settings_of(params), ON_NOISE, ResumeStore(tmp_path), hooks)
+    assert [item for item in seen if isinstance(item, int)] == [1, 2, 3, 4]
+    assert seen[2] == ("saved before", [])
+    assert isinstance(seen[5], tuple)
+    assert len(seen) == 6
+
+
 def test_warns_when_it_goes_on_in_another_dtype(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -7,10 +7,13 @@
 The trainer appends to a file and never imports mlflow (3 s), so it does not stop, slow down or fail
 when a tracking server is down or slow, hangs or rejects requests. What a shipper could not send
 stays in the spool; the next `open_run`, or `replay`, sends it. Sending twice is harmless: a run is
-found by the tag of its fingerprint, and steps it already holds are skipped.
+found by the tag of its fingerprint, and steps it already holds are skipped. A journal with damaged
+lines is set aside, under a name that ends in DAMAGED, once the rest of it was sent.
 """
 
+from lmlib.monitoring.tracking.events import DAMAGED, RETRY
 from lmlib.monitoring.tracking.journal import (
+    LOCAL_URI,
     Dataset,
     Run,
     experiment_name,
@@ -18,9 +21,13 @@ from lmlib.monitoring.tracking.journal import (
     open_run,
     replay,
     tracking_uri,
+    without_proxy,
 )
 
 __all__ = [
+    "DAMAGED",
+    "LOCAL_URI",
+    "RETRY",
     "Dataset",
     "Run",
     "experiment_name",
@@ -28,4 +35,5 @@ __all__ = [
     "open_run",
     "replay",
     "tracking_uri",
+    "without_proxy",
 ]

@@ -1,8 +1,7 @@
 """The trainer's side of tracking: append events to a journal, and start the process that ships it.
 
-A journal is a file of JSON lines named TIME-FINGERPRINT-PID.jsonl. Its first event is `open`; its
-last is `end` if all went well. It is locked (flock) while its trainer or that trainer's shipper
-lives, so that no other process ships it meanwhile.
+The first event of a journal is `open`; its last is `end` if all went well. It is locked (flock)
+while its trainer or that trainer's shipper lives, so that no other process ships it meanwhile.
 """
 
 import fcntl
@@ -23,6 +22,8 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 import lmlib
+from lmlib.monitoring.tracking.events import DAMAGED, RETRY, open_file, order
+from lmlib.redaction import redact
 from lmlib.threads import start_thread
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,9 @@ SHIPPER_DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
+
+
+LOCAL_URI = "sqlite:///mlflow.db"
 
 
 @dataclass(frozen=True)
@@ -64,9 +68,11 @@ def never_raises(
 class Run:
     """An open run. Its methods return at once and never raise: errors become one warning."""
 
-    def __init__(self, journal: Path) -> None:
-        self._journal = journal
+    def __init__(self, spool: Path) -> None:
+        self._spool = spool
+        self._journal = spool  # its path, once it is open
         self._fd: int | None = None  # None: no journal is open, so nothing is recorded
+        self._unwritten = b""  # what a full disk did not take; tried again with the next event
         self._files = 0
         self._non_finite: set[str] = set()
         self._warned = False
@@ -112,7 +118,8 @@ class Run:
     def artifact(self, path: str | Path, folder: str = "", *, on_parent: bool = False) -> None:
         """Store a copy of the file `path` as an artifact, in `folder` of the run.
 
-        With `on_parent`, store it in the parent run too, replacing an artifact of that name.
+        The copy of a YAML file is without the secrets of the addresses in it. With `on_parent`,
+        store it in the parent run too, replacing an artifact of that name.
         """
         self._append("artifact", path=self._keep(path), folder=folder, on_parent=on_parent)
 
@@ -142,37 +149,57 @@ class Run:
         )
 
     def _keep(self, path: str | Path) -> str:
-        """Copy `path` next to the journal, since it may change or vanish; return the copy."""
+        """Copy `path`, since it may change or vanish; return where, in the journal's folder."""
         if self._fd is None:
             return ""
         path = Path(path).resolve()
-        copy = self._journal.with_suffix(".files") / str(self._files) / path.name
+        name = f"{self._files}/{path.name}"
+        copy = self._journal.with_suffix(".files") / name
         self._files += 1
+        copy.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             shutil.copytree(path, copy)
+        elif path.suffix in (".yaml", ".yml"):
+            text = path.read_text(encoding="utf-8", errors="surrogateescape")
+            copy.write_text(redact(text), encoding="utf-8", errors="surrogateescape")
         else:
-            copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, copy)
-        return str(copy)
+        return name
+
+    @never_raises
+    def sync(self) -> None:
+        """Bring what was recorded to the disk, before a state is saved that relies on it.
+
+        Without it, a run that resumes from the state after a power cut would lack these points.
+        """
+        if self._fd is not None:
+            os.fsync(self._fd)
 
     def _append(self, kind: str, **fields: Any) -> None:
         if self._fd is not None:
             event = {"kind": kind, "time_ms": time.time_ns() // 1_000_000, **fields}
-            os.write(self._fd, json.dumps(event).encode() + b"\n")  # in one write: no torn lines
+            self._unwritten += json.dumps(_redacted(event)).encode() + b"\n"
+            while self._unwritten:
+                self._unwritten = self._unwritten[os.write(self._fd, self._unwritten) :]
 
     def _warn(self, text: str) -> None:
         if not self._warned:
-            logger.warning("tracking: %s; later errors of this run are not reported", text)
+            logger.warning("tracking: %s; later errors of this run are not reported", redact(text))
         self._warned = True
 
     @never_raises
     def _open(self, opening: dict[str, Any], root: Path) -> None:
         """Create the journal, lock it, write its first event and start its shipper."""
-        self._journal.parent.mkdir(parents=True, exist_ok=True)
-        self._fd = os.open(self._journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL)
+        self._spool.mkdir(parents=True, exist_ok=True)
+        number = 1 + max((order(path)[0] for path in self._spool.iterdir()), default=0)
+        self._journal = (
+            self._spool / f"{number:06d}-{opening['fingerprint'][:16]}-{os.getpid()}.jsonl"
+        )
+        self._fd = os.open(self._journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         self._append("open", **opening)
-        command = [str(self._journal.parent), "--journal", self._journal.name]
+        _sync_folder(self._spool)
+        command = [str(self._spool), "--journal", self._journal.name]
         command += ["--trainer", str(os.getpid())]
         shipper = _start_shipper(command, root, keep_open=self._fd)
         self._relay = start_thread(functools.partial(_relay_warnings, shipper))
@@ -180,13 +207,19 @@ class Run:
     @never_raises
     def _close(self, status: str, wait_s: float) -> None:
         """Write the last event and wait, at most `wait_s`, until the shipper is done."""
-        self._append("end", status=status)
-        if self._fd is not None:
-            os.close(self._fd)  # the shipper keeps the lock
-            self._fd = None
+        try:
+            self._append("end", status=status)
+            self.sync()
+        finally:
+            if self._fd is not None:
+                os.close(self._fd)  # the shipper keeps the lock
+                self._fd = None
         if self._relay is not None and not self._relay.acquire(timeout=wait_s):
             logger.warning(
-                "tracking: MLflow is slow; the rest of %s is sent in the background", self._journal
+                "tracking: MLflow does not have all of %s yet; it is being sent, and what is left "
+                "then is sent by the next stage or `%s`",
+                self._journal,
+                RETRY,
             )
 
 
@@ -231,8 +264,7 @@ def open_run(
         "dataset": asdict(dataset) if dataset else None,
         "system_metrics": system_metrics,
     }
-    name = f"{time.time_ns()}-{fingerprint[:16]}-{os.getpid()}.jsonl"  # sorts by time
-    run = Run(Path(spool).resolve() / name)
+    run = Run(Path(spool).resolve())
     run._open(opening, Path(root))
     try:
         yield run
@@ -245,16 +277,21 @@ def open_run(
 def replay(spool: str | Path, root: str | Path) -> int:
     """Send what earlier runs left in `spool`; return the number of events sent.
 
-    Journals of open runs are left alone. If the tracker does not answer, a warning says so
-    and the events stay. `root` is the folder of the local store, see `tracking_uri`.
+    Journals that were set aside are tried again; those of open runs are left alone. If the tracker
+    does not answer, a warning says so and the events stay. `root` is the folder of the local store,
+    see `tracking_uri`.
     """
-    waiting = {
-        journal: len(journal.read_bytes().splitlines())
-        for journal in Path(spool).resolve().glob("*.jsonl")
-    }
+    spool = Path(spool).resolve()
+    for path in spool.glob(f"*.jsonl{DAMAGED}"):
+        path.rename(path.with_suffix(""))
+    waiting = {journal: _count_lines(journal) for journal in spool.glob("*.jsonl")}
     if waiting:
-        _relay_warnings(_start_shipper([str(Path(spool).resolve())], Path(root)))
-    return sum(events for journal, events in waiting.items() if not journal.exists())
+        _relay_warnings(_start_shipper([str(spool)], Path(root)))
+    return sum(
+        events
+        for journal, events in waiting.items()
+        if not journal.exists() and not journal.with_name(journal.name + DAMAGED).exists()
+    )
 
 
 def flatten(sections: Mapping[str, Any]) -> dict[str, Any]:
@@ -274,10 +311,45 @@ def tracking_uri(root: str | Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(root).resolve()}/mlflow.db"
 
 
+def without_proxy(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which no proxy is asked for addresses of this machine."""
+    exempt = environment.get("no_proxy") or environment.get("NO_PROXY")
+    exempt = ",".join(filter(None, [exempt, "localhost,127.0.0.0/8,::1"]))
+    return {**environment, "no_proxy": exempt, "NO_PROXY": exempt}
+
+
 def experiment_name(makes_model: bool) -> str:
     """Return the MLflow experiment of runs that train a model, or of those that prepare data."""
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "lm"
     return name if makes_model else f"{name}-data"
+
+
+def _redacted(value: Any) -> Any:
+    """Return a JSON value without the secrets of the addresses in it."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {key: _redacted(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redacted(item) for item in value]
+    return value
+
+
+def _count_lines(journal: Path) -> int:
+    try:
+        with open_file(journal) as file:
+            return sum(1 for _ in file)
+    except OSError:  # the shipper says why
+        return 0
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the names of a folder's files to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _context_tags() -> dict[str, str]:
@@ -309,8 +381,10 @@ def _start_shipper(
     """
     here = str(Path(lmlib.__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
-    environment = {**SHIPPER_DEFAULTS, **os.environ}
-    environment |= {"PYTHONPATH": path, "MLFLOW_TRACKING_URI": tracking_uri(root)}
+    environment = without_proxy({**SHIPPER_DEFAULTS, **os.environ})
+    environment["PYTHONPATH"] = path
+    # relative to `root`: an address cannot have `?` in a path
+    environment["MLFLOW_TRACKING_URI"] = environment.get("MLFLOW_TRACKING_URI") or LOCAL_URI
     environment["MLFLOW_ENABLE_ASYNC_LOGGING"] = "false"  # what is sent has then arrived
     # -P: `root` may hold another lmlib than this one, which may be in a temporary copy
     command = [sys.executable, "-P", "-W", "ignore", "-m", "lmlib.monitoring.tracking", *arguments]

@@ -20,24 +20,21 @@ from collections import deque
 from collections.abc import Iterator
 from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import mlflow.pyfunc
-from filelock import FileLock
+from filelock import Timeout
 from mlflow import MlflowClient
-from mlflow.entities import (
-    Dataset,
-    DatasetInput,
-    Experiment,
-    InputTag,
-    Metric,
-    Param,
-    RunTag,
-)
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH
+
+from lmlib.monitoring.tracking.events import DAMAGED, RETRY, open_file, order, parse
+from lmlib.monitoring.tracking.store import DatabaseError, Tracker
+from lmlib.redaction import RedactingFormatter, redact
 
 logger = logging.getLogger("lmlib.monitoring.tracking")
 
@@ -55,95 +52,49 @@ REGISTERED_NAME = "lm"
 BEST = "best"
 
 
-def is_remote() -> bool:
-    """Return whether MLFLOW_TRACKING_URI names a server."""
-    return os.environ["MLFLOW_TRACKING_URI"].startswith(("http:", "https:"))
-
-
-class Tracker:
-    """The MLflow store that MLFLOW_TRACKING_URI names."""
-
-    def __init__(self) -> None:
-        self.uri = os.environ["MLFLOW_TRACKING_URI"]
-        self.remote = is_remote()
-        # If four processes create a local database at once, three of them crash.
-        self.lock = (
-            contextlib.nullcontext() if self.remote else FileLock("mlflow.db.lock", PATIENCE_S)
-        )
-        with self.lock:
-            self.client = MlflowClient(self.uri, self.uri)
-            self.client.search_experiments(max_results=1)  # creates the database
-        self._experiment_ids: dict[str, str] = {}
-        mlflow.set_tracking_uri(self.uri)
-        mlflow.set_registry_uri(self.uri)
-
-    def experiment_id(self, name: str) -> str:
-        """Return the id of the experiment called `name`, creating it if it is missing."""
-        if name not in self._experiment_ids:
-            with self.lock:
-                self._experiment_ids[name] = self._experiment(name).experiment_id
-        return self._experiment_ids[name]
-
-    def _experiment(self, name: str) -> Experiment:
-        experiment = self.client.get_experiment_by_name(name)
-        if experiment is None:
-            # a server has its own place for artifacts; a local store would take ./mlruns
-            artifacts = None if self.remote else (Path.cwd() / "mlartifacts").as_uri()
-            try:
-                self.client.create_experiment(name, artifact_location=artifacts)
-            except MlflowException as error:  # another machine was faster
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
-            experiment = self.client.get_experiment_by_name(name)
-            assert experiment is not None
-        elif experiment.lifecycle_stage == "deleted":
-            self.client.restore_experiment(experiment.experiment_id)
-        return experiment
-
-    def find(self, experiment: str, fingerprint: str) -> MlflowRun | None:
-        """Return the run with the tag `fingerprint` in an experiment, None if there is none."""
-        runs = self.client.search_runs(
-            [self.experiment_id(experiment)],
-            f"tags.fingerprint = '{fingerprint}'",
-            max_results=1,
-            order_by=["attributes.start_time ASC"],
-        )
-        return runs[0] if runs else None
-
-
 class Journal:
     """One journal on its way to MLflow: `read` what was appended, `send` what is pending."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.file: BinaryIO = path.open("rb")
+        self.file = open_file(path)
         self.rest = b""  # a line still being written
+        self.lines = 0
+        self.damage: list[str] = []
         self.pending: deque[dict[str, Any]] = deque()
         self.opening: dict[str, Any] = {}
         self.ended = False
         self.time_ms = 0  # of the last event
         self.run_id = ""  # "" while the run is not open
         self.parent_id = ""
+        self.was_finished = False  # by an earlier journal
         self.last_step: dict[str, int] = {}
+        self.steps: dict[str, set[int]] = {}  # all of a metric, once one came out of order
         self.tags: dict[str, str] = {}
         self.monitor: SystemMetricsMonitor | None = None
-        self.refused = False
 
     def read(self) -> None:
         """Parse the lines appended since the last call."""
         *lines, self.rest = (self.rest + self.file.read()).split(b"\n")
         for line in lines:
-            try:
-                event = json.loads(line)
-            except ValueError:  # a machine that lost power leaves zeros
-                logger.warning("%s: a damaged line was skipped", self.path)
-                continue
-            self.time_ms = event["time_ms"]
-            self.ended |= event["kind"] == "end"
-            if event["kind"] == "open":
-                self.opening = event
-            else:
-                self.pending.append(event)
+            self._parse(line)
+
+    def _parse(self, line: bytes) -> None:
+        self.lines += 1
+        line = line.strip(b"\0 ")  # a machine that lost power leaves zeros
+        if not line:
+            return
+        try:
+            event = parse(line)
+        except ValueError as error:
+            self.damage.append(f"line {self.lines}: {error}")
+            return
+        self.time_ms = event["time_ms"]
+        self.ended |= event["kind"] == "end"
+        if event["kind"] == "open":
+            self.opening = event
+        else:
+            self.pending.append(event)
 
     def is_over(self, trainer: int) -> bool:
         """Read what was appended; return whether the run has ended or its trainer is gone."""
@@ -157,7 +108,7 @@ class Journal:
             if not self.run_id:
                 self._open(tracker)
             while self.pending:
-                count, metrics = self._next_metrics()
+                count, metrics = self._next_metrics(tracker)
                 try:
                     if count:
                         self._log_batches(tracker, self.run_id, metrics)
@@ -167,9 +118,7 @@ class Journal:
                 except Exception as error:
                     if not _is_final(error):
                         raise
-                    if not self.refused:
-                        logger.warning("MLflow refused a part of %s: %s", self.path.name, error)
-                    self.refused = True
+                    self.damage.append(f"MLflow refuses a part ({reason_of(error)})")
                 for _ in range(count):
                     self.pending.popleft()
         except BaseException:
@@ -177,13 +126,31 @@ class Journal:
             raise
 
     def close(self, tracker: Tracker) -> None:
-        """Delete the journal; a run whose process vanished without an `end` event is KILLED."""
+        """End the run as KILLED if its process vanished, and remove the journal.
+
+        A journal with damaged lines, or without its first, is set aside instead.
+        """
         self._stop_monitor()
+        if self.rest.strip(b"\0 "):
+            self.damage.append(f"line {self.lines + 1}: cut off")
+        if not self.opening and self.pending:
+            self.damage.append("no event `open`")
         if self.opening and not self.ended:
-            tracker.client.set_terminated(self.run_id, "KILLED", self.time_ms)
+            self._end(tracker, "KILLED", self.time_ms)
         self.file.close()
+        if self.damage:
+            more = f" and {len(self.damage) - 3} more" if len(self.damage) > 3 else ""
+            rest = "the rest was sent" if self.opening else "nothing could be sent"
+            set_aside(self.path, f"{', '.join(self.damage[:3])}{more}; {rest}")
+            return
         shutil.rmtree(self.path.with_suffix(".files"), ignore_errors=True)
         self.path.unlink()
+
+    def _end(self, tracker: Tracker, status: str, time_ms: int) -> None:
+        """End the run; a damaged journal, which may be retried late, leaves a finished one so."""
+        if self.damage and self.was_finished:
+            status = "FINISHED"
+        tracker.client.set_terminated(self.run_id, status, time_ms)
 
     def _stop_monitor(self) -> None:
         if self.monitor is not None:
@@ -210,9 +177,11 @@ class Journal:
                 run_name=opening["name"],
             )
         run_id = run.info.run_id
+        self.was_finished |= run.info.status == "FINISHED"
         renamed = opening["name"] if "DVC_EXP_NAME" in tags else None
         client.update_run(run_id, "RUNNING", renamed)
-        client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        cut = {key: _cut(value, MAX_TAG_VAL_LENGTH) for key, value in tags.items()}
+        client.log_batch(run_id, tags=[RunTag(key, value) for key, value in cut.items()])
         self._log_params(client, run, opening["params"])
         if opening["dataset"]:
             client.log_inputs(run_id, [_dataset_input(**opening["dataset"])])
@@ -222,12 +191,13 @@ class Journal:
             self.monitor.start()
         # _metric_objs: the public `metrics` has the last values, not their steps
         self.last_step = {metric.key: metric.step for metric in run.data._metric_objs}
+        self.steps = {}
         self.tags = dict(run.data.tags)
         self.run_id = run_id
 
     def _log_params(self, client: MlflowClient, run: MlflowRun, params: dict[str, str]) -> None:
         """Log params that the run does not have; MLflow would raise on one that has changed."""
-        new = {_name(key): value for key, value in params.items()}
+        new = {_name(key): _cut(value, MAX_PARAM_VAL_LENGTH) for key, value in params.items()}
         held = run.data.params
         changed = [key for key, value in new.items() if key in held and held[key] != value]
         if changed:
@@ -236,7 +206,7 @@ class Journal:
         for start in range(0, len(items), MAX_PARAMS):
             client.log_batch(run.info.run_id, params=items[start : start + MAX_PARAMS])
 
-    def _next_metrics(self) -> tuple[int, list[Metric]]:
+    def _next_metrics(self, tracker: Tracker) -> tuple[int, list[Metric]]:
         """Return the number of `log` events at the front, and those of their metrics to store."""
         metrics: list[Metric] = []
         count = 0
@@ -245,10 +215,15 @@ class Journal:
                 break
             count += 1
             for name, value in event["metrics"].items():
-                key = _name(name)
-                if event["step"] > self.last_step.get(key, -1):
-                    self.last_step[key] = event["step"]
-                    metrics.append(Metric(key, value, event["time_ms"], event["step"]))
+                key, step = _name(name), event["step"]
+                if step <= self.last_step.get(key, -1) and key not in self.steps:
+                    history = tracker.client.get_metric_history(self.run_id, key)
+                    self.steps[key] = {m.step for m in [*history, *metrics] if m.key == key}
+                if key in self.steps and step in self.steps[key]:
+                    continue
+                self.last_step[key] = max(step, self.last_step.get(key, -1))
+                self.steps.get(key, set()).add(step)
+                metrics.append(Metric(key, value, event["time_ms"], step))
         return count, metrics
 
     def _log_batches(self, tracker: Tracker, run_id: str, metrics: list[Metric]) -> None:
@@ -265,19 +240,31 @@ class Journal:
             case "non_finite":
                 self._tag_non_finite(client, event)
             case "artifact":
-                if Path(event["path"]).exists():  # else an earlier, interrupted send took it
+                path = self._file(event["path"])
+                if path.exists():  # else it was sent, and then removing the journal was interrupted
                     for run_id in dict.fromkeys((target, self.run_id)):
-                        client.log_artifact(run_id, event["path"], event["folder"] or None)
+                        client.log_artifact(run_id, str(path), event["folder"] or None)
             case "model":
-                if Path(event["model"]).exists():
+                files = {name: str(self._file(event[name])) for name in ("model", "tokenizer")}
+                if Path(files["model"]).exists():
                     # where Model.log stores models
                     mlflow.set_experiment(
                         experiment_id=tracker.experiment_id(self.opening["experiment"])
                     )
-                    _register(tracker, target, event)
+                    _register(tracker, target, event | files)
             case "end":
                 self._stop_monitor()
-                client.set_terminated(self.run_id, event["status"], event["time_ms"])
+                self._end(tracker, event["status"], event["time_ms"])
+
+    def _file(self, name: str) -> Path:
+        """Return the path of a copy in the journal's own folder, wherever the spool is now."""
+        folder = self.path.with_suffix(".files")
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise ValueError(f"{name} is not in {folder}")
+        if path.exists() and not os.access(path, os.R_OK):
+            raise ValueError(f"{path} cannot be read")
+        return path
 
     def _log_summary(self, tracker: Tracker, run_id: str, event: dict[str, Any]) -> None:
         """Make the metrics of `event` the last values of the run, unless they already are."""
@@ -287,7 +274,9 @@ class Journal:
             key = _name(name)
             if key not in held or held[key].value != value:
                 step = held[key].step if key in held else 0
-                metrics.append(Metric(key, value, event["time_ms"], step))
+                # of two values of a step, MLflow shows the later, and the clock may be set back
+                after = held[key].timestamp + 1 if key in held else 0
+                metrics.append(Metric(key, value, max(event["time_ms"], after), step))
         self._log_batches(tracker, run_id, metrics)
 
     def _tag_non_finite(self, client: MlflowClient, event: dict[str, Any]) -> None:
@@ -306,9 +295,21 @@ def _is_final(error: Exception) -> bool:
     return not isinstance(error, OSError)  # network and disk recover, a TypeError does not
 
 
+def _is_lock(error: Exception) -> bool:
+    """Return whether another process holds a local database."""
+    is_remote = os.environ["MLFLOW_TRACKING_URI"].startswith(("http:", "https:"))
+    return not is_remote and (isinstance(error, Timeout) or "locked" in str(error))
+
+
 def _name(text: str) -> str:
     """Return `text` as a name that MLflow accepts."""
     return posixpath.normpath(re.sub(r"[^\w.\- :/]", "_", text)).strip("./")[:250] or "unnamed"
+
+
+def _cut(text: str, length: int) -> str:
+    """Return `text`, or as much of it as MLflow keeps, with a mark that it was cut."""
+    mark = f" [cut: {len(text)} characters]"
+    return text if len(text) <= length else text[: length - len(mark)] + mark
 
 
 def _dataset_input(name: str, digest: str, source: str, context: str) -> DatasetInput:
@@ -353,25 +354,55 @@ def _register(tracker: Tracker, run_id: str, event: dict[str, Any]) -> None:
 
 def waiting(spool: Path, skip: str = "") -> Iterator[Path]:
     """Yield the journals in `spool`, oldest first, except the one named `skip`."""
-    return (path for path in sorted(spool.glob("*.jsonl")) if path.name != skip)
+    return (path for path in sorted(spool.glob("*.jsonl"), key=order) if path.name != skip)
+
+
+def set_aside(path: Path, reason: str) -> None:
+    """Rename a journal, so that it is not sent again until somebody asks for it."""
+    aside = path.with_name(path.name + DAMAGED)
+    try:
+        path.rename(aside)
+    except OSError as error:
+        logger.warning("%s: %s; it cannot be set aside: %s", path, reason, error.strerror)
+        return
+    logger.warning(
+        "%s: %s; it is set aside as %s: repair or delete it, then run `%s`, which sends it again",
+        path,
+        reason,
+        aside.name,
+        RETRY,
+    )
 
 
 def ship_left_over(path: Path, tracker: Tracker) -> bool:
-    """Send the journal of a process that is gone; return False if another process holds it."""
+    """Send the journal of a process that is gone; return False if another process holds it.
+
+    One that cannot be sent is set aside. Raises what MLflow raises if it accepts nothing now.
+    """
     try:
         journal = Journal(path)
-    except FileNotFoundError:  # another process has just sent it
+    except FileNotFoundError:
+        if path.is_symlink():
+            set_aside(path, "it is a link to nothing")
+        return True  # else another process has just sent it
+    except OSError as error:
+        set_aside(path, error.strerror or str(error))
         return True
-    try:
-        fcntl.flock(journal.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        journal.file.close()
-        return False
-    if path.exists():
-        journal.read()
-        if journal.opening:
-            journal.send(tracker)
-        journal.close(tracker)
+    with journal.file:
+        try:
+            fcntl.flock(journal.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        if path.exists():
+            journal.read()
+            try:
+                if journal.opening:
+                    journal.send(tracker)
+                journal.close(tracker)
+            except Exception as error:
+                if not _is_final(error):
+                    raise
+                set_aside(path, reason_of(error))
     return True
 
 
@@ -388,24 +419,29 @@ class Sender:
         self.failures = 0  # in a row
         self.next_try = 0.0
 
-    def send(self, *, close: bool = False) -> Literal["sent", "busy", "failed"]:
+    def send(self, *, close: bool = False) -> Literal["sent", "busy", "locked", "failed"]:
         """Try once to send what is pending and, if `close`, to close the journal.
 
-        "busy" means that another process is sending an earlier journal of this run or its parent.
+        "busy" means that another process is sending an earlier journal of this run or its parent;
+        "locked", that another process holds the local database, which ends soon.
         """
         try:
             self.tracker = self.tracker or Tracker()
             is_ready = ready(self.spool, self.journal, self.tracker)
-            if is_ready:
+            if is_ready and self.journal.opening:
                 self.journal.send(self.tracker)
-                if close:
-                    self.journal.close(self.tracker)
+            if is_ready and close:
+                self.journal.close(self.tracker)
         except Exception as error:  # noqa: BLE001  # whatever the tracker's client raises
-            if not self.failures:
+            is_refused = self.tracker is not None and _is_final(error)
+            if is_refused and close:
+                set_aside(self.journal.path, reason_of(error))
+                return "sent"
+            if not self.failures and not is_refused:
                 report(error, self.spool)
             self.failures += 1
             self.next_try = time.monotonic() + min(2.0**self.failures, MAX_PAUSE_S)
-            return "failed"
+            return "locked" if _is_lock(error) else "failed"
         self.next_try = time.monotonic() + FLUSH_EVERY_S
         if not is_ready:
             return "busy"
@@ -416,9 +452,9 @@ class Sender:
 def follow(spool: Path, name: str, trainer: int) -> None:
     """Send the journal `name` while the process `trainer` writes it, and what is left at its end.
 
-    The trainer waits for the rest to be sent. So a server that fails then is not tried again, since
-    it may hang; other processes that send this run or lock a local database get PATIENCE_S. A
-    journal that was not sent stays in the spool, for the next shipper.
+    The trainer waits for the rest to be sent. So a store that fails then is not tried again: a
+    server may hang, and a full disk stays full. Other processes that send this run or lock a local
+    database get PATIENCE_S. A journal that was not sent stays in the spool, for the next shipper.
     """
     journal = Journal(spool / name)
     with journal.file:
@@ -426,15 +462,15 @@ def follow(spool: Path, name: str, trainer: int) -> None:
         while not journal.is_over(trainer):
             if time.monotonic() >= sender.next_try:
                 outcome = sender.send()
-                if outcome == "failed" and is_remote() and journal.is_over(trainer):
-                    return  # that try was slow, and the run ended meanwhile
+                if outcome == "failed" and journal.is_over(trainer):
+                    return  # that try may have been slow, and the run ended meanwhile
             time.sleep(POLL_EVERY_S)
 
         deadline = time.monotonic() + PATIENCE_S
         while True:
             is_last_try = time.monotonic() > deadline
             outcome = sender.send(close=True)
-            if outcome == "sent" or (outcome == "failed" and is_remote()):
+            if outcome in ("sent", "failed"):
                 return
             if is_last_try:
                 if outcome == "busy":
@@ -445,13 +481,13 @@ def follow(spool: Path, name: str, trainer: int) -> None:
 
 def ready(spool: Path, journal: Journal, tracker: Tracker) -> bool:
     """Send what earlier runs left; return False if this run or its parent is being sent."""
-    if journal.run_id:
+    if journal.run_id or not journal.opening:
         return True
-    family = {journal.opening["fingerprint"][:16], (journal.opening["parent"] or "")[:16]}
+    family = {journal.opening["fingerprint"][:16], (journal.opening["parent"] or "")[:16]} - {""}
     done = True
     for path in waiting(spool, skip=journal.path.name):
-        if path.name < journal.path.name and not ship_left_over(path, tracker):
-            done = done and path.name.split("-")[1] not in family
+        if order(path) < order(journal.path) and not ship_left_over(path, tracker):
+            done = done and not any(f"-{member}-" in path.name for member in family)
     return done
 
 
@@ -465,16 +501,19 @@ def ship_all(spool: Path) -> None:
         report(error, spool)
 
 
+def reason_of(error: Exception) -> str:
+    """Return an error in one line, without secrets, which a cut could hide from the formatter."""
+    return redact(f"{type(error).__name__}: {' '.join(str(error).split())}")[:300]
+
+
 def report(error: Exception, spool: Path) -> None:
-    """Log one line about a tracker that does not accept events."""
-    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    logger.warning(
-        "MLflow at %s accepts no events now; nothing is lost or slowed: they wait in %s to be sent "
-        "later (%.300s)",
-        os.environ["MLFLOW_TRACKING_URI"],
-        spool,
-        reason,
-    )
+    """Log one line about a store that does not accept events."""
+    later = f"nothing is lost: events wait in {spool}, and the next stage or `{RETRY}` sends them"
+    if isinstance(error, DatabaseError):
+        logger.warning("%s; %s", error, later)
+    else:
+        uri = os.environ["MLFLOW_TRACKING_URI"]
+        logger.warning("MLflow at %s accepts no events now; %s (%s)", uri, later, reason_of(error))
 
 
 def main() -> None:
@@ -484,7 +523,9 @@ def main() -> None:
     parser.add_argument("--journal")
     parser.add_argument("--trainer", type=int)
     arguments = parser.parse_args()
-    logger.addHandler(logging.StreamHandler(sys.stderr))
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(RedactingFormatter("%(message)s"))
+    logger.addHandler(handler)
     logging.raiseExceptions = False  # stderr may have gone with the trainer
     os.nice(5)  # training has priority
     # hide MLflow's own output (progress bars, notices, tracebacks of errors it also raises)
