@@ -58,6 +58,7 @@ STAGES = {  # with their arguments
     "report": "sys:stdout.write",
     "ui --port 5873": "subprocess:Popen.__init__",  # of the MLflow server
     "sync_tracking": "lmlib.monitoring.tracking:replay",
+    "verify": "stages.verify:remove_damaged",
     "study sweep-lr": "subprocess:Popen.__init__",  # of `dvc exp show`
     "vega": "vl_convert:javascript_bundle",
     "train": "lmlib.training:Trainer.take_step",

@@ -30,6 +30,7 @@ import runpy
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -83,9 +84,9 @@ def train(*, tracked: bool) -> Seconds:
             log(step, metrics)
 
         sender, cpu = sender_cpu_s(), time.process_time()
-        result = clocked(seconds, "training", fit)(
-            *before, training.Hooks(counted, hooks.trace), **kwargs
-        )
+        saving = clocked(seconds, "tracking", hooks.on_save)
+        counted_hooks = replace(hooks, on_step=counted, on_save=saving)
+        result = clocked(seconds, "training", fit)(*before, counted_hooks, **kwargs)
         seconds["training_cpu"] = time.process_time() - cpu
         seconds["sender"] = sender_cpu_s() - sender
         seconds["calls"] = len(steps)

@@ -126,8 +126,6 @@ def prepare(database: Path) -> None:
         database.parent.mkdir(parents=True, exist_ok=True)
         _require_a_file(database)
         with FileLock(f"{database}.lock", LOCK_TIMEOUT_S):
-            for left in database.parent.glob(f".{database.name}.*.part*"):
-                left.unlink()
             is_empty = not database.exists() or not database.stat().st_size
             if is_empty or not _is_complete(database):
                 _set_aside(database)
