@@ -108,7 +108,7 @@ class Run:
     def dataset(self, part: str) -> TokenDataset:
         """Return the tokens to learn from (`train`) or to be scored on (`valid`)."""
         tokens = np.load(self.folder / f"{part}.npy", mmap_mode="r")
-        return TokenDataset(tokens, TokenInfo(len(tokens), vocab_size(self.folder), "", 0, 1))
+        return TokenDataset(tokens, TokenInfo(len(tokens), vocab_size(self.folder), "", 1, 1))
 
 
 def vocab_size(folder: Path) -> int:

@@ -32,7 +32,7 @@ NUM_STEPS = 1_000_000  # of the training whose first steps are measured
 def prepare(job: TrainJob) -> Callable[[], Training]:
     """Return what makes our model and optimizer; raise RuntimeError where it cannot compile."""
     tokens = np.load(job.tokens, mmap_mode="r")
-    data = TokenDataset(tokens, TokenInfo(len(tokens), job.vocab_size, "", 0, 1))
+    data = TokenDataset(tokens, TokenInfo(len(tokens), job.vocab_size, "", 1, 1))
     params = TrainParams(
         seed=SEED,
         num_steps=NUM_STEPS,

@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from ruamel.yaml import YAML
 
+from lmlib.evaluation.samples import quoted
 from lmlib.files import sha256_file
 from lmlib.monitoring.tracking import flatten
 from stages import ui
@@ -111,7 +112,8 @@ def test_registered_model_writes_text(
     elsewhere.env["MLFLOW_TRACKING_URI"] = f"sqlite:///{project.folder}/mlflow.db"
     (text,) = json.loads(elsewhere.run("python", "-c", script).splitlines()[-1])
     assert text
-    assert f"**Once upon a time**{text.splitlines()[0]}" in (
+    (first, *_) = text.split("\n")
+    assert f"**Once upon a time**{quoted(first)}" in (
         project.folder / "models/samples.md"
     ).read_text(encoding="utf-8")
 
