@@ -105,7 +105,8 @@ class Splitter:
         part = for_regex(text[start : last + 1])
         places = (start + match.start() for match in self._cut.finditer(part))
         end = min(len(text), last + self._special.reach)
-        spans = list(self._special.everywhere(text, start, end))
+        # and before it the tokens that may overlap the start of one that ends at `first`
+        spans = list(self._special.everywhere(text, max(0, start - self._special.reach), end))
         starts = [span[0] for span in spans]
         ends = list(accumulate((span[1] for span in spans), max))
 

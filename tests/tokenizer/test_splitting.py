@@ -254,3 +254,22 @@ def test_common_text_is_cut_everywhere(
     splitter = Splitter(pattern, [END])
     chunks = file_chunks(path, splitter, 1000, find_cut_for(splitter))
     assert max(b - a for a, b in chunks) < 1100
+
+
+@pytest.mark.parametrize("text", ["中aaa中a", "bbbaaabbb", "aaaaab", "xaaaaaax"])
+def test_no_cut_after_a_token_that_another_one_overlaps(text: str) -> None:
+    """In `aaa` the token `aa` is the first two letters, wherever the search for a cut begins."""
+    splitter = Splitter("gpt2", ["aa"])
+    data = ("x" * 8 + text + "x" * 8).encode()
+
+    def words(piece: bytes) -> list[str]:
+        parts = splitter.parts(piece.decode("utf-8"))
+        return [
+            word
+            for part, is_special in parts
+            for word in ([part] if is_special else pre_tokens(part, "gpt2"))
+        ]
+
+    for first in range(8, len(data) - 8):
+        place = splitter.find_cut(data, first, len(data) - 8)
+        assert place < 0 or words(data[:place]) + words(data[place:]) == words(data)
