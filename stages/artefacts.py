@@ -71,11 +71,14 @@ def check_recorded(deps: list[Path]) -> None:
     outs = [out for stage in read_yaml(LOCK)["stages"].values() for out in stage.get("outs", [])]
     recorded = {Path(out["path"]): out["md5"] for out in outs}
     for path in deps:
-        if path in recorded and path.is_file():
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "md5").hexdigest()
-            if found != recorded[path]:
-                raise ValueError(
-                    f"{path}: damaged: it has not the hash that {LOCK} records; run `make verify`, "
-                    "then `dvc repro`"
-                )
+        if path in recorded and path.is_file() and md5_file(path) != recorded[path]:
+            raise ValueError(
+                f"{path}: damaged: it has not the hash that {LOCK} records; run `make verify`, "
+                "then `dvc repro`"
+            )
+
+
+def md5_file(path: Path) -> str:
+    """Return the hash by which DVC knows a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()

@@ -1,13 +1,12 @@
 """Find damaged files: in DVC's cache, and among the outs of the pipeline.
 
-DVC trusts the read-only files of its cache, and files that have not changed since it saw them. This
-reads all of them. Damaged files of the cache are removed, and of each damaged out DVC is made to
-take notice, so that `dvc repro` makes anew what is missing.
+DVC trusts the read-only files of its cache, and outs that have not changed since it saw them. This
+reads all files of the cache and removes the damaged ones. It gives all outs a new time, so that
+`dvc repro` reads them again, and makes anew what is damaged or missing.
 
 Run:    make verify   (or, from the root of the repository: python -m stages.verify)
 """
 
-import hashlib
 import os
 import sys
 from pathlib import Path
@@ -15,12 +14,13 @@ from pathlib import Path
 from dvc.repo import Repo
 
 from lmlib.files import read_yaml
+from stages.artefacts import md5_file
 from stages.cli import run_stage
 from stages.paths import LOCK
 
 
 def main() -> None:
-    """Print the damaged files of the cache; exit with status 1 if there are any."""
+    """Remove the damaged files of the cache, and print which they were."""
     with Repo() as repo:
         cache = Path(repo.cache.local.path)
     damaged = remove_damaged(cache)
@@ -38,9 +38,7 @@ def remove_damaged(cache: Path) -> list[Path]:
     """Remove the files of a cache that do not have the hash that is their name; return them."""
     damaged = []
     for path in sorted(cache.glob("[0-9a-f][0-9a-f]/*")):
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "md5").hexdigest()
-        if found != (path.parent.name + path.name).removesuffix(".dir"):
+        if md5_file(path) != (path.parent.name + path.name).removesuffix(".dir"):
             path.unlink()
             damaged.append(path)
     return damaged

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 import lmlib
+from lmlib.files import sync
 from lmlib.monitoring.tracking.events import DAMAGED, RETRY, open_file, order
 from lmlib.redaction import redact
 from lmlib.threads import start_thread
@@ -198,7 +199,7 @@ class Run:
         self._fd = os.open(self._journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         self._append("open", **opening)
-        _sync_folder(self._spool)
+        sync(self._spool)
         command = [str(self._spool), "--journal", self._journal.name]
         command += ["--trainer", str(os.getpid())]
         shipper = _start_shipper(command, root, keep_open=self._fd)
@@ -341,15 +342,6 @@ def _count_lines(journal: Path) -> int:
             return sum(1 for _ in file)
     except OSError:  # the shipper says why
         return 0
-
-
-def _sync_folder(folder: Path) -> None:
-    """Bring the names of a folder's files to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _context_tags() -> dict[str, str]:
