@@ -25,7 +25,10 @@ def describe(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in ADVICE:
         where = f"{error.filename}: " if error.filename else ""
         what = str(error.strerror)
-        return f"{where}{what[:1].lower()}{what[1:]}; {ADVICE[error.errno]}"
+        advice = ADVICE[error.errno]
+        if "temporary directory" in what:  # of `tempfile`, which names no file
+            advice = "set TMPDIR to a folder with free space"
+        return f"{where}{what[:1].lower()}{what[1:]}; {advice}"
     if is_about_threads(error):
         return f"no thread can be started; {ADVICE[errno.EAGAIN]}"
     if isinstance(error, MemoryError):

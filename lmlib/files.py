@@ -16,6 +16,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from lmlib.places import no_space
+
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -68,8 +70,10 @@ def _folder_for(path: Path) -> Iterator[Path]:
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         with suppress(OSError):  # not ours to remove
             if (lock := _lock(leftover)) is not None:
-                shutil.rmtree(leftover)
-                os.close(lock)
+                try:
+                    shutil.rmtree(leftover)
+                finally:
+                    os.close(lock)
     folder, lock = path, None
     while lock is None:  # a process that removes leftovers may be faster
         folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
@@ -105,16 +109,17 @@ def sync(path: Path) -> None:
 
 def _name(error: OSError, parts: Sequence[Path], paths: Sequence[Path], size: int | None) -> None:
     """Give an error the name of the file that was being written, if it is about one of them."""
-    for part, path in zip(parts, paths, strict=False):
-        if error.filename in (str(part), str(part.parent)):
-            error.filename = str(path)
-    if error.errno in NO_SPACE | {errno.EFBIG, errno.EIO}:  # they name no file
-        error.filename = error.filename or str(paths[0])
-    if error.errno in NO_SPACE:
-        folder = next(filter(Path.exists, paths[0].absolute().parents))
-        needed = f"{size:,} bytes are needed, " if size else ""
-        free = shutil.disk_usage(folder).free
-        error.strerror = f"{error.strerror} ({needed}{free:,} bytes are free)"
+    names: dict[object, Path] = {
+        str(each): path
+        for part, path in zip(parts, paths, strict=False)
+        for each in (part, part.parent)
+    }
+    if error.errno in NO_SPACE | {errno.EFBIG, errno.EIO}:  # most of them name no file
+        names[None] = paths[0]
+    if error.filename in names:
+        error.filename = str(names[error.filename])
+        if error.errno in NO_SPACE:
+            error.strerror = no_space(paths[0], size)
 
 
 def write_atomically(path: str | Path, content: bytes | memoryview) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lmlib.files import read_yaml
+from lmlib.places import check_place
 from stages.paths import LOCK, PIPELINE
 
 logger = logging.getLogger(__name__)
@@ -22,12 +23,12 @@ LOCKS = Path(".dvc/tmp")
 def producing(stage: str) -> Iterator[None]:
     """Check the files that a stage reads and the places where it writes; let no other write there.
 
-    Raises ValueError, naming the path, where it could not write, and for a file that is not the one
-    that DVC made.
+    Raises OSError, naming the path, where it could not write, and ValueError for a file that is not
+    the one that DVC made.
     """
     entry = read_yaml(PIPELINE)["stages"][stage]
     for out in _paths(entry, "outs", "metrics", "plots"):
-        check_writable(out)
+        check_place(out, is_folder=not out.suffix)
     if "DVC_STAGE" in os.environ and LOCK.is_file():
         check_recorded(_paths(entry, "deps"))
     LOCKS.mkdir(parents=True, exist_ok=True)
@@ -47,19 +48,6 @@ def _paths(entry: dict[str, Any], *keys: str) -> list[Path]:
     """Return paths that dvc.yaml lists, as strings or as mappings whose only key is the path."""
     items = [item for key in keys for item in entry.get(key, [])]
     return [Path(item if isinstance(item, str) else next(iter(item))) for item in items]
-
-
-def check_writable(out: Path) -> None:
-    """Raise ValueError if a file cannot be written at `out`, or a folder if it has no suffix."""
-    folder = out.parent if out.suffix else out
-    if out.suffix and out.is_dir():
-        raise ValueError(f"{out}: is a folder; move it away, since a file is to be written there")
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: is a file; move it away, since a folder is needed there")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"{folder}: cannot be written; allow this user to write there")
 
 
 def check_recorded(deps: list[Path]) -> None:

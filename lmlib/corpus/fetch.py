@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 from lmlib.corpus.documents import file_format
 from lmlib.corpus.params import LOGINS
-from lmlib.corpus.space import check_place, check_space
 from lmlib.files import naming, sha256_file
 from lmlib.monitoring.progress import byte_bar
+from lmlib.places import check_place, check_space
 from lmlib.redaction import redact
 
 HUB_FILES = {

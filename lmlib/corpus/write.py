@@ -6,10 +6,10 @@ from lmlib.corpus.documents import check_head, file_format
 from lmlib.corpus.fetch import check_digest, downloaded, fetch_from_hub
 from lmlib.corpus.find import find_files
 from lmlib.corpus.params import CorpusParams
-from lmlib.corpus.space import check_place, check_space
 from lmlib.corpus.split import copy_files, split_files
 from lmlib.files import replacing
 from lmlib.monitoring.progress import byte_bar
+from lmlib.places import check_place, check_space
 
 
 def write_corpus(params: CorpusParams, train_path: Path, valid_path: Path, root: Path) -> None:

@@ -156,8 +156,8 @@ class ResumeStore:
         """Restore the newest undamaged state; return its step and rows, or None if there is none.
 
         Damaged states are removed, or they would count among the newest two; those that cannot be
-        read are skipped. Raises ValueError
-        if the processes do not find the same state.
+        read are skipped. Raises ValueError for a state of another model or program, and if the
+        processes do not find the same state.
         """
         if not self.world.is_main:
             self.world.wait()
@@ -195,11 +195,19 @@ class ResumeStore:
                 kind = type(error).__name__
                 logger.warning("%s: holds no state (%s); trying the state before it", path, kind)
                 continue
-            load_whole(model, state["model"])
-            load_whole_optimizer(optimizer, state["optimizer"])
-            for name, part in parts.items():
-                part.load_state_dict(state["parts"][name])
-            return state["iteration"], state["rows"]
+            try:
+                load_whole(model, state["model"])
+                load_whole_optimizer(optimizer, state["optimizer"])
+                for name, part in parts.items():
+                    part.load_state_dict(state["parts"][name])
+                return state["iteration"], state["rows"]
+            except Exception as error:  # of whatever kind, and with the model loaded in part
+                if out_of_memory(error, ""):
+                    raise
+                raise ValueError(
+                    f"{path}: is no state of this training ({type(error).__name__}: {error}); "
+                    "move the file away and run again"
+                ) from error
         return None
 
     def _files(self) -> list[Path]:

@@ -210,7 +210,7 @@ def test_a_file_that_is_too_large_for_the_disk(tmp_path: Path) -> None:
     """Nothing of it is loaded."""
     site = Site({"/a.txt": b"x"}, sizes=False)
     site.headers = lambda body: {"Content-Length": "1" + "0" * 18}
-    with serve(site), pytest.raises(OSError, match=r"1,000,\S* bytes are needed, but .* make room"):
+    with serve(site), pytest.raises(OSError, match=r"1,000,\S* bytes are needed, "):
         download(f"{site.url}/a.txt", tmp_path)
     assert site.starts() == []
 

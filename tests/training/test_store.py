@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import io
 import logging
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lmlib.files import write_atomically
 from lmlib.states import discard
@@ -199,6 +201,23 @@ def test_store_with_nothing_but_damage_starts_from_scratch(tmp_path: Path) -> No
     before = {key: value.clone() for key, value in model.state_dict().items()}
     assert store.load(model, optimizer) is None
     assert_same_bits(model.state_dict(), before)
+
+
+@pytest.mark.parametrize("key", ["model", "optimizer", "iteration", "rows", "parts"])
+def test_a_state_of_another_program_is_named(tmp_path: Path, key: str) -> None:
+    """It is right by its digest; a training that began anew would lose what it holds."""
+    store = ResumeStore(tmp_path)
+    store.save(*trained(seed=1), 1, ROWS, a=Counter(1))
+    (path,) = tmp_path.glob("*.pt")
+    state = torch.load(io.BytesIO(path.read_bytes()[64:]), weights_only=True)
+    del state[key]
+    body = io.BytesIO()
+    torch.save(state, body)
+    digest = hashlib.sha256(body.getvalue()).hexdigest().encode()
+    path.write_bytes(digest + body.getvalue())
+    with pytest.raises(ValueError, match=f"{path.name}: is no state of this training .*{key}"):
+        store.load(*trained(seed=2), a=Counter(0))
+    assert path.exists()
 
 
 @contextmanager
