@@ -3,6 +3,9 @@
 Without this, DVC ends the second one with an error: a running stage locks its files. DVC also ends
 with an error, for ever, if an earlier one was killed while it wrote down its locks.
 
+Stages check their own parameters as they start, perhaps after hours of others. So all are checked
+first, if params.yaml was changed after the last build.
+
 Run:    make repro
 """
 
@@ -11,17 +14,44 @@ import os
 import sys
 from pathlib import Path
 
+from stages.cli import run_stage
 from stages.install import lock
+from stages.paths import LOCK, PARAMS
 
 DVC_LOCKS = Path(".dvc/tmp/rwlock")
 
 
 def main() -> None:
     """Become `dvc repro`, which keeps the lock until it ends."""
+    if not LOCK.exists() or PARAMS.stat().st_mtime_ns > LOCK.stat().st_mtime_ns:
+        check_params()
     file = lock(Path("dvc.yaml"), "another `make` is building here")
     os.set_inheritable(file.fileno(), True)
     remove_half_written(DVC_LOCKS)
     os.execvp("dvc", ["dvc", "repro", *sys.argv[1:]])
+
+
+def check_params() -> None:
+    """Raise ValueError for the first value in params.yaml that a stage will refuse."""
+    # here, because these imports take two seconds
+    from lmlib.corpus import CorpusParams
+    from lmlib.evaluation import EvaluationParams
+    from lmlib.model import ModelParams
+    from lmlib.optim import OptimParams
+    from lmlib.params import load_params
+    from lmlib.sampling import SamplingParams
+    from lmlib.tokenizer import TokenizerParams
+    from lmlib.training import Settings, TrainParams
+
+    load_params(PARAMS, "corpus", CorpusParams)
+    load_params(PARAMS, "tokenizer", TokenizerParams)
+    Settings(
+        model=load_params(PARAMS, "model", ModelParams),
+        optim=load_params(PARAMS, "optim", OptimParams),
+        train=load_params(PARAMS, "train", TrainParams),
+    )
+    load_params(PARAMS, "evaluation", EvaluationParams)
+    load_params(PARAMS, "sampling", SamplingParams)
 
 
 def remove_half_written(locks: Path) -> None:
@@ -48,4 +78,4 @@ def is_json(path: Path) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)
