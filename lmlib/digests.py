@@ -25,6 +25,8 @@ def check_digests(folder: str | Path, *names: str) -> None:
     A folder without SHA256SUMS, such as one that another program wrote, is not checked.
     """
     folder = Path(folder)
+    if (folder / SUMS).exists() and not (folder / SUMS).is_file():  # a pipe would be waited for
+        raise ValueError(f"{folder / SUMS}: not a file; remove what stands in its place")
     try:
         lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:

@@ -59,7 +59,13 @@ def check_bounds(params: Any) -> None:
         value, notes = getattr(params, name), getattr(hint, "__metadata__", ())
         advice = "".join(f" ({note})" for note in notes if isinstance(note, str))
         for bound in notes:
-            if isinstance(bound, Bound) and not bound.allows(value):
+            if not isinstance(bound, Bound):
+                continue
+            kind = hint.__origin__
+            # code may give any type; a section of params.yaml has been converted
+            if kind is int and not isinstance(value, int):
+                raise ValueError(f"{name} is {shown(value)}; it must be a whole number{advice}")
+            if not bound.allows(value):
                 raise ValueError(f"{name} is {shown(value)}; it must be {bound.text}{advice}")
 
 

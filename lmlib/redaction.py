@@ -17,6 +17,7 @@ _ADDRESS = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+_CLOSING = "],)}"  # at the end of an address they belong to the text around it
 _VALUE = re.compile(r"(?<=[?&;])(?P<name>[^=&;]*=)?(?P<value>[^&;]+)")
 
 
@@ -30,12 +31,17 @@ def redact(text: str) -> str:
 
 
 def _hide(found: re.Match[str]) -> str:
+    closing = ""
+    if found["query"] or found["fragment"]:
+        closing = found[0][len(found[0].rstrip(_CLOSING)) :]
     hidden = found["scheme"] + (f"{HIDDEN}@" if found["user"] else "") + found["place"]
-    if found["query"]:
-        hidden += _VALUE.sub(lambda value: (value["name"] or "") + HIDDEN, found["query"])
+    if query := found["query"]:
+        if not found["fragment"]:
+            query = query.removesuffix(closing)
+        hidden += _VALUE.sub(lambda value: (value["name"] or "") + HIDDEN, query)
     if found["fragment"]:
         hidden += f"#{HIDDEN}"
-    return hidden
+    return hidden + closing
 
 
 def has_secret(address: str) -> bool:

@@ -41,6 +41,26 @@ def run_stage(main: Callable[[], None], *, lower: str = "") -> None:
         sys.exit(130)
 
 
+def say(text: str) -> None:
+    """Show a text on stdout at once; a terminal shows control characters and does not obey them.
+
+    A character that stdout's encoding lacks is spelt out, as on stderr. Raises ValueError if stdout
+    is closed, and OSError, which names it, if it takes no more.
+    """
+    if sys.stdout is None:
+        raise ValueError("stdout is closed, where the result should go; give a file or a terminal")
+    if sys.stdout.isatty():
+        text = visible(text)
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except OSError as error:
+        error.filename = error.filename or "stdout"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python writes the rest when it ends
+        raise
+
+
 @contextlib.contextmanager
 def remedy() -> Iterator[None]:
     """Add, to an error about an out of the pipeline, the commands that rebuild it."""

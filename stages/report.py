@@ -5,11 +5,10 @@ Run:    python -m stages.report
 """
 
 import html
-import sys
 from itertools import pairwise
 
 from lmlib.files import read_metrics, read_text
-from stages.cli import run_stage
+from stages.cli import run_stage, say
 from stages.paths import EVALUATE_METRICS, SAMPLES
 
 SCORES = ("loss", "perplexity", "bits_per_byte", "accuracy")
@@ -21,7 +20,7 @@ def main() -> None:
     if not EVALUATE_METRICS.is_file() or not SAMPLES.is_file():
         raise FileNotFoundError(f"{EVALUATE_METRICS}: no results yet; run `dvc repro`")
     scores = read_metrics(EVALUATE_METRICS, *SCORES)
-    sys.stdout.write(
+    say(
         "\n".join(
             [
                 *_samples(read_text(SAMPLES)),

@@ -25,8 +25,7 @@ from lmlib.params import from_dict, load_params
 from lmlib.runtime import resolve_device
 from lmlib.sampling import SamplingParams, generate_samples, stream_text
 from lmlib.tokenizer import Tokenizer
-from lmlib.visible import visible
-from stages.cli import run_stage
+from stages.cli import run_stage, say
 from stages.paths import MODEL, PARAMS, TOKENIZER
 from stages.trained import load_trained
 
@@ -62,7 +61,7 @@ class Writer:
             return
         for j in range(self.params.num_samples):
             say(("\n" if j else "") + prompt)
-            numbered = dataclasses.replace(self.params, seed=self.params.seed + j)
+            numbered = dataclasses.replace(self.params, seed=self.params.seed + j, num_samples=1)
             for text in stream_text(
                 self.model, self.tokenizer, prompt, numbered, use_cache=self.use_cache
             ):
@@ -166,12 +165,6 @@ def decoded(data: bytes, where: str) -> str:
             f"{where} is not UTF-8 (byte 0x{data[error.start]:02X} at offset {error.start}); "
             "convert the text, for example with `iconv -f WINDOWS-1252 -t UTF-8`"
         ) from error
-
-
-def say(text: str) -> None:
-    """Show text on stdout at once; a terminal shows control characters and does not obey them."""
-    sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
-    sys.stdout.flush()
 
 
 def changed(params: SamplingParams, name: str, value: str) -> SamplingParams:

@@ -7,7 +7,6 @@ Run:    python -m stages.score FILE
 import argparse
 import dataclasses
 import json
-import sys
 import tempfile
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from lmlib.params import load_params
 from lmlib.runtime import resolve_device
 from lmlib.separator import separator_id
 from lmlib.tokens import read_tokens
-from stages.cli import run_stage
+from stages.cli import run_stage, say
 from stages.paths import PARAMS
 from stages.trained import load_trained
 
@@ -64,7 +63,7 @@ def main() -> None:
                 f"bytes           {size}",
             ]
         )
-    sys.stdout.write(text + "\n")
+    say(text + "\n")
 
 
 def _copy_text(file: Path, text_field: str, target: Path) -> int:

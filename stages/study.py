@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import vl_convert
 
 from lmlib.files import read_yaml, write_atomically
-from stages.cli import run_stage
+from stages.cli import run_stage, say
 from stages.cores import THREADS, threads_of_each
 from stages.paths import EVALUATE_METRICS, PARAMS, STUDIES, TRAIN_METRICS
 
@@ -103,7 +102,7 @@ def main() -> None:
     write_atomically(STUDIES / f"{args.study}.svg", chart(study, results).encode())
     page = STUDIES / f"{args.study}.md"
     write_atomically(page, report(args.study, study, own, results).encode())
-    sys.stdout.write(f"{page.read_text(encoding='utf-8')}\nwritten to {page}\n")
+    say(f"{page.read_text(encoding='utf-8')}\nwritten to {page}\n")
 
 
 def report(name: str, study: Study, own: Settings, results: list[Result]) -> str:

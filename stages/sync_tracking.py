@@ -4,11 +4,9 @@ Reads:  models/.tracking/, where the events wait.
 Run:    python -m stages.sync_tracking   (from the root; MLFLOW_TRACKING_URI: the destination)
 """
 
-import sys
-
 from lmlib.monitoring.tracking import DAMAGED, RETRY, replay, tracking_uri
 from lmlib.redaction import redact
-from stages.cli import run_stage
+from stages.cli import run_stage, say
 from stages.paths import root, spool_folder
 
 
@@ -16,7 +14,7 @@ def main() -> None:
     """Print how many events were sent; raise OSError if some are left."""
     spool = spool_folder()
     sent = replay(spool, root())
-    sys.stdout.write(f"{sent} events sent to {redact(tracking_uri(root()))}\n")
+    say(f"{sent} events sent to {redact(tracking_uri(root()))}\n")
     if left := len(list(spool.glob("*.jsonl"))):
         raise OSError(
             f"{spool}: {left} runs are still there, because the tracker does not accept them (see "

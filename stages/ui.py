@@ -21,7 +21,7 @@ from typing import Any
 
 from lmlib.monitoring.tracking import LOCAL_URI, experiment_name, tracking_uri, without_proxy
 from lmlib.redaction import redact
-from stages.cli import run_stage
+from stages.cli import run_stage, say
 from stages.paths import root
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def main() -> None:
     port = parser.parse_args().port
     uri = tracking_uri(root())
     if uri.startswith(("http://", "https://")):
-        sys.stdout.write(f"the runs are on a tracking server: open {redact(uri)}\n")
+        say(f"the runs are on a tracking server: open {redact(uri)}\n")
         return
     address = f"http://127.0.0.1:{port}"
     with contextlib.closing(socket.socket()) as probe:
@@ -71,8 +71,7 @@ def main() -> None:
     with subprocess.Popen(command, cwd=root(), env=settings) as server:
         try:
             table = _runs_table(address, server)
-            sys.stdout.write(f"open {table} in a browser; Ctrl-C stops the server\n")
-            sys.stdout.flush()
+            say(f"open {table} in a browser; Ctrl-C stops the server\n")
             if sys.platform == "darwin" or os.environ.get("DISPLAY"):  # there is a desktop
                 webbrowser.open(table)
             server.wait()

@@ -8,14 +8,13 @@ Run:    make verify   (or, from the root of the repository: python -m stages.ver
 """
 
 import os
-import sys
 from pathlib import Path
 
 from dvc.repo import Repo
 
 from lmlib.files import read_yaml
 from stages.artefacts import md5_file
-from stages.cli import run_stage
+from stages.cli import run_stage, say
 from stages.paths import LOCK
 
 
@@ -27,8 +26,8 @@ def main() -> None:
     for out in outs():
         touch(out)
     for path in damaged:
-        sys.stdout.write(f"{path}: damaged, so it was removed from the cache\n")
-    sys.stdout.write(
+        say(f"{path}: damaged, so it was removed from the cache\n")
+    say(
         f"{len(damaged)} damaged files in the cache; now `dvc repro` reads all outs again and "
         "rebuilds what is damaged\n"
     )

@@ -1,5 +1,7 @@
 """lmlib/digests.py: files that have changed since they were written are refused."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,14 @@ def test_a_changed_file_is_named(folder: Path, name: str, content: bytes) -> Non
     (folder / name).write_bytes(content)
     with pytest.raises(ValueError, match=rf"{name}: damaged, or changed since it was written"):
         check_digests(folder, "a.txt", "ü b.txt")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_digests_that_are_no_file(folder: Path, make: Callable[[Path], None]) -> None:
+    (folder / SUMS).unlink()
+    make(folder / SUMS)
+    with pytest.raises(ValueError, match=f"{SUMS}: not a file; remove what stands in its place"):
+        check_digests(folder, "a.txt")
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"0" * 64, b"x" * 64 + b"  a.txt\n"])

@@ -366,3 +366,14 @@ def test_a_pattern_is_checked_with_the_other_parameters(pattern: str) -> None:
     values = {"vocab_size": 300, "special_tokens": [], "pattern": pattern}
     with pytest.raises(ValueError, match=r"^p: pattern .*(gpt2, cl100k, o200k|write it without)"):
         from_dict(TokenizerParams, values, where="p")
+
+
+@pytest.mark.parametrize("value", [3.0, "3", None, 1e400])
+def test_a_whole_number_given_by_code_is_one(value: Any) -> None:
+    @dataclass(frozen=True)
+    class Sizes:
+        steps: Annotated[Count, "of a run"]
+
+    with pytest.raises(ValueError, match=r"steps is .*; it must be a whole number \(of a run\)"):
+        check_bounds(Sizes(value))
+    check_bounds(Sizes(3))

@@ -26,6 +26,10 @@ from lmlib.redaction import RedactingFormatter, has_secret, redact
         ("zip://a.txt::https://u:p@h/a.zip?t=T", "zip://a.txt::https://***@h/a.zip?t=***"),
         ("get 'http://u:p@h/x?t=1': not found", "get 'http://***@h/x?t=***': not found"),
         ("https://a:b@c, https://d:e@f", "https://***@c, https://***@f"),
+        ("[https://h/a?t=T], [s3://b/a?t=T#f], x", "[https://h/a?t=***], [s3://b/a?t=***#***], x"),
+        ("{a: https://h/a?t=T], b: 1}", "{a: https://h/a?t=***], b: 1}"),
+        ("https://h/a?t=T]#T, b", "https://h/a?t=***#***, b"),
+        ("https://h/a?t=T],T", "https://h/a?t=***"),
         ("no address: me@host, a?b=c, x#y", "no address: me@host, a?b=c, x#y"),
     ],
 )

@@ -7,12 +7,23 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
+from lmlib.params import Count, Seed, check_bounds
+
 LOGINS = (
     "the environment (AWS_PROFILE, ...), in ~/.netrc (http) or in the configuration of fsspec "
     "(~/.config/fsspec/*.json)"
 )
 # what may stand in the query of an address; anything else may be a secret
 PUBLIC_QUERIES = {"download", "dl", "raw", "format", "ref", "revision", "version", "versionid"}
+
+
+@dataclass(frozen=True)
+class _ToyStories:
+    """The numbers that the source toystories reads, with their limits."""
+
+    seed: Seed
+    train_bytes: Count
+    valid_bytes: Count
 
 
 @dataclass(frozen=True)
@@ -43,9 +54,7 @@ class CorpusParams:
                 if "://" in address:
                     _check_public(address, f"{name}[{number}]")
         if self.source == "toystories":
-            for name in ("train_bytes", "valid_bytes"):
-                if getattr(self, name) <= 0:
-                    raise ValueError(f"{name} is {getattr(self, name)}; it should be above 0")
+            check_bounds(_ToyStories(self.seed, self.train_bytes, self.valid_bytes))
         elif self.source in ("local", "url"):
             self._check_files()
 

@@ -94,6 +94,12 @@ class CpuDecoder:
         logits: NDArray[np.float32] | None,
     ) -> None:
         """Extend each row of the cache by new tokens; write their logits to `logits`, if given."""
+        ids, vocab_size = list(chain.from_iterable(new)), self.model.vocab_size
+        if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
+            raise IndexError(
+                f"token ids are from {min(ids)} to {max(ids)}; the model has those from 0 to "
+                f"{vocab_size - 1}"
+            )
         parts = min(len(new), torch.get_num_threads())
         bounds = [len(new) * part // parts for part in range(parts + 1)]
         others = [

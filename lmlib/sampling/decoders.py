@@ -1,6 +1,8 @@
 """Decoding steps with a KV cache: in PyTorch, or faster where possible."""
 
+import logging
 from collections.abc import Sequence
+from functools import cache
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -8,7 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lmlib.model import KVCache, StaticKVCache, TransformerLM
+from lmlib.native import load_kernels
 from lmlib.sampling import cpu_decoder
+
+logger = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -82,11 +87,22 @@ class GraphDecoder(PlainDecoder):
 
 def decoder_for(model: TransformerLM) -> Decoder:
     """Return the fastest decoder for a model on its device."""
-    if cpu_decoder.fits(model):
+    if cpu_decoder.fits(model) and _can_load():
         return cpu_decoder.CpuDecoder(model)
     if model.token_embeddings.weight.device.type == "cuda":
         return GraphDecoder(model)
     return PlainDecoder(model)
+
+
+@cache  # half-imported packages would fail in other ways next time
+def _can_load() -> bool:
+    """Load the kernels; if that fails, warn once: PyTorch does their work."""
+    try:
+        load_kernels(cpu_decoder.KERNELS)
+    except (MemoryError, ImportError, OSError, SystemError) as error:
+        logger.warning("the kernels for sampling cannot be loaded (%r); PyTorch is slower", error)
+        return False
+    return True
 
 
 def padded(windows: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, "rows longest"]:

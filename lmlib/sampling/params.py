@@ -48,3 +48,8 @@ class SamplingParams:
             if not all(getattr(self, name)):
                 raise ValueError(f"{name} holds an empty text; each needs at least one character")
         check_bounds(self)
+        if self.seed + self.num_samples > 1 << 63:
+            raise ValueError(
+                f"seed is {self.seed}, and num_samples {self.num_samples}: seed + num_samples must "
+                "be at most 2**63, since sample j is drawn with seed + j; lower seed"
+            )

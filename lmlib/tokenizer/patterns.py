@@ -73,6 +73,8 @@ PATTERNS = {
 _NAME = regex.compile(r"[\w\s./-]*\w[\w\s./-]*|")
 # `\K` moves the start of a match, even to before the end of the one before
 _MOVES_START = regex.compile(r"(?<!\\)(?:\\\\)*\\K")
+# recursion, as in `(?R)?a`: an expression that begins with itself takes memory without end
+_RECURSES = regex.compile(r"(?<!\\)(?:\\\\)*\(\?(?:R|\d|&|P>)")
 # flags with which matches do not follow each other as in all other engines
 _FOREIGN_FLAGS = {
     "(?r)": regex.REVERSE,
@@ -103,8 +105,14 @@ def find_pattern(name_or_regex: str) -> Pattern:
         flags = regex.compile(name_or_regex).flags
     except (regex.error, ValueError, OverflowError, RecursionError, MemoryError) as error:
         raise ValueError(
-            f"pattern {shortened} is not a valid regular expression: {error}; {advice}"
+            f"pattern {shortened} is not a valid regular expression: "
+            f"{str(error) or 'it is too large'}; {advice}"
         ) from error
+    if _RECURSES.search(name_or_regex):
+        raise ValueError(
+            f"pattern {shortened} calls itself or a group, which can take memory without end; "
+            "write out what it calls"
+        )
     foreign = [text for text, flag in _FOREIGN_FLAGS.items() if flags & flag]
     if _MOVES_START.search(name_or_regex):
         foreign.append(r"\K")

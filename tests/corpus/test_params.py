@@ -34,7 +34,10 @@ def test_a_source_ignores_the_keys_of_another() -> None:
     ("changes", "message"),
     [
         ({"source": "owl"}, "source is 'owl'; choose one of toystories, tinystories, owt"),
-        ({"train_bytes": 0}, "train_bytes is 0; it should be above 0"),
+        ({"train_bytes": 0}, "train_bytes is 0; it must be from 1 to 10**12"),
+        ({"valid_bytes": 10**400}, "; it must be from 1 to 10**12"),
+        ({"seed": -1}, "seed is -1; it must be from 0 to 2**63 - 1"),
+        ({"seed": 10**400}, "; it must be from 0 to 2**63 - 1"),
         ({"source": "local"}, "train is empty, but source is local; list paths or globs there"),
         ({"source": "url"}, "train is empty, but source is url; list addresses there"),
         ({"source": "local", "train": [""]}, "train holds an empty text"),

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -115,3 +116,33 @@ def test_a_mistake_of_our_own_keeps_its_traceback() -> None:
     done = ending("RuntimeError('shapes differ')")
     assert done.stderr.startswith("Traceback")
     assert "RuntimeError: shapes differ" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
+@pytest.mark.parametrize(
+    ("redirection", "shown"),
+    [
+        ("> /dev/full", "error: stdout: no space left on device; free some space"),
+        (">&-", "error: stdout is closed, where the result should go; give a file or a terminal"),
+    ],
+)
+def test_a_result_that_cannot_be_shown(redirection: str, shown: str) -> None:
+    code = "from stages.cli import run_stage, say; run_stage(lambda: say('scores'))"
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        ["sh", "-c", f'"$0" -c "$1" {redirection}', sys.executable, code],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(shown)
+    assert done.stderr.count("\n") == 1
+
+
+def test_what_an_encoding_lacks_is_spelt_out() -> None:
+    code = "from stages.cli import run_stage, say; run_stage(lambda: say('\\xe9 \\u2014'))"
+    done = run(code, PYTHONIOENCODING="ascii:strict")
+    assert (done.stdout, done.stderr) == ("\\xe9 \\u2014", "")

@@ -193,6 +193,16 @@ def test_special_tokens_in_a_prompt_are_text(run: Run, trained: Path) -> None:
         assert prompt + row["text"] == expected
 
 
+def test_the_last_seeds(run: Run) -> None:
+    last = ("--num-samples", "2", "--prompt", "Once", *SETTINGS)
+    rows = run(*last, "--seed", str(2**63 - 2), "--json").splitlines()
+    said = run(*last, "--seed", str(2**63 - 2))
+    assert said == "\n".join(f"Once{json.loads(row)['text']}\n" for row in rows)
+    for as_json in ([], ["--json"]):
+        with pytest.raises(SystemExit, match=r"^error: seed is .* must be at most 2\*\*63"):
+            run(*last, "--seed", str(2**63 - 1), *as_json)
+
+
 def test_a_reader_that_ends_first_ends_it_in_silence(trained: Path) -> None:
     """As in `python -m stages.sample --json | head -1`."""
     command = [sys.executable, "-m", "stages.sample", "--prompt", "Once", "--num-samples", "999"]

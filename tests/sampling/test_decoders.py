@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lmlib.model import ModelParams, TransformerLM
-from lmlib.sampling import cpu_decoder, generate
+from lmlib.sampling import cpu_decoder, decoders, generate
 from lmlib.sampling.cpu_decoder import CHUNK, CpuDecoder
 from lmlib.sampling.decoders import PlainDecoder, decoder_for
 from tests.sampling.scripted import KERNEL_MODEL, MODEL, PROMPTS, SAMPLING, counting
@@ -142,3 +142,29 @@ def test_tokens_of_kernels_and_of_pytorch(
     tokens = generate(KERNEL_MODEL, PROMPTS, params)
     monkeypatch.setattr(cpu_decoder, "fits", lambda _: False)
     assert tokens == generate(KERNEL_MODEL, PROMPTS, params)
+
+
+def test_without_kernels_pytorch_does_the_work(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As under a limit of memory in which they cannot be compiled; it is said once."""
+
+    def fail(package: str) -> None:
+        raise MemoryError(package)
+
+    monkeypatch.setattr(decoders, "load_kernels", fail)
+    decoders._can_load.cache_clear()
+    assert {type(decoder_for(model_of({}))) for _ in range(2)} == {PlainDecoder}
+    assert caplog.text.count("the kernels for sampling cannot be loaded") == 1
+    decoders._can_load.cache_clear()
+
+
+@pytest.mark.parametrize("decoder", [CpuDecoder, PlainDecoder])
+@pytest.mark.parametrize("bad", [-1, 50, 2**31])
+def test_ids_that_the_model_does_not_have(decoder: type[PlainDecoder], bad: int) -> None:
+    ours = decoder(model_of({}))
+    with pytest.raises(IndexError):
+        ours.fill([[1], [2, bad]])
+    cache = ours.fill([[1], [2]])
+    with pytest.raises(IndexError):
+        ours.logits(cache, [1, bad])

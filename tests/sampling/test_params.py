@@ -13,6 +13,10 @@ from tests.sampling.scripted import SAMPLING
     [
         ({"prompts": ("a", "")}, "prompts holds an empty text"),
         ({"max_tokens": 0}, "max_tokens is 0; it must be from 1 to 10"),
+        (
+            {"seed": 2**63 - 1, "num_samples": 2},
+            r"seed is .*\+ num_samples must be at most 2\*\*63",
+        ),
         ({"temperature": -0.1}, "temperature is -0.1; it must be 0, or from 1e-30"),
         ({"top_k": -1}, "top_k is -1; it must be from 0 to 10"),
         ({"top_p": 0.0}, r"top_p is 0.0; it must be from 1e-30 to 1"),

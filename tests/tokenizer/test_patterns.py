@@ -2,7 +2,7 @@
 
 import pytest
 
-from lmlib.tokenizer import Tokenizer
+from lmlib.tokenizer import Tokenizer, patterns
 from lmlib.tokenizer.patterns import PATTERNS, find_pattern
 
 BYTES = {byte: bytes([byte]) for byte in range(256)}
@@ -48,6 +48,24 @@ def test_what_could_lose_or_repeat_text_is_refused(own: str, named: str) -> None
 def test_an_invalid_expression_is_refused_in_one_sentence(own: str) -> None:
     with pytest.raises(ValueError, match=r"^pattern .{1,210} is not a valid regular expression: "):
         find_pattern(own)
+
+
+@pytest.mark.parametrize("own", ["(?R)?a", "(a|(?1)b)", "(?&x)(?P<x>a)", r"\\(?P>x)(?P<x>a)"])
+def test_recursion_is_refused(own: str) -> None:
+    """`(?R)?a` takes all memory on its first text."""
+    with pytest.raises(ValueError, match="calls itself or a group, which can take memory"):
+        find_pattern(own)
+
+
+def test_an_expression_too_large_for_memory_is_said_to_be_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(expression: str) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(patterns.regex, "compile", fail)
+    with pytest.raises(ValueError, match="not a valid regular expression: it is too large; give"):
+        find_pattern("(a{999}){999}")
 
 
 def test_all_named_patterns_are_found() -> None:
