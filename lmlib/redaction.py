@@ -10,14 +10,15 @@ HIDDEN = "***"
 _ADDRESS = re.compile(
     r"""
     (?P<scheme>\b[a-z][a-z0-9+.-]*://)
-    (?P<user>[^\s/?\#"'<>`]*@)?
+    (?P<user>[^\s/?\#"'<>`]*@                  # a password may hold / ? and #: no port looks so
+      | [^\s/?\#"'<>`@:\[]*:(?!:|\d*(?:[/?\#\s"'<>`\],)}]|::|$))[^\s"'<>`]*@)?
     (?P<place>(?:(?!::[a-z][a-z0-9+.-]*://)[^\s?\#"'<>`])*)  # fsspec joins addresses with ::
-    (?P<query>\?[^\s\#"'<>`]*)?
-    (?P<fragment>\#[^\s"'<>`]*)?
+    (?P<query>\?[^\s\#"'<>`]*?)?
+    (?P<fragment>\#[^\s"'<>`]*?)?
+    (?=[\],)}]*(?:[\s"'<>`]|::|$))             # brackets at its end belong to the text around it
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-_CLOSING = "],)}"  # at the end of an address they belong to the text around it
 _VALUE = re.compile(r"(?<=[?&;])(?P<name>[^=&;]*=)?(?P<value>[^&;]+)")
 
 
@@ -31,17 +32,12 @@ def redact(text: str) -> str:
 
 
 def _hide(found: re.Match[str]) -> str:
-    closing = ""
-    if found["query"] or found["fragment"]:
-        closing = found[0][len(found[0].rstrip(_CLOSING)) :]
     hidden = found["scheme"] + (f"{HIDDEN}@" if found["user"] else "") + found["place"]
-    if query := found["query"]:
-        if not found["fragment"]:
-            query = query.removesuffix(closing)
-        hidden += _VALUE.sub(lambda value: (value["name"] or "") + HIDDEN, query)
+    if found["query"]:
+        hidden += _VALUE.sub(lambda value: (value["name"] or "") + HIDDEN, found["query"])
     if found["fragment"]:
         hidden += f"#{HIDDEN}"
-    return hidden + closing
+    return hidden
 
 
 def has_secret(address: str) -> bool:

@@ -100,7 +100,9 @@ def _can_load() -> bool:
     try:
         load_kernels(cpu_decoder.KERNELS)
     except (MemoryError, ImportError, OSError, SystemError) as error:
-        logger.warning("the kernels for sampling cannot be loaded (%r); PyTorch is slower", error)
+        logger.warning(
+            "the sampling kernels cannot be loaded (%r); using PyTorch, which is slower", error
+        )
         return False
     return True
 

@@ -155,7 +155,7 @@ def test_without_kernels_pytorch_does_the_work(
     monkeypatch.setattr(decoders, "load_kernels", fail)
     decoders._can_load.cache_clear()
     assert {type(decoder_for(model_of({}))) for _ in range(2)} == {PlainDecoder}
-    assert caplog.text.count("the kernels for sampling cannot be loaded") == 1
+    assert caplog.text.count("the sampling kernels cannot be loaded") == 1
     decoders._can_load.cache_clear()
 
 
