@@ -9,13 +9,13 @@ HIDDEN = "***"
 
 _ADDRESS = re.compile(
     r"""
-    (?P<scheme>\b[a-z][a-z0-9+.-]*://)
-    (?P<user>[^\s/?\#"'<>`]*@                  # a password may hold / ? and #: no port looks so
+    (?P<scheme>\b[a-z][a-z0-9+.-]{0,30}://)
+    (?P<user>[^\s/?\#"'<>`]*@                      # a password may hold / ? and #: no port looks so
       | [^\s/?\#"'<>`@:\[]*:(?!:|\d*(?:[/?\#\s"'<>`\],)}]|::|$))[^\s"'<>`]*@)?
     (?P<place>(?:(?!::[a-z][a-z0-9+.-]*://)[^\s?\#"'<>`])*)  # fsspec joins addresses with ::
     (?P<query>\?[^\s\#"'<>`]*?)?
     (?P<fragment>\#[^\s"'<>`]*?)?
-    (?=[\],)}]*(?:[\s"'<>`]|::|$))             # brackets at its end belong to the text around it
+    (?=[\],)}]{0,8}(?:[\s"'<>`]|::|$))          # brackets at its end belong to the text around it
     """,
     re.IGNORECASE | re.VERBOSE,
 )
