@@ -38,6 +38,8 @@ def test_an_event_is_what_was_written(event: dict[str, object]) -> None:
         (b'{"kind": "lag"}', "not an event"),
         (b'{"kind": "log"', "not valid JSON"),
         (b'{"kind": "l\xff"}', "not valid JSON"),
+        (b'{"kind": "l\xed\xa0\x80"}', "not valid JSON"),  # half of a surrogate pair, as bytes
+        (b'{"kind": "l\\ud800"}', "not valid JSON"),
         (b"[" * 100_000, "not valid JSON"),
         (b'{"kind": "end", "time_ms": 1}', "`end` without `status`"),
         (b'{"kind": "end", "time_ms": 1, "status": "DONE"}', "`end` with a wrong `status`"),

@@ -15,6 +15,7 @@ import pytest
 from filelock import Timeout
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 
 OPEN = {
     "kind": "open",
@@ -306,6 +307,44 @@ def test_what_is_no_journal_is_set_aside_and_blocks_nothing(
     assert project.names() == [f"{name}.damaged"]
     assert f"{project.spool / name}: " in caplog.text
     assert f"set aside as {name}.damaged" in caplog.text
+
+
+def test_a_journal_that_mlflow_does_not_accept_blocks_no_other(
+    project: Project, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The error says nothing about the journal, but MLflow answers other questions."""
+    create, failing = MlflowClient.create_run, {"a", "c"}
+
+    def create_run(client: MlflowClient, *args: Any, **kwargs: Any) -> Run:
+        if args[2]["fingerprint"][0] in failing:
+            raise MlflowException("something is wrong")
+        return create(client, *args, **kwargs)
+
+    monkeypatch.setattr(MlflowClient, "create_run", create_run)
+    kept = [project.write(1, opening("a"), END, fingerprint="a" * 16)]
+    project.write(2, opening("b"), END, fingerprint="b" * 16)
+    kept.append(project.write(3, opening("c"), END, fingerprint="c" * 16))
+    project.write(4, opening("d"), END, fingerprint="d" * 16)
+    project.ship()
+    assert [project.run(letter * 16).info.status for letter in "bd"] == ["FINISHED"] * 2
+    assert project.names() == [path.name for path in kept]
+    assert "accepts no events now" in caplog.text
+
+    project.write(4, opening("d"), END, fingerprint="d" * 16)
+    own = project.shipper.Journal(project.write(5, opening("e"), END, fingerprint="e" * 16))
+    own.read()
+    own.file.close()
+    tracker = project.shipper.Tracker()
+    assert project.shipper.ready(project.spool, own, tracker)
+    own.opening["parent"] = "c" * 16
+    assert not project.shipper.ready(project.spool, own, tracker)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise MlflowException("nothing works")
+
+    monkeypatch.setattr(MlflowClient, "search_experiments", fail)
+    with pytest.raises(MlflowException, match="nothing works"):
+        project.shipper.ready(project.spool, own, tracker)
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 4096, b"\n\n"])

@@ -47,7 +47,8 @@ _DATASET = {"name", "digest", "source", "context"}
 def parse(line: bytes) -> dict[str, Any]:
     """Return the event in a line; raise ValueError with what is wrong with it."""
     try:
-        event = json.loads(line)
+        event = json.loads(line.decode("utf-8"))
+        json.dumps(event, ensure_ascii=False).encode("utf-8")  # no store holds half of a character
     except (ValueError, RecursionError):
         raise ValueError("not valid JSON") from None
     kind = event.get("kind") if isinstance(event, dict) else None

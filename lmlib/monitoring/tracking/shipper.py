@@ -17,7 +17,7 @@ import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any, Literal
@@ -484,19 +484,41 @@ def ready(spool: Path, journal: Journal, tracker: Tracker) -> bool:
     if journal.run_id or not journal.opening:
         return True
     family = {journal.opening["fingerprint"][:16], (journal.opening["parent"] or "")[:16]} - {""}
-    done = True
-    for path in waiting(spool, skip=journal.path.name):
-        if order(path) < order(journal.path) and not ship_left_over(path, tracker):
-            done = done and not any(f"-{member}-" in path.name for member in family)
-    return done
+    own = journal.path
+    earlier = [path for path in waiting(spool, skip=own.name) if order(path) < order(own)]
+    unsent, _ = ship_left_overs(earlier, tracker)
+    return not any(f"-{member}-" in path.name for path in unsent for member in family)
+
+
+def ship_left_overs(
+    paths: Iterable[Path], tracker: Tracker
+) -> tuple[list[Path], MlflowException | None]:
+    """Send journals; return those that others hold or MLflow does not accept now, and its error.
+
+    An error of MLflow may be about one journal, which must not block the others. It is raised if
+    MLflow does not answer at all.
+    """
+    unsent: list[Path] = []
+    failure: MlflowException | None = None
+    for path in paths:
+        try:
+            is_sent = ship_left_over(path, tracker)
+        except MlflowException as error:
+            if _is_lock(error):
+                raise
+            tracker.client.search_experiments(max_results=1)
+            failure, is_sent = error, False
+        if not is_sent:
+            unsent.append(path)
+    return unsent, failure
 
 
 def ship_all(spool: Path) -> None:
     """Send every journal in `spool` that nobody holds."""
     try:
-        tracker = Tracker()
-        for path in waiting(spool):
-            ship_left_over(path, tracker)
+        _, failure = ship_left_overs(waiting(spool), Tracker())
+        if failure:
+            raise failure
     except Exception as error:  # noqa: BLE001  # whatever the tracker's client raises
         report(error, spool)
 
