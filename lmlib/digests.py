@@ -5,7 +5,7 @@ A file with a flipped bit, or emptied, or of another artefact, is refused where 
 
 from pathlib import Path
 
-from lmlib.files import sha256_file, sync, write_atomically
+from lmlib.files import read_text, sha256_file, sync, write_atomically
 
 SUMS = "SHA256SUMS"
 
@@ -26,11 +26,9 @@ def check_digests(folder: str | Path, *names: str) -> None:
     """
     folder = Path(folder)
     try:
-        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+        lines = read_text(folder / SUMS).splitlines()
     except FileNotFoundError:
         return
-    except UnicodeDecodeError:
-        lines = []
     known = {line[66:]: line[:64] for line in lines}
     for name in names:
         path = folder / name

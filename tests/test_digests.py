@@ -1,5 +1,7 @@
 """lmlib/digests.py: files that have changed since they were written are refused."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,15 @@ def test_a_changed_file_is_named(folder: Path, name: str, content: bytes) -> Non
 def test_damaged_digests_are_named(folder: Path, content: bytes) -> None:
     (folder / SUMS).write_bytes(content)
     with pytest.raises(ValueError, match="SHA256SUMS"):
+        check_digests(folder, "a.txt")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir])
+def test_what_is_no_file_of_digests_is_named(folder: Path, make: Callable[[Path], None]) -> None:
+    """A pipe would wait for a writer."""
+    (folder / SUMS).unlink()
+    make(folder / SUMS)
+    with pytest.raises(ValueError, match="SHA256SUMS: not a file"):
         check_digests(folder, "a.txt")
 
 

@@ -15,7 +15,7 @@ from filelock import Timeout
 
 from lmlib.checkpoint import checkpoint_state, serialise
 from lmlib.errors import describe
-from lmlib.files import write_atomically
+from lmlib.files import open_regular, write_atomically
 from lmlib.memory import out_of_memory
 from lmlib.sharding import load_whole
 from lmlib.states import lock_of
@@ -178,7 +178,8 @@ class ResumeStore:
     ) -> tuple[int, Rows] | None:
         for path in self._files():
             try:
-                content = path.read_bytes()
+                with open_regular(path) as file:
+                    content = file.read()
             except OSError as error:
                 logger.warning("%s; trying the state before it", describe(error))
                 continue

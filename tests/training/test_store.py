@@ -3,10 +3,11 @@
 import copy
 import hashlib
 import logging
+import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -141,15 +142,17 @@ def test_what_is_no_state_is_skipped(
     assert "step-000000002.pt: holds no state" in caplog.text
 
 
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
 def test_a_state_that_cannot_be_read_is_skipped(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, make: Callable[[Path], None]
 ) -> None:
+    """A pipe would wait for a writer."""
     store = ResumeStore(tmp_path)
     model, optimizer = trained(seed=1)
     store.save(model, optimizer, 1, ROWS)
-    (tmp_path / "step-000000002.pt").mkdir()
+    make(tmp_path / "step-000000002.pt")
     assert store.load(model, optimizer) == (1, ROWS)
-    assert "step-000000002.pt: is a directory; " in caplog.text
+    assert "step-000000002.pt: not a file; " in caplog.text
 
 
 def flip_a_byte(content: bytes) -> bytes:

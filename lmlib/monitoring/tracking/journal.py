@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 import lmlib
-from lmlib.files import sync
-from lmlib.monitoring.tracking.events import DAMAGED, RETRY, open_file, order
+from lmlib.files import open_regular, sync
+from lmlib.monitoring.tracking.events import DAMAGED, RETRY, order
 from lmlib.redaction import redact
 from lmlib.threads import start_thread
 
@@ -338,7 +338,7 @@ def _redacted(value: Any) -> Any:
 
 def _count_lines(journal: Path) -> int:
     try:
-        with open_file(journal) as file:
+        with open_regular(journal, follow=False) as file:
             return sum(1 for _ in file)
     except OSError:  # the shipper says why
         return 0
