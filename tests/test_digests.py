@@ -61,7 +61,7 @@ def test_what_was_written_elsewhere_is_not_checked(folder: Path) -> None:
     check_digests(folder, "a.txt")
 
 
-@pytest.mark.parametrize("name", ["vocab.json", "merges.txt", "bpe.json"])
+@pytest.mark.parametrize("name", ["vocab.json", "merges.txt", "bpe.json", "tokenizer.json"])
 def test_a_tokenizer_is_checked(tmp_path: Path, name: str) -> None:
     Tokenizer({byte: bytes([byte]) for byte in range(256)}, []).save(tmp_path)
     Tokenizer.load(tmp_path)
