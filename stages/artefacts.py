@@ -68,14 +68,25 @@ def check_recorded(deps: list[Path]) -> None:
     DVC does not look again at files that it has checked out, nor at read-only files of its cache.
     Folders have their SHA256SUMS.
     """
-    outs = [out for stage in read_yaml(LOCK)["stages"].values() for out in stage.get("outs", [])]
-    recorded = {Path(out["path"]): out["md5"] for out in outs}
+    recorded = recorded_outs()
     for path in deps:
         if path in recorded and path.is_file() and md5_file(path) != recorded[path]:
             raise ValueError(
                 f"{path}: damaged: it has not the hash that {LOCK} records; run `make verify`, "
                 "then `dvc repro`"
             )
+
+
+def recorded_outs() -> dict[Path, str]:
+    """Return the hash of each out that dvc.lock records; raise ValueError if it is damaged."""
+    try:
+        stages = read_yaml(LOCK)["stages"].values() if LOCK.is_file() else ()
+        outs = [out for stage in stages for out in stage.get("outs", [])]
+        return {Path(out["path"]): str(out["md5"]) for out in outs}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{LOCK}: not a lock file of DVC; `git checkout {LOCK}` restores it"
+        ) from error
 
 
 def md5_file(path: Path) -> str:

@@ -105,6 +105,33 @@ def test_a_damaged_file_of_the_cache_is_refused_and_made_anew(
     assert "up to date" in copy.run("dvc", "status")
 
 
+def test_verify_removes_what_is_no_file_of_the_cache(copy: Project) -> None:
+    """Whatever it is: the others are checked all the same."""
+    folder = copy.folder / ".dvc/cache/files/md5/00"
+    folder.mkdir(exist_ok=True)
+    (folder / ("a" * 30)).mkdir()
+    (folder / ("b" * 30)).symlink_to("nothing")
+    os.mkfifo(folder / ("c" * 30))
+    (copy.folder / "models/lm/link").symlink_to("nothing")
+    said = copy.run(*VERIFY)
+    assert "3 damaged files in the cache" in said
+    assert all(f"{letter * 30}: damaged, so it was removed" in said for letter in "abc")
+    assert "0 damaged" in copy.run(*VERIFY)
+
+
+@pytest.mark.parametrize("content", ["schema: '2.0'\n", "stages: 3\n", "stages: {train: 3}\n"])
+def test_a_damaged_lock_file_is_named(copy: Project, content: str) -> None:
+    (copy.folder / "dvc.lock").write_text(content)
+    (line,) = copy.run(*VERIFY, status=1).splitlines()
+    assert line.startswith("error: dvc.lock: not a lock file of DVC; ")
+
+
+def test_a_damaged_export_is_not_imported(copy: Project) -> None:
+    flip_a_bit(copy.folder / "models/hf/model.safetensors")
+    (line,) = copy.run("python", "-m", "stages.import_hf", "models/hf", status=1).splitlines()
+    assert line.startswith("error: models/hf/model.safetensors: damaged, or changed")
+
+
 def test_a_wrong_place_is_found_before_the_work(copy: Project) -> None:
     shutil.rmtree(copy.folder / "models/lm")
     (copy.folder / "models/lm").touch()
