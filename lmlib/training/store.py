@@ -156,8 +156,8 @@ class ResumeStore:
         """Restore the newest undamaged state; return its step and rows, or None if there is none.
 
         Damaged states are removed, or they would count among the newest two; those that cannot be
-        read are skipped. Raises ValueError
-        if the processes do not find the same state.
+        read are skipped. Raises ValueError for a state of another run, and if the processes do not
+        find the same state.
         """
         if not self.world.is_main:
             self.world.wait()
@@ -196,11 +196,20 @@ class ResumeStore:
                 kind = type(error).__name__
                 logger.warning("%s: holds no state (%s); trying the state before it", path, kind)
                 continue
-            load_whole(model, state["model"])
-            load_whole_optimizer(optimizer, state["optimizer"])
-            for name, part in parts.items():
-                part.load_state_dict(state["parts"][name])
-            return state["iteration"], state["rows"]
+            try:
+                load_whole(model, state["model"])
+                load_whole_optimizer(optimizer, state["optimizer"])
+                for name, part in parts.items():
+                    part.load_state_dict(state["parts"][name])
+                return state["iteration"], state["rows"]
+            except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+                if out_of_memory(error, ""):
+                    raise
+                # a part may be restored already, so no other state is tried
+                raise ValueError(
+                    f"{path}: not a state of this run ({type(error).__name__}: {error}); remove "
+                    "it, and run again to resume from the state before it"
+                ) from error
         return None
 
     def _files(self) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import io
 import logging
 import os
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lmlib.files import write_atomically
 from lmlib.states import discard
@@ -140,6 +142,22 @@ def test_what_is_no_state_is_skipped(
     (tmp_path / "step-000000002.pt").write_bytes(digest + body)
     assert store.load(model, optimizer) == (1, ROWS)
     assert "step-000000002.pt: holds no state" in caplog.text
+
+
+@pytest.mark.parametrize("lost", ["model", "optimizer", "parts", "iteration", "rows"])
+def test_a_state_of_another_run_is_named(tmp_path: Path, lost: str) -> None:
+    """With the right digest; nothing is trained from a half-restored model."""
+    store = ResumeStore(tmp_path)
+    model, optimizer = trained(seed=1)
+    store.save(model, optimizer, 1, ROWS, part=Counter(1))
+    path = tmp_path / "step-000000001.pt"
+    state = torch.load(io.BytesIO(path.read_bytes()[64:]), weights_only=True)
+    del state[lost]
+    torch.save(state, body := io.BytesIO())
+    digest = hashlib.sha256(body.getvalue()).hexdigest().encode()
+    path.write_bytes(digest + body.getvalue())
+    with pytest.raises(ValueError, match=rf"step-000000001\.pt: not a state of this run.*{lost}"):
+        store.load(model, optimizer, part=Counter(0))
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
