@@ -105,6 +105,15 @@ def test_a_damaged_file_of_the_cache_is_refused_and_made_anew(
     assert "up to date" in copy.run("dvc", "status")
 
 
+def test_by_hand_a_changed_text_is_a_warning(copy: Project) -> None:
+    """It may be what `python -m stages.download` made from other parameters."""
+    flip_a_bit(copy.folder / "data/raw/valid.txt")
+    said = copy.run("python", "-m", "stages.encode")
+    assert "if it was not made by hand: data/raw/valid.txt: damaged: " in said
+    said = copy.run("python", "-m", "stages.train_tokenizer")
+    assert "made by hand" not in said
+
+
 def test_verify_removes_what_is_no_file_of_the_cache(copy: Project) -> None:
     """Whatever it is: the others are checked all the same."""
     folder = copy.folder / ".dvc/cache/files/md5/00"
