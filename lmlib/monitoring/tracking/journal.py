@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 import lmlib
+from lmlib.errors import describe
 from lmlib.files import open_regular, sync
 from lmlib.monitoring.tracking.events import DAMAGED, RETRY, order
 from lmlib.redaction import redact
@@ -61,7 +62,8 @@ def never_raises(
         try:
             method(self, *args, **kwargs)
         except Exception as error:  # noqa: BLE001  # no tracker call may fail a run
-            self._warn(f"{method.__name__}: {type(error).__name__}: {error}")
+            what = "" if self._fd is not None else "this run is not recorded: "
+            self._warn(f"{what}{method.__name__}: {type(error).__name__}: {describe(error)}")
 
     return wrapper
 
