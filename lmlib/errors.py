@@ -11,6 +11,7 @@ ADVICE = {
     errno.EROFS: "make it possible to write there, or work in a copy elsewhere",
     errno.EISDIR: "move the folder away, since a file is needed there",
     errno.ENOTDIR: "move the file away, since a folder is needed there",
+    errno.ELOOP: "remove the symbolic link, since a file or folder is needed there",
     errno.EEXIST: "move what is there away",
     errno.ENOENT: "check the name",
     errno.EMFILE: "raise the limit on open files (`ulimit -n`)",

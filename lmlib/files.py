@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -237,7 +238,20 @@ def _mapping(path: str | Path, value: Any) -> dict[str, Any]:
     return value
 
 
+def open_regular(path: str | Path, *, follow: bool = True) -> io.BufferedReader:
+    """Open a file to read it; raise OSError for anything but a regular file.
+
+    A pipe could keep the reader waiting for ever, and a device could have no end. Without `follow`,
+    a symbolic link is not a regular file either.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"{path}: not a file; remove what stands in its place")
+    return os.fdopen(descriptor, "rb")
+
+
 def sha256_file(path: str | Path) -> str:
     """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
-    with Path(path).open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,17 +3,19 @@
 stages of dvc.yaml   download, train_tokenizer, encode, train, evaluate, export
 run by hand          sample, score, report, study, ui, verify, sync_tracking, import_hf, vega
 run by make          install, repro, dvc_utf8
-helpers              artefacts, cli, cores, fingerprint, parent, paths, stage_run, trained,
-                     uncaught
+helpers              artefacts, cli, cores, fingerprint, parent, paths, stage_run, streams,
+                     trained, uncaught
 """
 
 import sys
 
 from stages.cores import share_cores
 from stages.parent import terminate_with_parent
+from stages.streams import secure_streams
 from stages.uncaught import explain
 
 if sys.argv[0] == "-m":  # Python is about to run one of the modules
+    secure_streams()
     terminate_with_parent()
 sys.excepthook = explain
 share_cores()  # here, because it must come before any stage imports PyTorch

@@ -24,13 +24,18 @@ def producing(stage: str) -> Iterator[None]:
     """Check the files that a stage reads and the places where it writes; let no other write there.
 
     Raises OSError, naming the path, where it could not write, and ValueError for a file that is not
-    the one that DVC made.
+    the one that DVC made; without DVC, that is a warning.
     """
     entry = read_yaml(PIPELINE)["stages"][stage]
     for out in _paths(entry, "outs", "metrics", "plots"):
         check_place(out, is_folder=not out.suffix)
-    if "DVC_STAGE" in os.environ and LOCK.is_file():
-        check_recorded(_paths(entry, "deps"))
+    for path in changed(_paths(entry, "deps")):
+        if "DVC_STAGE" in os.environ:
+            raise ValueError(
+                f"{path}: damaged: it has not the hash that {LOCK} records; run `make verify`, "
+                "then `dvc repro`"
+            )
+        logger.warning("%s: not the one that %s records; was it made by hand?", path, LOCK)
     LOCKS.mkdir(parents=True, exist_ok=True)
     lock = FileLock(LOCKS / f"{stage}.lock")
     try:
@@ -50,20 +55,30 @@ def _paths(entry: dict[str, Any], *keys: str) -> list[Path]:
     return [Path(item if isinstance(item, str) else next(iter(item))) for item in items]
 
 
-def check_recorded(deps: list[Path]) -> None:
-    """Raise ValueError for a file that has another hash than in dvc.lock, where it is an out.
+def changed(deps: list[Path]) -> list[Path]:
+    """Return the files that are outs in dvc.lock, but have another hash there.
 
     DVC does not look again at files that it has checked out, nor at read-only files of its cache.
     Folders have their SHA256SUMS.
     """
-    outs = [out for stage in read_yaml(LOCK)["stages"].values() for out in stage.get("outs", [])]
-    recorded = {Path(out["path"]): out["md5"] for out in outs}
-    for path in deps:
-        if path in recorded and path.is_file() and md5_file(path) != recorded[path]:
-            raise ValueError(
-                f"{path}: damaged: it has not the hash that {LOCK} records; run `make verify`, "
-                "then `dvc repro`"
-            )
+    recorded = recorded_outs()
+    return [
+        path
+        for path in deps
+        if path in recorded and path.is_file() and md5_file(path) != recorded[path]
+    ]
+
+
+def recorded_outs() -> dict[Path, str]:
+    """Return the hash of each out that dvc.lock records; raise ValueError if it is damaged."""
+    try:
+        stages = read_yaml(LOCK)["stages"].values() if LOCK.is_file() else ()
+        outs = [out for stage in stages for out in stage.get("outs", [])]
+        return {Path(out["path"]): str(out["md5"]) for out in outs}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{LOCK}: not a lock file of DVC; `git checkout {LOCK}` restores it"
+        ) from error
 
 
 def md5_file(path: Path) -> str:

@@ -16,6 +16,7 @@ from dataclasses import asdict
 
 import torch
 
+from lmlib.digests import write_digests
 from lmlib.export import (
     gguf_obstacle,
     llama_obstacle,
@@ -76,6 +77,7 @@ def _export(model: TransformerLM, tokenizer: Tokenizer) -> None:
         gguf_obstacle=without_gguf,
     )
     write_atomically(EXPORTED / "README.md", card.encode("utf-8"))
+    write_digests(EXPORTED, *sorted(path.name for path in EXPORTED.iterdir()))
 
 
 if __name__ == "__main__":

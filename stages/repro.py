@@ -1,7 +1,7 @@
 """Run `dvc repro`; if `make` starts two in one folder, the second waits.
 
 Without this, DVC ends the second one with an error: a running stage locks its files. DVC also ends
-with an error, for ever, if an earlier one was killed while it wrote down its locks.
+with an error, for ever, if an earlier one was killed while it wrote its locks or dvc.lock.
 
 Stages check their own parameters as they start, perhaps after hours of others. So all are checked
 first, if params.yaml was changed after the last build.
@@ -11,6 +11,7 @@ Run:    make repro
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from stages.install import lock
 from stages.paths import LOCK, PARAMS
 
 DVC_LOCKS = Path(".dvc/tmp/rwlock")
+DVC_RUNS = Path(".dvc/tmp/lock")  # held by a dvc while it writes dvc.lock
 
 
 def main() -> None:
@@ -28,6 +30,7 @@ def main() -> None:
     file = lock(Path("dvc.yaml"), "another `make` is building here")
     os.set_inheritable(file.fileno(), True)
     remove_half_written(DVC_LOCKS)
+    restore_half_written(LOCK)
     os.execvp("dvc", ["dvc", "repro", *sys.argv[1:]])
 
 
@@ -64,6 +67,42 @@ def remove_half_written(locks: Path) -> None:
         if not is_json(locks):  # no DVC is just writing it
             sys.stderr.write(f"removing {locks}: a dvc that was killed has written half of it\n")
             locks.unlink()
+
+
+def restore_half_written(lock_file: Path) -> None:
+    """Restore a dvc.lock that DVC would not read to that of the last commit.
+
+    Stages that have run since then are found in DVC's cache of runs.
+    """
+    if is_lock_file(lock_file):
+        return
+    from dvc.lock import make_lock
+
+    DVC_RUNS.parent.mkdir(parents=True, exist_ok=True)
+    with make_lock(str(DVC_RUNS), tmp_dir=str(DVC_RUNS.parent), wait=True):
+        if not is_lock_file(lock_file):
+            sys.stderr.write(
+                f"{lock_file}: damaged, so it is restored to that of the last commit\n"
+            )
+            lock_file.unlink()
+            subprocess.run(
+                ["git", "checkout", "--quiet", "HEAD", "--", str(lock_file)], check=False
+            )
+
+
+def is_lock_file(path: Path) -> bool:
+    """Return whether DVC can read a dvc.lock, or there is none."""
+    import yaml
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+    from voluptuous import Invalid
+
+    if not path.is_file():
+        return True
+    try:
+        COMPILED_LOCKFILE_SCHEMA(yaml.load(path.read_bytes(), yaml.CSafeLoader))
+    except (yaml.YAMLError, Invalid):
+        return False
+    return True
 
 
 def is_json(path: Path) -> bool:

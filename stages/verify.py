@@ -8,25 +8,25 @@ Run:    make verify   (or, from the root of the repository: python -m stages.ver
 """
 
 import os
+import shutil
 from pathlib import Path
 
 from dvc.repo import Repo
 
-from lmlib.files import read_yaml
-from stages.artefacts import md5_file
+from stages.artefacts import md5_file, recorded_outs
 from stages.cli import run_stage, say
-from stages.paths import LOCK
 
 
 def main() -> None:
     """Remove the damaged files of the cache, and print which they were."""
     with Repo() as repo:
         cache = Path(repo.cache.local.path)
+    outs = recorded_outs()
     damaged = remove_damaged(cache)
-    for out in outs():
-        touch(out)
     for path in damaged:
         say(f"{path}: damaged, so it was removed from the cache\n")
+    for out in outs:
+        touch(out)
     say(
         f"{len(damaged)} damaged files in the cache; now `dvc repro` reads all outs again and "
         "rebuilds what is damaged\n"
@@ -34,26 +34,25 @@ def main() -> None:
 
 
 def remove_damaged(cache: Path) -> list[Path]:
-    """Remove the files of a cache that do not have the hash that is their name; return them."""
+    """Remove what is no file with the hash that is its name from a cache; return the paths."""
     damaged = []
     for path in sorted(cache.glob("[0-9a-f][0-9a-f]/*")):
-        if md5_file(path) != (path.parent.name + path.name).removesuffix(".dir"):
+        digest = (path.parent.name + path.name).removesuffix(".dir")
+        if path.is_file() and md5_file(path) == digest:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
             path.unlink()
-            damaged.append(path)
+        damaged.append(path)
     return damaged
-
-
-def outs() -> list[Path]:
-    """Return the outs in dvc.lock that are here."""
-    stages = read_yaml(LOCK)["stages"].values() if LOCK.is_file() else []
-    paths = [Path(out["path"]) for stage in stages for out in stage.get("outs", [])]
-    return [path for path in paths if path.exists()]
 
 
 def touch(out: Path) -> None:
     """Change the time of all files of an out: DVC then reads them again."""
-    for path in [out, *out.rglob("*")] if out.is_dir() else [out]:
-        os.utime(path)
+    for path in [out, *out.rglob("*")]:
+        if path.exists():
+            os.utime(path)
 
 
 if __name__ == "__main__":

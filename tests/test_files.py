@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lmlib.files import (
+    open_regular,
     read_json,
     read_metrics,
     read_yaml,
@@ -21,6 +22,25 @@ from lmlib.files import (
     write_csv,
     write_json,
 )
+
+
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    """A pipe would wait for a writer, and a device has no end."""
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to("file")
+    for name in ("file", "link"):
+        with open_regular(tmp_path / name) as file:
+            assert file.read() == b"x"
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "device").symlink_to("/dev/zero")
+    for name in ("pipe", "folder", "device"):
+        with pytest.raises(OSError, match=f"{name}: not a file"):
+            open_regular(tmp_path / name)
+        with pytest.raises(OSError, match=f"{name}: not a file"):
+            sha256_file(tmp_path / name)
+    with pytest.raises(OSError, match="symbolic links"):
+        open_regular(tmp_path / "link", follow=False)
 
 
 def test_sha256_file(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from safetensors.torch import save
 
 from lmlib.checkpoint import build_model, read_weights
+from lmlib.digests import check_digests
 from lmlib.export.llama import (
     from_llama,
     llama_config,
@@ -77,9 +78,12 @@ def load_pretrained(folder: Path) -> tuple[TransformerLM, Tokenizer]:
     """Return the model and the tokenizer of a folder that `save_pretrained` or transformers wrote.
 
     The weights may be in one file, or in several with an index. Raises FileNotFoundError for a
-    missing file, and ValueError, naming the setting, for what this project cannot express.
+    missing file, and ValueError, naming the setting, for what this project cannot express, or
+    naming the file, where SHA256SUMS has another digest of it.
     """
     config_path, tokenizer_path = _member(folder, "config.json"), _member(folder, "tokenizer.json")
+    weight_paths = _weight_files(folder)
+    check_digests(folder, config_path.name, tokenizer_path.name, *(p.name for p in weight_paths))
     params, vocab_size = llama_params(read_json(config_path, missing=_ADVICE), str(config_path))
     tokenizer = parse_tokenizer_json(
         read_json(tokenizer_path, missing=_ADVICE), str(tokenizer_path)
@@ -95,9 +99,7 @@ def load_pretrained(folder: Path) -> tuple[TransformerLM, Tokenizer]:
         is_tied = params.tie_embeddings and name == "lm_head.weight"
         return is_tied or name.endswith("rotary_emb.inv_freq")
 
-    weights = read_weights(
-        _weight_files(folder), llama_shapes(params, vocab_size), config_path, ignores
-    )
+    weights = read_weights(weight_paths, llama_shapes(params, vocab_size), config_path, ignores)
     return build_model(params, vocab_size, from_llama(weights, params), config_path), tokenizer
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
+from lmlib.errors import describe
+
 logger = logging.getLogger(__name__)
 
 WARMUP_STEPS = 3  # allocators and caches settle; the profiler starts in the last of them
@@ -18,15 +20,20 @@ def profiled(trace: Path | None, steps: int) -> Iterator[Callable[[], None]]:
     """Yield a function to call after each step; write `steps` of them to `trace`, after a warm-up.
 
     The trace is a Chrome trace (JSON): open it at https://ui.perfetto.dev. If the run ends earlier,
-    the trace has fewer steps. Without a path nothing is recorded.
+    the trace has fewer steps; if it cannot be written, that is a warning. Without a path nothing is
+    recorded.
     """
     if trace is None:
         yield lambda: None
         return
 
     def write(finished: profile) -> None:
-        trace.parent.mkdir(parents=True, exist_ok=True)
-        finished.export_chrome_trace(str(trace))
+        try:
+            trace.parent.mkdir(parents=True, exist_ok=True)
+            finished.export_chrome_trace(str(trace))
+        except (OSError, RuntimeError) as error:  # the second is what PyTorch raises
+            logger.warning("there is no profile, training goes on: %s", describe(error))
+            return
         logger.info("%s: the trace; open it at https://ui.perfetto.dev", trace)
 
     activities = [ProfilerActivity.CPU]

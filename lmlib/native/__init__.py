@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lmlib.files import write_atomically
+from lmlib.files import open_regular, write_atomically
 
 if TYPE_CHECKING:  # llvmlite maps 200 MB: it is imported where kernels are needed
     from llvmlite.binding import TargetMachine
@@ -123,7 +123,8 @@ class ObjectCode:
         for folder in cache_folders():
             with suppress(OSError):
                 path = folder / file_name(package)
-                content = path.read_bytes()
+                with open_regular(path) as file:
+                    content = file.read()
                 digest, body = content[:32], content[32:]
                 if hashlib.sha256(body).digest() == digest:
                     with suppress(OSError):

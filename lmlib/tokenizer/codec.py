@@ -291,7 +291,7 @@ class Tokenizer:
     def load(cls, folder: PathLike) -> "Tokenizer":
         """Return the tokenizer that `save` wrote; raise ValueError if a file has changed since."""
         folder = Path(folder)
-        check_digests(folder, *files.NAMES)
+        check_digests(folder, *files.NAMES, "tokenizer.json")
         pattern, special_ids = files.read_config(folder)
         vocab = files.read_vocab(folder / "vocab.json")
         for token, token_id in special_ids.items():

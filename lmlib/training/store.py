@@ -15,7 +15,7 @@ from filelock import Timeout
 
 from lmlib.checkpoint import checkpoint_state, serialise
 from lmlib.errors import describe
-from lmlib.files import write_atomically
+from lmlib.files import open_regular, write_atomically
 from lmlib.memory import out_of_memory
 from lmlib.sharding import load_whole
 from lmlib.states import lock_of
@@ -156,8 +156,8 @@ class ResumeStore:
         """Restore the newest undamaged state; return its step and rows, or None if there is none.
 
         Damaged states are removed, or they would count among the newest two; those that cannot be
-        read are skipped. Raises ValueError for a state of another model or program, and if the
-        processes do not find the same state.
+        read are skipped. Raises ValueError for a state of another run, and if the processes do not
+        find the same state.
         """
         if not self.world.is_main:
             self.world.wait()
@@ -178,7 +178,8 @@ class ResumeStore:
     ) -> tuple[int, Rows] | None:
         for path in self._files():
             try:
-                content = path.read_bytes()
+                with open_regular(path) as file:
+                    content = file.read()
             except OSError as error:
                 logger.warning("%s; trying the state before it", describe(error))
                 continue
@@ -201,12 +202,12 @@ class ResumeStore:
                 for name, part in parts.items():
                     part.load_state_dict(state["parts"][name])
                 return state["iteration"], state["rows"]
-            except Exception as error:  # of whatever kind, and with the model loaded in part
+            except Exception as error:  # of whatever kind, and with the model restored in part
                 if out_of_memory(error, ""):
                     raise
                 raise ValueError(
-                    f"{path}: is no state of this training ({type(error).__name__}: {error}); "
-                    "move the file away and run again"
+                    f"{path}: not a state of this run ({type(error).__name__}: {error}); remove "
+                    "it, and run again to resume from the state before it"
                 ) from error
         return None
 

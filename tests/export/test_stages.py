@@ -44,6 +44,7 @@ def test_export_and_the_way_back(model: TransformerLM, monkeypatch: pytest.Monke
     first = contents(EXPORTED)
     assert sorted(first) == [
         "README.md",
+        "SHA256SUMS",
         "config.json",
         "generation_config.json",
         "model.gguf",

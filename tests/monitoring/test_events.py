@@ -1,12 +1,11 @@
 """lmlib/monitoring/tracking/events.py: which lines are events, and in which order journals are."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 
-from lmlib.monitoring.tracking.events import open_file, order, parse
+from lmlib.monitoring.tracking.events import order, parse
 
 OPEN = {
     "kind": "open",
@@ -78,16 +77,3 @@ def test_journals_are_in_the_order_of_their_numbers() -> None:
     """Not of their text, and names without a number come first."""
     names = ["x.jsonl", "000009-a-1.jsonl", "10-b-1.jsonl", "1764000000000000000-c-1.jsonl"]
     assert sorted(map(Path, reversed(names)), key=order) == [Path(name) for name in names]
-
-
-def test_only_regular_files_are_opened(tmp_path: Path) -> None:
-    """A pipe would wait for a writer, a link may lead anywhere."""
-    (tmp_path / "file").write_text("x")
-    with open_file(tmp_path / "file") as file:
-        assert file.read() == b"x"
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "link").symlink_to("file")
-    for name in ("pipe", "folder", "link"):
-        with pytest.raises(OSError):  # noqa: PT011  # ELOOP for a link, our own text for the others
-            open_file(tmp_path / name)

@@ -31,6 +31,7 @@ OPEN = {
     "system_metrics": False,
 }
 END = {"kind": "end", "time_ms": 9, "status": "FINISHED"}
+NOT_AS_ROOT = pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
 NAME = f"1-{'a' * 16}-1.jsonl"
 
 
@@ -407,12 +408,21 @@ def test_artifacts_are_found_after_the_spool_has_moved(project: Project, tmp_pat
     assert project.names() == [f"1-{'a' * 16}-1.files", f"{journal.name}.damaged"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
-def test_an_artifact_that_cannot_be_read_blocks_nothing(project: Project) -> None:
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda path: path.touch(mode=0), marks=NOT_AS_ROOT),
+        os.mkfifo,
+        lambda path: path.symlink_to(path),
+        lambda path: (path.mkdir(), (path / "link").symlink_to("nothing")),
+    ],
+    ids=["forbidden", "pipe", "loop", "dangling"],
+)
+def test_an_artifact_that_cannot_be_read_blocks_nothing(project: Project, make: Any) -> None:
     artifact = {"kind": "artifact", "time_ms": 1, "folder": "", "on_parent": False, "path": "a"}
     journal = project.write(1, OPEN, artifact, END)
     journal.with_suffix(".files").mkdir()
-    (journal.with_suffix(".files") / "a").touch(mode=0)
+    make(journal.with_suffix(".files") / "a")
     project.write(2, opening("b"), END)
     project.ship()
     assert project.run("b" * 16).info.status == "FINISHED"

@@ -210,6 +210,31 @@ def test_a_database_that_needs_somebody_is_named_and_kept(
         assert database.read_bytes() == content
 
 
+def test_what_stands_beside_a_database_is_named(database: Path, store: ModuleType) -> None:
+    """And not the database, which is whole."""
+    lock, artifacts = Path(f"{database}.lock"), database.with_name("mlartifacts")
+    lock.unlink(missing_ok=True)
+    lock.mkdir()
+    with pytest.raises(store.DatabaseError, match=f"^{lock}: Is a directory; move it away"):
+        store.prepare(database)
+    lock.rmdir()
+    artifacts.symlink_to("nothing")
+    with pytest.raises(store.DatabaseError, match=f"^{artifacts}: not a folder, .*move it away"):
+        store.prepare(database)
+    artifacts.unlink()
+    store.prepare(database)
+
+
+@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
+def test_a_database_in_memory_is_refused(
+    uri: str, store: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is sent there would be gone, and so would the journal."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(store.DatabaseError, match="a database in memory, which ends with"):
+        store.Tracker()
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes read-only files")
 @pytest.mark.parametrize("what", ["database", "folder"])
 def test_a_read_only_database_is_named(database: Path, store: ModuleType, what: str) -> None:

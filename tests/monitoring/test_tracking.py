@@ -388,7 +388,8 @@ def test_spool_that_cannot_be_written_costs_one_warning(
         run.log(1, {"train/loss": 1.0})
         run.artifact(tmp_path / "spool")
     (warning,) = [record.message for record in caplog.records]
-    assert "FileExistsError" in warning
+    assert warning.startswith("tracking: this run is not recorded: _open: FileExistsError: ")
+    assert f"{tmp_path / 'spool'}: file exists; move what is there away" in warning
 
 
 def test_server_that_dies_in_the_middle_of_a_run(

@@ -131,14 +131,20 @@ def test_the_second_process_needs_no_numba(toy: Toy) -> None:
     assert len(toy.kept()) == 1
 
 
-@pytest.mark.parametrize("damage", ["a flipped bit", "cut short", "emptied"])
+@pytest.mark.parametrize("damage", ["a flipped bit", "cut short", "emptied", "a pipe"])
 def test_damaged_code_is_compiled_again(toy: Toy, damage: str) -> None:
     toy.result()
     (file,) = toy.kept()
     whole = file.read_bytes()
     changed = bytearray(whole)
     changed[len(whole) // 2] ^= 1
-    file.write_bytes({"a flipped bit": changed, "cut short": whole[:-9], "emptied": b""}[damage])
+    if damage == "a pipe":  # it would wait for a writer
+        file.unlink()
+        os.mkfifo(file)
+    else:
+        file.write_bytes(
+            {"a flipped bit": changed, "cut short": whole[:-9], "emptied": b""}[damage]
+        )
     assert toy.result()[:2] == (4, True)
     assert file.read_bytes()[32:].partition(b"\n")[0] == whole[32:].partition(b"\n")[0]
     assert toy.result() == (4, False, "")

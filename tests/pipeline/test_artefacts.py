@@ -1,5 +1,6 @@
 """Damaged artefacts are refused where they are used; the commands that errors name rebuild them."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -104,6 +105,42 @@ def test_a_damaged_file_of_the_cache_is_refused_and_made_anew(
     assert "up to date" in copy.run("dvc", "status")
 
 
+def test_by_hand_a_changed_text_is_a_warning(copy: Project) -> None:
+    """It may be what `python -m stages.download` made from other parameters."""
+    flip_a_bit(copy.folder / "data/raw/valid.txt")
+    said = copy.run("python", "-m", "stages.encode")
+    assert "data/raw/valid.txt: not the one that dvc.lock records; was it made by hand?" in said
+    said = copy.run("python", "-m", "stages.train_tokenizer")
+    assert "made by hand" not in said
+
+
+def test_verify_removes_what_is_no_file_of_the_cache(copy: Project) -> None:
+    """Whatever it is: the others are checked all the same."""
+    folder = copy.folder / ".dvc/cache/files/md5/00"
+    folder.mkdir(exist_ok=True)
+    (folder / ("a" * 30)).mkdir()
+    (folder / ("b" * 30)).symlink_to("nothing")
+    os.mkfifo(folder / ("c" * 30))
+    (copy.folder / "models/lm/link").symlink_to("nothing")
+    said = copy.run(*VERIFY)
+    assert "3 damaged files in the cache" in said
+    assert all(f"{letter * 30}: damaged, so it was removed" in said for letter in "abc")
+    assert "0 damaged" in copy.run(*VERIFY)
+
+
+@pytest.mark.parametrize("content", ["schema: '2.0'\n", "stages: 3\n", "stages: {train: 3}\n"])
+def test_a_damaged_lock_file_is_named(copy: Project, content: str) -> None:
+    (copy.folder / "dvc.lock").write_text(content)
+    (line,) = copy.run(*VERIFY, status=1).splitlines()
+    assert line.startswith("error: dvc.lock: not a lock file of DVC; ")
+
+
+def test_a_damaged_export_is_not_imported(copy: Project) -> None:
+    flip_a_bit(copy.folder / "models/hf/model.safetensors")
+    (line,) = copy.run("python", "-m", "stages.import_hf", "models/hf", status=1).splitlines()
+    assert line.startswith("error: models/hf/model.safetensors: damaged, or changed")
+
+
 def test_a_wrong_place_is_found_before_the_work(copy: Project) -> None:
     shutil.rmtree(copy.folder / "models/lm")
     (copy.folder / "models/lm").touch()
@@ -139,6 +176,29 @@ def test_locks_of_dvc_that_are_half_written(copy: Project, content: bytes) -> No
     built = copy.run("python", "-m", "stages.repro")
     assert "removing .dvc/tmp/rwlock" in built
     assert "up to date" in built
+
+
+@pytest.mark.parametrize("kept", [0, 1, 300])
+def test_a_dvc_lock_that_is_half_written(copy: Project, kept: int) -> None:
+    """`make` restores the file, without which DVC would end for ever."""
+    whole = (copy.folder / "dvc.lock").read_bytes()
+    (copy.folder / "dvc.lock").write_bytes(whole[:kept])
+    assert "dvc.lock' validation failed" in copy.run("dvc", "repro", status=255)
+    built = copy.run("python", "-m", "stages.repro")
+    assert "dvc.lock: damaged, so it is restored to that of the last commit" in built
+    assert "up to date" in built
+    assert (copy.folder / "dvc.lock").read_bytes() == whole
+
+
+def test_a_dvc_lock_that_is_half_written_before_the_first_commit(copy: Project) -> None:
+    """The cache of runs has its stages."""
+    whole = (copy.folder / "dvc.lock").read_bytes()
+    copy.run("git", "rm", "-q", "--cached", "dvc.lock")
+    copy.run("git", "commit", "-qm", "no lock")
+    (copy.folder / "dvc.lock").write_bytes(whole[:1000])
+    built = copy.run("python", "-m", "stages.repro")
+    assert "Running stage" not in built
+    assert (copy.folder / "dvc.lock").read_bytes() == whole
 
 
 def test_of_two_that_run_one_stage_the_second_waits(copy: Project) -> None:

@@ -690,6 +690,18 @@ def test_profiles_some_steps(tmp_path: Path) -> None:
     assert_same_bits(model.state_dict(), expected.state_dict())
 
 
+def test_a_profile_that_cannot_be_written_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    model = TransformerLM(MODEL, VOCAB_SIZE, seed=TRAIN.seed)
+    settings = settings_of(replace(TRAIN, profile_steps=4))
+    hooks = Hooks(trace=tmp_path / "file" / "trace.json")
+    result = train(model, settings, ON_NOISE, ResumeStore(tmp_path / "1"), hooks)
+    assert result.train[-1]["step"] == TRAIN.num_steps
+    assert "there is no profile, training goes on: " in caplog.text
+
+
 def test_says_when_a_state_is_about_to_be_saved(tmp_path: Path) -> None:
     """After the points of the steps in it, so that these can be brought to the disk first."""
     model = TransformerLM(MODEL, VOCAB_SIZE, seed=TRAIN.seed)

@@ -4,10 +4,11 @@ import copy
 import hashlib
 import io
 import logging
+import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -143,15 +144,33 @@ def test_what_is_no_state_is_skipped(
     assert "step-000000002.pt: holds no state" in caplog.text
 
 
+@pytest.mark.parametrize("lost", ["model", "optimizer", "parts", "iteration", "rows"])
+def test_a_state_of_another_run_is_named(tmp_path: Path, lost: str) -> None:
+    """With the right digest; nothing is trained from a half-restored model."""
+    store = ResumeStore(tmp_path)
+    model, optimizer = trained(seed=1)
+    store.save(model, optimizer, 1, ROWS, part=Counter(1))
+    path = tmp_path / "step-000000001.pt"
+    state = torch.load(io.BytesIO(path.read_bytes()[64:]), weights_only=True)
+    del state[lost]
+    torch.save(state, body := io.BytesIO())
+    digest = hashlib.sha256(body.getvalue()).hexdigest().encode()
+    path.write_bytes(digest + body.getvalue())
+    with pytest.raises(ValueError, match=rf"step-000000001\.pt: not a state of this run.*{lost}"):
+        store.load(model, optimizer, part=Counter(0))
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
 def test_a_state_that_cannot_be_read_is_skipped(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, make: Callable[[Path], None]
 ) -> None:
+    """A pipe would wait for a writer."""
     store = ResumeStore(tmp_path)
     model, optimizer = trained(seed=1)
     store.save(model, optimizer, 1, ROWS)
-    (tmp_path / "step-000000002.pt").mkdir()
+    make(tmp_path / "step-000000002.pt")
     assert store.load(model, optimizer) == (1, ROWS)
-    assert "step-000000002.pt: is a directory; " in caplog.text
+    assert "step-000000002.pt: not a file; " in caplog.text
 
 
 def flip_a_byte(content: bytes) -> bytes:
@@ -201,23 +220,6 @@ def test_store_with_nothing_but_damage_starts_from_scratch(tmp_path: Path) -> No
     before = {key: value.clone() for key, value in model.state_dict().items()}
     assert store.load(model, optimizer) is None
     assert_same_bits(model.state_dict(), before)
-
-
-@pytest.mark.parametrize("key", ["model", "optimizer", "iteration", "rows", "parts"])
-def test_a_state_of_another_program_is_named(tmp_path: Path, key: str) -> None:
-    """It is right by its digest; a training that began anew would lose what it holds."""
-    store = ResumeStore(tmp_path)
-    store.save(*trained(seed=1), 1, ROWS, a=Counter(1))
-    (path,) = tmp_path.glob("*.pt")
-    state = torch.load(io.BytesIO(path.read_bytes()[64:]), weights_only=True)
-    del state[key]
-    body = io.BytesIO()
-    torch.save(state, body)
-    digest = hashlib.sha256(body.getvalue()).hexdigest().encode()
-    path.write_bytes(digest + body.getvalue())
-    with pytest.raises(ValueError, match=f"{path.name}: is no state of this training .*{key}"):
-        store.load(*trained(seed=2), a=Counter(0))
-    assert path.exists()
 
 
 @contextmanager

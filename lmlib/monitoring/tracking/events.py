@@ -6,10 +6,8 @@ DAMAGED: it stays in the spool, and only `replay` tries it again.
 """
 
 import json
-import os
-import stat
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 DAMAGED = ".damaged"
 RETRY = "python -m stages.sync_tracking"  # the command that calls `replay`
@@ -76,12 +74,3 @@ def order(path: Path) -> tuple[int, str]:
     """Return what journals are sorted by: the number in the name, then the name."""
     number = path.name.partition("-")[0]
     return (int(number) if number.isdecimal() and len(number) < 30 else 0, path.name)
-
-
-def open_file(path: Path) -> BinaryIO:
-    """Open a journal to read it; raise OSError for anything but a regular file, a link included."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError("it is not a file")
-    return os.fdopen(descriptor, "rb")

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 import lmlib
-from lmlib.files import sync
-from lmlib.monitoring.tracking.events import DAMAGED, RETRY, open_file, order
+from lmlib.errors import describe
+from lmlib.files import open_regular, sync
+from lmlib.monitoring.tracking.events import DAMAGED, RETRY, order
 from lmlib.redaction import redact
 from lmlib.threads import start_thread
 
@@ -61,7 +62,8 @@ def never_raises(
         try:
             method(self, *args, **kwargs)
         except Exception as error:  # noqa: BLE001  # no tracker call may fail a run
-            self._warn(f"{method.__name__}: {type(error).__name__}: {error}")
+            what = "" if self._fd is not None else "this run is not recorded: "
+            self._warn(f"{what}{method.__name__}: {type(error).__name__}: {describe(error)}")
 
     return wrapper
 
@@ -338,7 +340,7 @@ def _redacted(value: Any) -> Any:
 
 def _count_lines(journal: Path) -> int:
     try:
-        with open_file(journal) as file:
+        with open_regular(journal, follow=False) as file:
             return sum(1 for _ in file)
     except OSError:  # the shipper says why
         return 0

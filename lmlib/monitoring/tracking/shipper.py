@@ -32,7 +32,8 @@ from mlflow.models import Model
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH
 
-from lmlib.monitoring.tracking.events import DAMAGED, RETRY, open_file, order, parse
+from lmlib.files import open_regular
+from lmlib.monitoring.tracking.events import DAMAGED, RETRY, order, parse
 from lmlib.monitoring.tracking.store import DatabaseError, Tracker
 from lmlib.redaction import RedactingFormatter, redact
 
@@ -57,7 +58,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.file = open_file(path)
+        self.file = open_regular(path, follow=False)
         self.rest = b""  # a line still being written
         self.lines = 0
         self.damage: list[str] = []
@@ -262,8 +263,9 @@ class Journal:
         path = (folder / name).resolve()
         if not path.is_relative_to(folder.resolve()):
             raise ValueError(f"{name} is not in {folder}")
-        if path.exists() and not os.access(path, os.R_OK):
-            raise ValueError(f"{path} cannot be read")
+        for file in [path, *path.rglob("*")] if path.exists() else ():
+            if not (file.is_file() or file.is_dir()) or not os.access(file, os.R_OK):
+                raise ValueError(f"{file} cannot be read")
         return path
 
     def _log_summary(self, tracker: Tracker, run_id: str, event: dict[str, Any]) -> None:
@@ -386,7 +388,7 @@ def ship_left_over(path: Path, tracker: Tracker) -> bool:
             set_aside(path, "it is a link to nothing")
         return True  # else another process has just sent it
     except OSError as error:
-        set_aside(path, error.strerror or str(error))
+        set_aside(path, error.strerror or "not a file")
         return True
     with journal.file:
         try:

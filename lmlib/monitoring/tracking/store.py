@@ -55,6 +55,10 @@ class Tracker:
         self.uri = os.environ["MLFLOW_TRACKING_URI"]
         self.remote = self.uri.startswith(("http:", "https:"))
         self.database = database_of(self.uri, Path.cwd())
+        if self.uri.startswith("sqlite:") and not self.database:
+            raise DatabaseError(
+                f"{self.uri}: a database in memory, which ends with this process; {OTHER_STORE}"
+            )
         if self.database:
             prepare(self.database)
         lock = f"{self.database or 'mlflow.db'}.lock"
@@ -125,6 +129,11 @@ def prepare(database: Path) -> None:
     try:
         database.parent.mkdir(parents=True, exist_ok=True)
         _require_a_file(database)
+        artifacts = artifacts_of(database)
+        if os.path.lexists(artifacts) and not artifacts.is_dir():
+            raise DatabaseError(
+                f"{artifacts}: not a folder, but MLflow's artifacts belong there; move it away"
+            )
         with FileLock(f"{database}.lock", LOCK_TIMEOUT_S):
             is_empty = not database.exists() or not database.stat().st_size
             if is_empty or not _is_complete(database):
@@ -134,7 +143,9 @@ def prepare(database: Path) -> None:
     except (DatabaseError, Timeout):
         raise
     except OSError as error:
-        raise DatabaseError(f"{database}: {error.strerror}; {OTHER_STORE}") from error
+        raise DatabaseError(
+            f"{error.filename or database}: {error.strerror}; move it away, or {OTHER_STORE}"
+        ) from error
     except sqlite3.DatabaseError as error:
         if "locked" in str(error):  # by another process, for a while
             raise
