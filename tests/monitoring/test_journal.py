@@ -98,7 +98,7 @@ def test_a_disk_that_is_full_for_a_while_costs_no_event(
 
     def fill(fd: int, content: bytes) -> int:
         if b'"step": 2' not in content:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise OSError(errno.ENOSPC, "no space left on device")
         return write(fd, content[:10]) if content.startswith(b'{"kind": "') else fill(fd, b"")
 
     def work(run: Run) -> None:
@@ -112,7 +112,7 @@ def test_a_disk_that_is_full_for_a_while_costs_no_event(
     events = record(spool, work)
     assert [event["step"] for event in events if event["kind"] == "log"] == [1, 2, 3, 4]
     (message,) = [record.message for record in caplog.records]
-    assert "No space left on device" in message
+    assert "no space left on device" in message
 
 
 def test_addresses_are_recorded_without_their_secrets(
