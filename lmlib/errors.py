@@ -34,7 +34,7 @@ def describe(error: BaseException) -> str:
         return f"no thread can be started; {ADVICE[errno.EAGAIN]}"
     if isinstance(error, MemoryError):
         return str(error) or "out of memory"
-    return str(error)
+    return str(error) or type(error).__name__
 
 
 def is_about_threads(error: BaseException) -> bool:

@@ -119,7 +119,7 @@ def _name(error: OSError, parts: Sequence[Path], paths: Sequence[Path], size: in
         names[None] = paths[0]
     if error.filename in names:
         error.filename = str(names[error.filename])
-        if error.errno in NO_SPACE:
+        if error.errno == errno.ENOSPC:  # not EDQUOT: what the disk has free is not the quota
             error.strerror = no_space(paths[0], size)
 
 
@@ -176,6 +176,8 @@ def read_json(path: str | Path, *, missing: str = "no such file") -> dict[str, A
     text = read_text(path, missing=missing)
     try:
         value = json.loads(text, object_pairs_hook=_checked_object)
+        if "\\u" in text:  # an escape may be half of a surrogate pair, which no UTF-8 can hold
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except ValueError as error:
         raise ValueError(f"{path}: not valid JSON: {error}") from error
     except RecursionError:
@@ -184,13 +186,11 @@ def read_json(path: str | Path, *, missing: str = "no such file") -> dict[str, A
 
 
 def _checked_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the pairs as a dict; raise ValueError for a repeated key or half a character."""
+    """Return the pairs as a dict; raise ValueError for a repeated key."""
     values = dict(pairs)
     if len(values) < len(pairs):
         key = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the key {key!r:.80} stands twice in one object")
-    texts = [*values, *(value for value in values.values() if isinstance(value, str))]
-    "".join(texts).encode("utf-8")  # not so with half of a surrogate pair, written as an escape
     return values
 
 
@@ -204,9 +204,9 @@ def read_metrics(path: str | Path, *needed: str) -> dict[str, float]:
         if name not in values:
             raise ValueError(f"{path}: has no {name!r}; run `dvc repro`, which writes the file")
     for name, value in values.items():
-        # no comparison with NaN is true; a whole number beyond is none for `float`
+        # NaN fails every comparison; `float` has no whole number beyond 1e308
         if type(value) not in (int, float) or not -1e300 < value < 1e300:
-            raise ValueError(f"{path}: {name[:80]!r} is no finite number; run `dvc repro` again")
+            raise ValueError(f"{path}: {name[:80]!r} is not a finite number; run `dvc repro` again")
     return values
 
 

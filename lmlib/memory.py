@@ -9,7 +9,12 @@ from typing import Any
 
 CGROUP = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
-LEAST = 10**8
+MIN_CHECKED_BYTES = 10**8
+
+
+class NotEnoughMemory(MemoryError):
+    """Work needs more memory than there is; known before it began, and with what to lower."""
+
 
 # as PyTorch, its allocators, NumPy, C++, the system and its loader say it
 _NO_MEMORY = re.compile(
@@ -22,7 +27,7 @@ def available_bytes(device: Any = None) -> int:
     """Return the memory that this process can still take, of a CUDA device or of the machine.
 
     On the machine this is what is free or only caches files, swap space included, within the
-    limits of the process and of its container.
+    limits of the process and of its container, whose other processes are not counted.
     """
     if device is not None and device.type == "cuda":
         import torch
@@ -48,12 +53,12 @@ def available_bytes(device: Any = None) -> int:
 
 
 def require_memory(needed: int, what: str, advice: str, device: Any = None) -> None:
-    """Raise MemoryError if `what` needs more than is available; `advice` says what to lower.
+    """Raise NotEnoughMemory if `what` needs more than is available; `advice` says what to lower.
 
-    A need of less than LEAST bytes is not worth the question.
+    Needs below MIN_CHECKED_BYTES are not checked.
     """
-    if needed >= LEAST and needed > (available := available_bytes(device)):
-        raise MemoryError(
+    if needed >= MIN_CHECKED_BYTES and needed > (available := available_bytes(device)):
+        raise NotEnoughMemory(
             f"{what} needs at least {gigabytes(needed)} of memory, and {gigabytes(available)} are "
             f"available{f' on {device}' if device else ''}; {advice}"
         )
@@ -61,23 +66,24 @@ def require_memory(needed: int, what: str, advice: str, device: Any = None) -> N
 
 def out_of_memory(error: BaseException, advice: str) -> str | None:
     """Return a sentence if an error says that memory ran out; None for any other error."""
-    text = str(error)
-    if isinstance(error, MemoryError):
-        if "; " in text:  # from `require_memory`
-            return text
-    elif not _says_no_memory(error):
+    if isinstance(error, NotEnoughMemory):
+        return str(error)
+    if not is_out_of_memory(error):
         return None
-    wanted = f": {found[1]} {found[2]} more were needed" if (found := _WANTED.search(text)) else ""
+    found = _WANTED.search(str(error))
+    wanted = f": {found[1]} {found[2]} more were needed" if found else ""
     with contextlib.suppress(ImportError, MemoryError, OSError):
         wanted += f" ({gigabytes(available_bytes())} are available on this machine)"
     return f"out of memory{wanted}; {advice}"
 
 
-def _says_no_memory(error: BaseException | None) -> bool:
+def is_out_of_memory(error: BaseException | None) -> bool:
     """Return whether an error says so, or one that it was raised from or while handling."""
+    if isinstance(error, MemoryError):
+        return True
     if not isinstance(error, RuntimeError | OSError | ImportError):
         return False
-    return bool(_NO_MEMORY.search(str(error))) or _says_no_memory(
+    return bool(_NO_MEMORY.search(str(error))) or is_out_of_memory(
         error.__cause__ or error.__context__
     )
 

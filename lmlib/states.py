@@ -1,10 +1,12 @@
-"""The folder with the resume states of one unfinished run: lock it and remove it."""
+"""The folder with the resume states of one run: lock it, and remove it when the run is over."""
 
 import contextlib
 import shutil
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+FINISHED = "finished"
 
 
 def lock_of(folder: Path) -> FileLock:
@@ -13,7 +15,14 @@ def lock_of(folder: Path) -> FileLock:
     return FileLock(folder.with_name(folder.name + ".lock"))
 
 
+def mark_finished(folder: Path) -> None:
+    """Record that the run has ended and its results are written."""
+    with contextlib.suppress(OSError):  # then the states stay
+        (folder / FINISHED).touch()
+
+
 def discard(folder: Path) -> None:
-    """Remove all states in `folder`, unless another process trains from them."""
-    with contextlib.suppress(Timeout), lock_of(folder).acquire(timeout=0):
-        shutil.rmtree(folder, ignore_errors=True)
+    """Remove the states of a finished run, unless another process trains from them."""
+    if (folder / FINISHED).exists():
+        with contextlib.suppress(Timeout), lock_of(folder).acquire(timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)

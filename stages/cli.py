@@ -33,7 +33,7 @@ def run_stage(main: Callable[[], None], *, lower: str = "") -> None:
     except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
         advice = f"lower {lower}" if lower else "end other programs, or take a larger machine"
         sentence = out_of_memory(error, advice)
-        if type(error) is RuntimeError and sentence is None and not is_about_threads(error):
+        if isinstance(error, RuntimeError) and sentence is None and not is_about_threads(error):
             raise
         logging.getLogger("stages").debug("traceback of the error below", exc_info=True)
         sys.exit(visible(redact(f"error: {sentence or describe(error)}")))

@@ -103,7 +103,7 @@ def main() -> None:
             bits_per_byte=scores.bits_per_byte,
             on_parent=True,
         )
-    # DVC has the trained model by now, so its resume states are no longer needed
+    # DVC has the model by now; a training that has not ended is another one
     discard(resume_folder(trained_as))
 
 

@@ -64,8 +64,8 @@ def remove_half_written(locks: Path) -> None:
     from dvc.lock import make_lock  # here: it takes a third of a second
 
     with make_lock(str(locks.with_name("rwlock.lock")), tmp_dir=str(locks.parent)):
-        if not is_json(locks):  # no DVC is just writing it
-            sys.stderr.write(f"removing {locks}: a dvc that was killed has written half of it\n")
+        if not is_json(locks):  # no running dvc was just writing it
+            sys.stderr.write(f"removing {locks}: a dvc was killed while it wrote this file\n")
             locks.unlink()
 
 

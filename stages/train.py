@@ -19,6 +19,7 @@ from lmlib.model import ModelParams, TransformerLM
 from lmlib.monitoring.tracking import Dataset, Run
 from lmlib.optim import OptimParams
 from lmlib.params import load_params
+from lmlib.states import mark_finished
 from lmlib.training import (
     Datasets,
     Hooks,
@@ -106,6 +107,7 @@ def _fit(settings: Settings, data: Datasets, world: World) -> None:
             run.artifact(PARAMS)
             if settings.train.profile_steps and trace.is_file():
                 run.artifact(trace, "profile")
+            mark_finished(store.folder)
 
 
 def _open_run(model: TransformerLM) -> contextlib.AbstractContextManager[Run]:

@@ -28,7 +28,7 @@ def main() -> None:
     for out in outs:
         touch(out)
     say(
-        f"{len(damaged)} damaged files in the cache; now `dvc repro` reads all outs again and "
+        f"damaged files in the cache: {len(damaged)}; now `dvc repro` reads all outs again and "
         "rebuilds what is damaged\n"
     )
 

@@ -22,5 +22,6 @@ def test_other_errors() -> None:
     no_folder = FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
     assert describe(no_folder).endswith("in ['/tmp']; set TMPDIR to a folder with free space")
     assert describe(MemoryError()) == "out of memory"
+    assert describe(OSError()) == "OSError"
     assert describe(ValueError("d_model is 0")) == "d_model is 0"
     assert describe(RuntimeError("can't start new thread")).startswith("no thread can be started;")

@@ -225,8 +225,9 @@ NESTED = 100_000
         (b'{"a": {"b": 1, "b": 1}}', "the key 'b' stands twice in one object"),
         (b'{"a": "\\ud800"}', "surrogates not allowed"),
         (b'{"\\udfff": 1}', "surrogates not allowed"),
+        (b'{"a": [["\\ud800"]]}', "surrogates not allowed"),
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_damaged_json_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "config.json").write_bytes(content)
@@ -264,11 +265,11 @@ def test_a_folder_in_place_of_a_file(tmp_path: Path, read: Callable[[Path], obje
     [
         ("", "not valid JSON"),
         ("{}", "has no 'loss'; run `dvc repro`"),
-        ('{"loss": "1.5"}', "'loss' is no finite number"),
-        ('{"loss": true}', "'loss' is no finite number"),
-        ('{"loss": NaN}', "'loss' is no finite number"),
-        ('{"loss": 1, "more": [1]}', "'more' is no finite number"),
-        ('{"loss": 1' + "0" * 400 + "}", "'loss' is no finite number"),
+        ('{"loss": "1.5"}', "'loss' is not a finite number"),
+        ('{"loss": true}', "'loss' is not a finite number"),
+        ('{"loss": NaN}', "'loss' is not a finite number"),
+        ('{"loss": 1, "more": [1]}', "'more' is not a finite number"),
+        ('{"loss": 1' + "0" * 400 + "}", "'loss' is not a finite number"),
     ],
     ids=range(7),
 )

@@ -8,7 +8,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lmlib.memory import LEAST, available_bytes, out_of_memory, require_memory
+from lmlib.memory import (
+    MIN_CHECKED_BYTES,
+    NotEnoughMemory,
+    available_bytes,
+    out_of_memory,
+    require_memory,
+)
 from tests.pipeline.imports import ROOT
 
 TB = 10**12
@@ -63,7 +69,7 @@ def test_work_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_little_work_asks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lmlib.memory.available_bytes", lambda _: pytest.fail("asked"))
-    require_memory(LEAST - 1, "a step", "lower x")
+    require_memory(MIN_CHECKED_BYTES - 1, "a step", "lower x")
 
 
 def allocate_in_pytorch() -> None:
@@ -99,5 +105,5 @@ def test_another_error_is_not_lack_of_memory() -> None:
 
 
 def test_a_sentence_is_not_wrapped_in_another() -> None:
-    error = MemoryError("a step needs at least 3 GB; lower y")
+    error = NotEnoughMemory("a step needs at least 3 GB; lower y")
     assert out_of_memory(error, "lower x") == "a step needs at least 3 GB; lower y"

@@ -146,9 +146,10 @@ def _read_parquet(place: _Place, text_field: str) -> Iterator[Piece]:
             place.number += 1
     # what pyarrow raises for damaged files depends on the damage
     except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError, OverflowError) as error:
+        what = "memory ran out, or the file is" if isinstance(error, MemoryError) else "the file is"
         raise ValueError(
-            f"{place} cannot be read ({' '.join(str(error).split())}): the parquet file is "
-            "incomplete or damaged; download or write it again"
+            f"{place} cannot be read ({' '.join(str(error).split())}): {what} incomplete or "
+            "damaged; download or write it again"
         ) from error
 
 
@@ -171,7 +172,7 @@ def _cells(place: _Place, text_field: str) -> Iterator[object]:
             column = batch.column(batch.schema.names.index(text_field))
             try:
                 yield from column.to_pylist()
-            except UnicodeDecodeError:  # of some row: one by one, up to it
+            except UnicodeDecodeError:  # in some row; those before it are read
                 yield from (cell.as_py() for cell in column)
 
 

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from lmlib.corpus.documents import file_format
 from lmlib.corpus.params import LOGINS
+from lmlib.errors import is_about_threads
 from lmlib.files import naming, sha256_file
 from lmlib.monitoring.progress import byte_bar
 from lmlib.places import check_place, check_space
@@ -29,7 +30,7 @@ CHUNK_BYTES = 1 << 20
 MAX_UNSIZED_BYTES = 1 << 30  # of a file whose server does not tell its size: it may never end
 ATTEMPTS = 6  # consecutive attempts without a new byte before giving up
 FIRST_WAIT_S = 0.5  # doubled after each such attempt
-_FINAL = FileNotFoundError | PermissionError | IsADirectoryError  # to try again is no use
+_FINAL = FileNotFoundError | PermissionError | IsADirectoryError  # retrying cannot help
 
 logger = logging.getLogger(__name__)
 
@@ -231,11 +232,15 @@ def _transfer(address: str, reached: int) -> Iterator[None]:
 
     try:
         yield
+    except MemoryError:
+        raise
     except Exception as error:
+        if is_about_threads(error):
+            raise
         # fsspec reports anything that prevents the request as FileNotFoundError
         cause = (isinstance(error, FileNotFoundError) and error.__cause__) or error
         status = getattr(cause, "status", 0)
-        if 400 <= status < 500 and status not in (408, 416, 429):
+        if isinstance(status, int) and 400 <= status < 500 and status not in (408, 416, 429):
             reason, login = f"HTTP status {status}", status in (401, 403)
         elif isinstance(cause, _FINAL | aiohttp.InvalidURL | aiohttp.TooManyRedirects):
             reason, login = type(cause).__name__, isinstance(cause, PermissionError)
@@ -268,6 +273,8 @@ def _filesystem(address: str) -> tuple[Any, str]:
             client = {"timeout": timeout, "trust_env": True}
             options["client_kwargs"] = client | options.get("client_kwargs", {})
         filesystem, path = fsspec.url_to_fs(address, **options)
+    except MemoryError:
+        raise
     except Exception as error:  # each kind of store has its own
         raise ValueError(
             f"corpus.source=url: {_shown(address)} cannot be opened ({_one_line(error)}); correct "
@@ -306,7 +313,7 @@ def _place(address: str) -> str:
 
 
 def _host(address: str) -> str:
-    return urlsplit(address).hostname or address
+    return urlsplit(address).hostname or _shown(address)
 
 
 def _short_hash(text: str) -> str:

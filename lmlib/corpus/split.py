@@ -11,6 +11,7 @@ from lmlib.corpus.documents import SEPARATOR, read_pieces
 from lmlib.monitoring.progress import OnBytes
 
 CHUNK_BYTES = 1 << 20
+MAX_REACH_BYTES = 1 << 26  # how far back a cut looks for the end of a document or a line
 BOUNDARY_REACH_BYTES = 1 << 16  # how far back a cut looks for a space
 WHITESPACE = b" \t\n\r\v\f"
 
@@ -141,17 +142,18 @@ def _cut_from_end(
 ) -> None:
     """Move about the last `valid_fraction` of the bytes of `train` to `valid`, cut at a boundary.
 
-    The boundary is the end of a document or a line if one is within one more share, else a space,
-    else the start of a UTF-8 character.
+    The boundary is the end of a document or a line if one is within one more share, or
+    MAX_REACH_BYTES, else a space, else the start of a UTF-8 character.
     """
     size = train.seek(0, os.SEEK_END)
     end = _end_of_text(train, size)
     share = max(1, round(valid_fraction * end))
     target = end - share
-    start = max(0, target - max(BOUNDARY_REACH_BYTES, share))
+    reach = min(share, MAX_REACH_BYTES)
+    start = max(0, target - max(BOUNDARY_REACH_BYTES, reach))
     train.seek(start)
     block = train.read(target + len(SEPARATOR) - 1 - start)
-    cut = start + _boundary(block, target - start, share)
+    cut = start + _boundary(block, target - start, reach)
     train.seek(0)
     if not train.read(min(cut, CHUNK_BYTES)).strip():
         raise ValueError(
@@ -176,14 +178,14 @@ def _end_of_text(file: BinaryIO, size: int) -> int:
     return start + len(tail)
 
 
-def _boundary(block: bytes, target: int, share: int) -> int:
-    """Return the index of `block`, near `target`, at which a text may be cut."""
+def _boundary(block: bytes, target: int, reach: int) -> int:
+    """Return the index of `block`, at most `reach` before `target`, where a text may be cut."""
     # the block extends past the target, so that no cut falls inside a separator
-    found = block.rfind(SEPARATOR, max(0, target - max(share, len(SEPARATOR))))
+    found = block.rfind(SEPARATOR, max(0, target - max(reach, len(SEPARATOR))))
     if found >= 0:
         return found + len(SEPARATOR)
-    for mark, reach in ((b"\n", share), (b" ", BOUNDARY_REACH_BYTES)):
-        found = block.rfind(mark, max(0, target - reach), target)
+    for mark, near in ((b"\n", reach), (b" ", BOUNDARY_REACH_BYTES)):
+        found = block.rfind(mark, max(0, target - near), target)
         if found >= 0:
             return found + 1
     for index in range(target, max(target - 4, -1), -1):

@@ -19,9 +19,9 @@ WARMUP_STEPS = 3  # allocators and caches settle; the profiler starts in the las
 def profiled(trace: Path | None, steps: int) -> Iterator[Callable[[], None]]:
     """Yield a function to call after each step; write `steps` of them to `trace`, after a warm-up.
 
-    The trace is a Chrome trace (JSON): open it at https://ui.perfetto.dev. If the run ends earlier,
-    the trace has fewer steps; if it cannot be written, that is a warning. Without a path nothing is
-    recorded.
+    The trace is a Chrome trace (JSON): open it at https://ui.perfetto.dev. A run that ends earlier
+    gets a shorter trace, or none if it ends during the warm-up; a trace that cannot be written is a
+    warning. Without a path nothing is recorded.
     """
     if trace is None:
         yield lambda: None

@@ -16,7 +16,7 @@ from filelock import Timeout
 from lmlib.checkpoint import checkpoint_state, serialise
 from lmlib.errors import describe
 from lmlib.files import open_regular, write_atomically
-from lmlib.memory import out_of_memory
+from lmlib.memory import is_out_of_memory
 from lmlib.sharding import load_whole
 from lmlib.states import lock_of
 from lmlib.threads import ThreadPool
@@ -61,7 +61,7 @@ class ResumeStore:
         self._lock = lock_of(self.folder)
         self._writer: ThreadPool | None = None
         self._pending_write: Future[None] | None = None
-        self._failure: OSError | MemoryError | None = None  # of the last write
+        self._failure: Exception | None = None  # of the last write
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -126,18 +126,28 @@ class ResumeStore:
         state["parts"] = {name: part.state_dict() for name, part in parts.items()}
         if not self.world.is_main:
             return
-        if self._writer:
-            self._pending_write = self._writer.submit(self._try_to_write, step, _snapshot(state))
-        else:
-            self._try_to_write(step, state)
+        with self._warning(step):
+            if self._writer:
+                copy = _snapshot(state)
+                self._pending_write = self._writer.submit(self._try_to_write, step, copy)
+            else:
+                self._write(step, state)
 
     def _try_to_write(self, step: int, state: dict[str, Any]) -> None:
-        try:
+        with self._warning(step):
             self._write(step, state)
-            self._failure = None
-        except (OSError, MemoryError) as error:
+
+    @contextlib.contextmanager
+    def _warning(self, step: int) -> Iterator[None]:
+        """Turn a lack of space or memory into a warning."""
+        self._failure = None
+        try:
+            yield
+        except (OSError, MemoryError, RuntimeError) as error:
+            if not isinstance(error, OSError) and not is_out_of_memory(error):
+                raise
             self._failure = error
-            text = "the state after step %d was not saved, training goes on: %s"
+            text = "the state after step %d was not saved; training continues: %s"
             logger.warning(text, step, describe(error))
 
     def _write(self, step: int, state: dict[str, Any]) -> None:
@@ -155,9 +165,9 @@ class ResumeStore:
     ) -> tuple[int, Rows] | None:
         """Restore the newest undamaged state; return its step and rows, or None if there is none.
 
-        Damaged states are removed, or they would count among the newest two; those that cannot be
-        read are skipped. Raises ValueError for a state of another run, and if the processes do not
-        find the same state.
+        A damaged state is removed, so that it does not count among the newest two; one that cannot
+        be read is skipped. Raises ValueError for a state of another run, and if the processes do
+        not find the same state.
         """
         if not self.world.is_main:
             self.world.wait()
@@ -190,8 +200,8 @@ class ResumeStore:
                 continue
             try:
                 state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
-            except Exception as error:  # of whatever kind the bytes call for
-                if out_of_memory(error, ""):
+            except Exception as error:  # almost any, for bytes that are not a checkpoint
+                if is_out_of_memory(error):
                     raise
                 kind = type(error).__name__
                 logger.warning("%s: holds no state (%s); trying the state before it", path, kind)
@@ -203,7 +213,7 @@ class ResumeStore:
                     part.load_state_dict(state["parts"][name])
                 return state["iteration"], state["rows"]
             except Exception as error:  # of whatever kind, and with the model restored in part
-                if out_of_memory(error, ""):
+                if is_out_of_memory(error):
                     raise
                 raise ValueError(
                     f"{path}: not a state of this run ({type(error).__name__}: {error}); remove "

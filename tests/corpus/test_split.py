@@ -150,6 +150,17 @@ def test_a_cut_never_falls_inside_a_separator(tmp_path: Path, share: int) -> Non
     assert valid.replace(SEPARATOR, b"").strip()
 
 
+def test_a_cut_of_a_large_text_reads_little_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of a line is too far away for it."""
+    monkeypatch.setattr("lmlib.corpus.split.MAX_REACH_BYTES", 10)
+    monkeypatch.setattr("lmlib.corpus.split.BOUNDARY_REACH_BYTES", 10)
+    _, valid = split_bytes(tmp_path, [b"line\n" + b"abcdefg " * 100], valid_fraction=0.5)
+    assert len(valid) in range(400, 410)
+    assert valid.startswith(b"abcdefg ")
+
+
 def test_one_document_that_hashes_to_valid_is_cut_too(tmp_path: Path) -> None:
     text = next(t for i in range(99) if belongs_to_valid(t := b"words of %d here" % i, 0.25))
     train, valid = split_bytes(tmp_path, [text])

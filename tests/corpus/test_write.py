@@ -166,7 +166,7 @@ def test_a_disk_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(
         OSError, match=r"1,0\S*,\d{3} bytes are needed, \S+ bytes are free\): .*raw"
     ):
-        write(replace(PARAMS, source="toystories", train_bytes=10**18), tmp_path)
+        write(replace(PARAMS, source="toystories", train_bytes=10**12), tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=7))
     with pytest.raises(OSError, match=r"40 bytes are needed, 7 bytes are free\): .*raw"):
         write(PARAMS, tmp_path)

@@ -1,6 +1,7 @@
 """lmlib/monitoring/tracking/journal.py: what is written, without MLflow."""
 
 import errno
+import fcntl
 import json
 import os
 import stat
@@ -48,6 +49,20 @@ def record(spool: Path, work: Callable[[Run], None], **options: Any) -> Events:
 
 def nothing(run: Run) -> None:
     pass
+
+
+def test_a_journal_is_seen_once_it_is_locked(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another shipper would remove one that is empty and that nobody holds."""
+    flock = fcntl.flock
+    seen: list[Path] = []
+
+    def look_and_lock(descriptor: int, operation: int) -> None:
+        seen.extend(spool.glob("*.jsonl"))
+        flock(descriptor, operation)
+
+    monkeypatch.setattr("fcntl.flock", look_and_lock)
+    assert record(spool, nothing)[0]["kind"] == "open"
+    assert not seen
 
 
 def test_numbers_of_journals_grow_whatever_the_clock_says(

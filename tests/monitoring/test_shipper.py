@@ -16,6 +16,7 @@ from filelock import Timeout
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 OPEN = {
     "kind": "open",
@@ -308,6 +309,23 @@ def test_what_is_no_journal_is_set_aside_and_blocks_nothing(
     assert project.names() == [f"{name}.damaged"]
     assert f"{project.spool / name}: " in caplog.text
     assert f"set aside as {name}.damaged" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "is_final"),
+    [
+        (TypeError("a float is needed"), True),
+        (MlflowException("no such run", INVALID_PARAMETER_VALUE), True),
+        (MlflowException("try later"), False),
+        (OSError("no route"), False),
+        (MemoryError(), False),
+        (RuntimeError("can't start new thread"), False),
+    ],
+)
+def test_what_may_pass_is_tried_again(
+    shipper: ModuleType, error: Exception, is_final: bool
+) -> None:
+    assert shipper._is_final(error) == is_final
 
 
 def test_a_journal_that_mlflow_does_not_accept_blocks_no_other(

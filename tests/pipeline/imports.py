@@ -11,6 +11,7 @@ PLUMBING = (
     "lmlib/__init__.py",
     "lmlib/errors.py",
     "lmlib/memory.py",
+    "lmlib/places.py",
     "lmlib/redaction.py",
     "lmlib/states.py",
     "lmlib/threads.py",

@@ -70,7 +70,7 @@ def test_a_text_changed_in_place_is_not_changed_in_the_cache(copy: Project) -> N
     copy.run("dvc", "repro")
     assert text.read_bytes() == whole
     copy.run("git", "diff", "--exit-code", "HEAD", "dvc.lock")
-    assert "0 damaged" in copy.run(*VERIFY)
+    assert "in the cache: 0" in copy.run(*VERIFY)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_a_damaged_file_of_the_cache_is_refused_and_made_anew(
     copy.run("dvc", "repro")
     assert path.read_bytes() == whole
     copy.run("git", "diff", "--exit-code", "HEAD", "dvc.lock")
-    assert "0 damaged" in copy.run(*VERIFY)
+    assert "in the cache: 0" in copy.run(*VERIFY)
     assert "up to date" in copy.run("dvc", "status")
 
 
@@ -123,9 +123,9 @@ def test_verify_removes_what_is_no_file_of_the_cache(copy: Project) -> None:
     os.mkfifo(folder / ("c" * 30))
     (copy.folder / "models/lm/link").symlink_to("nothing")
     said = copy.run(*VERIFY)
-    assert "3 damaged files in the cache" in said
+    assert "damaged files in the cache: 3" in said
     assert all(f"{letter * 30}: damaged, so it was removed" in said for letter in "abc")
-    assert "0 damaged" in copy.run(*VERIFY)
+    assert "in the cache: 0" in copy.run(*VERIFY)
 
 
 @pytest.mark.parametrize("content", ["schema: '2.0'\n", "stages: 3\n", "stages: {train: 3}\n"])

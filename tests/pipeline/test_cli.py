@@ -59,8 +59,8 @@ def test_a_lack_of_memory_is_one_sentence(raised: str, start: str) -> None:
 
 
 def test_what_was_refused_before_it_was_done_is_said_as_it_is() -> None:
-    done = ending("MemoryError('a step needs at least 30 GB; lower model.d_ff')")
-    assert done.stderr == "error: a step needs at least 30 GB; lower model.d_ff\n"
+    raised = "__import__('lmlib.memory').memory.NotEnoughMemory('a step needs 30 GB; lower x')"
+    assert ending(raised).stderr == "error: a step needs 30 GB; lower x\n"
 
 
 @pytest.mark.parametrize(

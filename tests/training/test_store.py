@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from lmlib.files import write_atomically
-from lmlib.states import discard
+from lmlib.states import discard, mark_finished
 from lmlib.training import ResumeStore
 from lmlib.training.store import Environment, Rows
 from tests.test_checkpoint import assert_same_bits, empty, take_step, trained, truncate
@@ -121,13 +121,34 @@ def test_a_state_that_cannot_be_written_is_a_warning(
         store.save(model, optimizer, 3, ROWS)
         assert not store.is_saved()
     first, last, without_thread = caplog.messages
-    assert first.startswith("the state after step 2 was not saved, training goes on: ")
+    assert first.startswith("the state after step 2 was not saved; training continues: ")
     assert last.startswith("the last state of the run is not saved")
     assert without_thread.startswith("the state after step 3 was not saved")
     assert store.load(model, optimizer) == (1, ROWS)
     store.save(model, optimizer, 4, ROWS)
     assert store.is_saved()
     assert store.load(model, optimizer) == (4, ROWS)
+
+
+def test_a_state_that_memory_cannot_hold_twice_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """PyTorch has its own error for that; any other RuntimeError is raised."""
+    store = ResumeStore(tmp_path)
+    model, optimizer = trained(seed=1)
+
+    def fail(_state: object) -> None:
+        raise RuntimeError(text)
+
+    monkeypatch.setattr("lmlib.training.store._snapshot", fail)
+    with store.in_background():
+        text = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."
+        store.save(model, optimizer, 1, ROWS)
+        assert not store.is_saved()
+        assert "the state after step 1 was not saved" in caplog.text
+        text = "a mistake"
+        with pytest.raises(RuntimeError, match=text):
+            store.save(model, optimizer, 2, ROWS)
 
 
 @pytest.mark.parametrize("body", [b"", b"PK", b"no state" * 100])
@@ -266,9 +287,11 @@ def test_discard_leaves_the_states_of_a_running_training(tmp_path: Path) -> None
     """Two experiments that differ only in sampling train the same model."""
     store = ResumeStore(tmp_path / "resume")
     store.save(*trained(seed=1), 1, ROWS)
+    discard(store.folder)  # of a run that has not ended
+    mark_finished(store.folder)
     with held_by_another_process(store.folder):
         discard(store.folder)
-        assert len(list(store.folder.iterdir())) == 1
+        assert len(list(store.folder.glob("*.pt"))) == 1
     discard(store.folder)
     assert not store.folder.exists()
     discard(store.folder)  # nothing to remove

@@ -198,9 +198,12 @@ class Run:
         self._journal = (
             self._spool / f"{number:06d}-{opening['fingerprint'][:16]}-{os.getpid()}.jsonl"
         )
-        self._fd = os.open(self._journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
+        # other shippers see it once it is locked: an empty one that nobody holds they would remove
+        new = self._journal.with_suffix(".new")
+        self._fd = os.open(new, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         self._append("open", **opening)
+        new.rename(self._journal)
         sync(self._spool)
         command = [str(self._spool), "--journal", self._journal.name]
         command += ["--trainer", str(os.getpid())]

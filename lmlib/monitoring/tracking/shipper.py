@@ -32,6 +32,7 @@ from mlflow.models import Model
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH
 
+from lmlib.errors import is_about_threads
 from lmlib.files import open_regular
 from lmlib.monitoring.tracking.events import DAMAGED, RETRY, order, parse
 from lmlib.monitoring.tracking.store import DatabaseError, Tracker
@@ -48,7 +49,16 @@ PATIENCE_S = 15.0  # at the end, with other processes that send this run or lock
 # MLflow's errors for an event that it refuses every time; any other error may be temporary.
 REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
 # What lmlib imports to load a model and sample; MLflow's own inference of it takes seconds.
-SERVING_NEEDS = ("torch", "numpy", "numba", "regex", "safetensors", "jaxtyping", "ruamel.yaml")
+SERVING_NEEDS = (
+    "torch",
+    "numpy",
+    "numba",
+    "psutil",
+    "regex",
+    "safetensors",
+    "jaxtyping",
+    "ruamel.yaml",
+)
 REGISTERED_NAME = "lm"
 BEST = "best"
 
@@ -294,7 +304,8 @@ def _is_final(error: Exception) -> bool:
     """Return whether every later try would fail too: such an event must not block the others."""
     if isinstance(error, MlflowException):
         return error.error_code in REFUSALS
-    return not isinstance(error, OSError)  # network and disk recover, a TypeError does not
+    # network, disk, memory and threads may be there again later; a TypeError stays
+    return not (isinstance(error, OSError | MemoryError) or is_about_threads(error))
 
 
 def _is_lock(error: Exception) -> bool:
