@@ -144,10 +144,9 @@ def read_weights(
 ) -> dict[str, torch.Tensor]:
     """Return the weights in safetensors files, which must have these names and shapes.
 
-    The headers are compared first. `ignores` tells which other names may stand there. Raises
+    The headers are compared first. `ignores` tells which other names are allowed. Raises
     FileNotFoundError for a missing file, and ValueError, naming file and weight, for a damaged file
-    and for weights that are missing, unknown, of another shape, no floating-point numbers, or not
-    finite.
+    and for weights that are missing, unknown, of another shape, not floating-point, or not finite.
     """
     with contextlib.ExitStack() as stack:
         found: dict[str, tuple[Path, Any]] = {}
@@ -158,7 +157,7 @@ def read_weights(
                 file = stack.enter_context(safe_open(path, "pt"))
             except SafetensorError as error:
                 raise ValueError(f"{path}: damaged, or not a file of weights: {error}") from error
-            for name in file.keys():  # noqa: SIM118  # it is no dict
+            for name in file.keys():  # noqa: SIM118  # it is not a dict
                 if name in found:
                     raise ValueError(f"{path}: has {name}, which {found[name][0]} has too")
                 found[name] = path, file

@@ -115,7 +115,7 @@ def _name(error: OSError, parts: Sequence[Path], paths: Sequence[Path], size: in
         for part, path in zip(parts, paths, strict=False)
         for each in (part, part.parent)
     }
-    if error.errno in NO_SPACE | {errno.EFBIG, errno.EIO}:  # most of them name no file
+    if error.errno in NO_SPACE | {errno.EFBIG, errno.EIO}:  # these often name no file
         names[None] = paths[0]
     if error.filename in names:
         error.filename = str(names[error.filename])
@@ -151,7 +151,7 @@ def read_text(path: str | Path, *, missing: str = "no such file") -> str:
     """Return the text in a UTF-8 file, with the line ends it has.
 
     Raises FileNotFoundError, with the text `missing`, if there is no such file, and ValueError if
-    it is no regular file or not UTF-8. All errors name it.
+    it is not a regular file, or not UTF-8. All errors name it.
     """
     path = Path(path)
     if not path.exists():

@@ -47,8 +47,8 @@ _HEADER_BYTES = 10 + 0xFFFF
 def read_tokens(path: str | Path) -> np.ndarray:
     """Return the ids in a .npy file as a read-only memory map.
 
-    What the header says is compared with the size of the file first: NumPy would believe it, and
-    dies of some. Raises FileNotFoundError if there is no file, ValueError if it holds anything but
+    The header is compared with the size of the file first: NumPy trusts headers, and some of them
+    crash it. Raises FileNotFoundError if there is no file, ValueError if it holds anything but
     one row of uint16 or uint32.
     """
     path = Path(path)

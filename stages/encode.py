@@ -20,8 +20,8 @@ def main() -> None:
     with remedy():
         tokenizer = Tokenizer.load(TOKENIZER)
     tokenizer_sha256 = sha256_file(TOKENIZER / "tokenizer.json")
-    TRAIN_TOKENS.parent.mkdir(parents=True, exist_ok=True)
     with stage_run("encode", makes_model=False) as run:
+        TRAIN_TOKENS.parent.mkdir(parents=True, exist_ok=True)
         for name, text, tokens in (
             ("train", RAW_TRAIN, TRAIN_TOKENS),
             ("valid", RAW_VALID, VALID_TOKENS),
@@ -40,8 +40,11 @@ def main() -> None:
                 ),
             )
             write_token_info(tokens, info)
-            numbers = {"tokens": info.tokens, "bytes": info.source_bytes}
-            numbers |= {"documents": info.documents}
+            numbers = {
+                "tokens": info.tokens,
+                "bytes": info.source_bytes,
+                "documents": info.documents,
+            }
             run.summary({f"{name}/{key}": value for key, value in numbers.items()})
         files = [f"{name}.{kind}" for name in ("train", "valid") for kind in ("npy", "json")]
         write_digests(TRAIN_TOKENS.parent, *files)

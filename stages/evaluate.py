@@ -115,7 +115,7 @@ def samples_page(
     samples: list[list[int]],
     spans: list[CopiedSpan],
 ) -> str:
-    """Return the samples as Markdown, each with its longest span from the training text."""
+    """Return the samples as Markdown, each with its longest run of tokens of the training text."""
     lines = [
         "# Samples",
         "",

@@ -27,7 +27,7 @@ def main() -> None:
     """Print the scores of a file; special tokens in it separate documents, as in training.
 
     It may have any format of a corpus; a file of another name is plain text. Invalid UTF-8 is
-    scored too, byte by byte. Raises ValueError for an empty file, and for what is no text.
+    scored too, byte by byte. Raises ValueError for an empty file and for one that is not text.
     """
     defaults = load_params(PARAMS, "evaluation", EvaluationParams)
     args = _parse_arguments(defaults)

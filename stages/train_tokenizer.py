@@ -50,7 +50,7 @@ def _learnt(tokenizer: Tokenizer) -> list[bytes]:
 
 
 def _statistics(tokenizer: Tokenizer) -> dict[str, float]:
-    """Return statistics of the vocabulary; bytes per token are those of the text's start."""
+    """Return statistics of the vocabulary; bytes per token are those of the first SAMPLE_BYTES."""
     with RAW_TRAIN.open("rb") as file:
         sample = file.read(SAMPLE_BYTES).decode("utf-8", errors="ignore")
     return {

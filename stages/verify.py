@@ -2,7 +2,7 @@
 
 DVC trusts the read-only files of its cache, and outs that have not changed since it saw them. This
 reads all files of the cache and removes the damaged ones. It gives all outs a new time, so that
-`dvc repro` reads them again, and makes anew what is damaged or missing.
+`dvc repro` reads them again, and rebuilds what is damaged or missing.
 
 Run:    make verify   (or, from the root of the repository: python -m stages.verify)
 """
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def remove_damaged(cache: Path) -> list[Path]:
-    """Remove what is no file with the hash that is its name from a cache; return the paths."""
+    """Remove from a cache all that is not a file with the hash in its name; return the paths."""
     damaged = []
     for path in sorted(cache.glob("[0-9a-f][0-9a-f]/*")):
         digest = (path.parent.name + path.name).removesuffix(".dir")

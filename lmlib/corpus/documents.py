@@ -74,7 +74,7 @@ def read_pieces(
     """Yield the pieces of the file `path`, whose name, or else `suffix`, gives its format.
 
     Raises ValueError, naming the file and the line, row or byte, if the content does not have that
-    format, is no text or is beyond the limits; OSError if it cannot be read.
+    format, is not text or is beyond the limits; OSError if it cannot be read.
     """
     suffix = check_head(path, suffix)
     if suffix == ".parquet":

@@ -28,8 +28,8 @@ def find_files(patterns: Iterable[str], root: Path) -> dict[FileId, Path]:
 
     Files are in the order of the patterns, and within a glob in that of their names. `**` also
     follows links to folders, into each folder once. Raises FileNotFoundError for a pattern that
-    matches no file, ValueError for a folder or what is no regular file, OSError for what cannot be
-    read.
+    matches no file, ValueError for a folder or anything else that is not a regular file, OSError
+    for what cannot be read.
     """
     found: dict[FileId, Path] = {}
     for pattern in patterns:

@@ -1,8 +1,8 @@
-"""Tell what a file is by its first bytes, and refuse what is no text."""
+"""Identify a file by its first bytes, and refuse what is not text."""
 
 import re
 
-HEAD_BYTES = 1 << 16  # a file is judged by so many
+HEAD_BYTES = 1 << 16  # how much of a file is examined
 
 # how a file begins, what it is, and what to do with it
 _BEGINNINGS = (
@@ -36,8 +36,8 @@ _NAMES = {"text": "plain text", "gzip": "gzip data", "parquet": "a parquet file"
 def check_kind(head: bytes, expected: str, where: str) -> None:
     """Raise ValueError if a file that begins with `head` is not text, gzip or parquet, as expected.
 
-    `head` has the first HEAD_BYTES; an empty file is anything. Text is what is nothing else and has
-    no NUL byte: it need not be valid UTF-8.
+    `head` has the first HEAD_BYTES; an empty file passes as any kind. Text is a file of no other
+    kind and without NUL bytes; it need not be valid UTF-8.
     """
     kind, advice = next((k, a) for pattern, k, a in _BEGINNINGS if re.match(pattern, head))
     if head and kind != expected:

@@ -96,8 +96,8 @@ def _check_public(address: str, where: str) -> None:
             parts.port  # noqa: B018 - a password with a slash is taken for a port
         except ValueError:
             raise ValueError(
-                f"{where} is no address; correct it, and keep a user name or password out of it: "
-                f"give them in {LOGINS}"
+                f"{where} is not an address; correct it, and keep a user name or password out of "
+                f"it: give them in {LOGINS}"
             ) from None
         queries = {item.partition("=")[0].lower() for item in re.split("[&;]", parts.query) if item}
         found = {

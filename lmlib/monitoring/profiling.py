@@ -32,7 +32,7 @@ def profiled(trace: Path | None, steps: int) -> Iterator[Callable[[], None]]:
             trace.parent.mkdir(parents=True, exist_ok=True)
             finished.export_chrome_trace(str(trace))
         except (OSError, RuntimeError) as error:  # the second is what PyTorch raises
-            logger.warning("there is no profile, training goes on: %s", describe(error))
+            logger.warning("the profile was not written; training continues: %s", describe(error))
             return
         logger.info("%s: the trace; open it at https://ui.perfetto.dev", trace)
 

@@ -247,7 +247,8 @@ class Tokenizer:
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """Return the bytes of the tokens, whose ids are one row of whole numbers in any form.
 
-        Raises ValueError for an id not in the vocabulary, and for what is no id, such as 97.0.
+        Raises ValueError for an id not in the vocabulary, and for a value that is not an id, such
+        as 97.0.
         """
         return bytes(self._decode(ids))
 

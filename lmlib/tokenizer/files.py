@@ -46,7 +46,7 @@ MAX_ID = (1 << 31) - 2  # so that the size of a vocabulary fits int32
 
 
 def check_id(value: Any, whose: str) -> int:
-    """Return a token id; raise ValueError, which begins with `whose`, if the value is none."""
+    """Return a token id; raise ValueError, which begins with `whose`, if the value is not one."""
     if type(value) is not int or not 0 <= value <= MAX_ID:
         raise ValueError(
             f"{whose} has the id {shown(value)}; an id is a whole number from 0 to {MAX_ID}"

@@ -8,8 +8,8 @@ from typing import Any
 def whole_ids(ids: Iterable[Any], where: str) -> list[int]:
     """Return the ids of a list, an array, a tensor or any iterable as ints.
 
-    Raises ValueError, which begins with `where`, for anything but one row of whole numbers: 97.0 is
-    none, nor is an item that a masked array hides.
+    Raises ValueError, which begins with `where`, for anything but one row of integers. 97.0 is
+    rejected, and so is a masked item.
     """
     of_array: Any = ids
     if getattr(ids, "ndim", 1) != 1:
@@ -33,7 +33,7 @@ def _is_whole(item: Any) -> bool:
 
 
 def whole_number(value: Any, name: str) -> int:
-    """Return a size as an int; raise ValueError if it is not a whole number: 7.0 is none."""
+    """Return a size as an int; raise ValueError if it is not an integer; 7.0 is rejected."""
     try:
         return operator.index(value)
     except TypeError:

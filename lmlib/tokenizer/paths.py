@@ -73,7 +73,7 @@ def as_files(paths: CorpusPath | Iterable[CorpusPath]) -> list[CorpusFile]:
 
 
 def check_is_file(file: CorpusFile, purpose: str) -> None:
-    """Raise FileNotFoundError if the file does not exist, ValueError if it is no regular file."""
+    """Raise FileNotFoundError if there is no such file, ValueError if it is not a regular one."""
     if file.is_file():
         return
     if file.is_dir():

@@ -1,4 +1,4 @@
-"""The memory that a training needs at least, known before it begins."""
+"""A lower bound on the memory of a training run, computed before it starts."""
 
 import torch
 
@@ -14,7 +14,7 @@ SIZES = "model.d_model, model.d_ff or model.num_layers"
 def require_training_memory(
     settings: Settings, vocab_size: int, num_processes: int, device: torch.device
 ) -> None:
-    """Raise MemoryError, naming the parameters to lower, if a training cannot fit.
+    """Raise MemoryError, naming the parameters to lower, if the run cannot fit.
 
     Call it before the model is built: on a GPU in each process, else once for all processes, which
     share the memory of the machine.

@@ -93,7 +93,9 @@ def test_an_address_with_a_secret_is_refused(source: str, address: str, what: st
 
 @pytest.mark.parametrize("address", ["https://me:SEC/RET@host/a.txt", "https://me:SEC[@host/a.txt"])
 def test_an_address_with_a_secret_that_is_misspelt(address: str) -> None:
-    with pytest.raises(ValueError, match=r"corpus: train\[0\] is no address; .*netrc") as caught:
+    with pytest.raises(
+        ValueError, match=r"corpus: train\[0\] is not an address; .*netrc"
+    ) as caught:
         read(source="url", train=[address])
     assert "SEC" not in str(caught.value)
 

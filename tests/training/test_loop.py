@@ -699,7 +699,7 @@ def test_a_profile_that_cannot_be_written_is_a_warning(
     hooks = Hooks(trace=tmp_path / "file" / "trace.json")
     result = train(model, settings, ON_NOISE, ResumeStore(tmp_path / "1"), hooks)
     assert result.train[-1]["step"] == TRAIN.num_steps
-    assert "there is no profile, training goes on: " in caplog.text
+    assert "the profile was not written; training continues: " in caplog.text
 
 
 def test_says_when_a_state_is_about_to_be_saved(tmp_path: Path) -> None:
