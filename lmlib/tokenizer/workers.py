@@ -8,14 +8,16 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from lmlib.threads import ThreadPool, num_cores
+from lmlib.threads import ThreadPool, num_cores, start_thread
 from lmlib.tokenizer.ids import whole_number
 
 logger = logging.getLogger(__name__)
@@ -225,7 +227,11 @@ def _read_message(stream: IO[bytes]) -> bytes:
 
 
 def serve() -> None:
-    """Answer tasks on standard input until it ends: the main loop of a worker process."""
+    """Answer tasks on standard input until it ends: the main loop of a worker process.
+
+    When the caller dies, this process ends within a second, also in the middle of a task.
+    """
+    start_thread(partial(_end_with, os.getppid()))
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a task prints is not an answer
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the caller reports Ctrl-C
@@ -235,6 +241,13 @@ def serve() -> None:
         except EOFError:
             return
         _write_message(answers, _answer(question))
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent has died."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _answer(question: bytes) -> bytes:

@@ -5,12 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from lmlib.tokenizer import Tokenizer, train_bpe
@@ -135,6 +137,32 @@ class DroppingExecutor(Executor):
         future: Future[Any] = Future()
         future.cancel()
         return future
+
+
+def test_a_worker_ends_with_its_caller(tmp_path: Path) -> None:
+    """In the middle of a task, too, and without a traceback."""
+    code = (
+        "import os, time\nfrom lmlib.tokenizer.workers import ProcessExecutor\n"
+        "executor = ProcessExecutor(1)\n"
+        "print(executor.submit(os.getpid).result(), flush=True)\n"
+        "executor.submit(time.sleep, 600).result()\n"
+    )
+    errors = tmp_path / "errors"
+    with (
+        errors.open("w") as stderr,
+        subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=stderr, text=True
+        ) as caller,
+    ):
+        assert caller.stdout
+        worker = int(caller.stdout.readline())
+        assert psutil.pid_exists(worker)
+        caller.kill()
+    deadline = time.monotonic() + 30
+    while psutil.pid_exists(worker) and psutil.Process(worker).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert not errors.read_text()
 
 
 def test_an_executor_that_drops_its_tasks_says_so() -> None:
