@@ -98,6 +98,9 @@ def main() -> None:
     """Continue `--prompt`, or each line of stdin, with the options given."""
     defaults = load_params(PARAMS, "sampling", SamplingParams)
     args = _parse_arguments(defaults)
+    for name, texts in {"--stop": args.stop, "--rev": [args.rev or ""]}.items():
+        for text in texts:
+            decoded(os.fsencode(text), name)
     options = {name: getattr(args, name) for name in OPTIONS}
     params = dataclasses.replace(defaults, **options | {"stop": tuple(args.stop)})
     with revision(args.rev) if args.rev else contextlib.nullcontext(Path()) as folder:
@@ -112,7 +115,7 @@ def main() -> None:
 def loop(writer: Writer) -> None:
     """Continue each line of stdin; on a terminal with history, and with commands.
 
-    A line that cannot be continued is reported, with --json by an object, and the rest go on.
+    A line that cannot be continued is reported, with --json as an object; the others are continued.
     """
     if sys.stdin is None:
         raise ValueError("stdin is closed; give --prompt TEXT, or prompts on stdin")
@@ -159,7 +162,7 @@ def ask(writer: Writer) -> None:
 def decoded(data: bytes, where: str) -> str:
     """Return bytes from outside as text; raise ValueError if they are not UTF-8."""
     try:
-        return data.decode("utf-8-sig")  # Windows begins a file with a mark
+        return data.decode("utf-8-sig")  # Windows programs write a byte-order mark first
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{where} is not UTF-8 (byte 0x{data[error.start]:02X} at offset {error.start}); "

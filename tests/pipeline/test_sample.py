@@ -174,9 +174,11 @@ def test_without_json_a_bad_line_is_an_error_on_stderr(
     ]
 
 
-def test_a_prompt_that_is_not_utf_8(run: Run) -> None:
-    with pytest.raises(SystemExit, match=r"^error: --prompt is not UTF-8 \(byte 0x92 at offset 2"):
-        run("--prompt", os.fsdecode(b"it\x92s"))
+@pytest.mark.parametrize("option", ["--prompt", "--stop", "--rev"])
+def test_an_option_that_is_not_utf_8(run: Run, option: str) -> None:
+    message = rf"^error: {option} is not UTF-8 \(byte 0x92 at offset 2"
+    with pytest.raises(SystemExit, match=message):
+        run("--prompt", "", option, os.fsdecode(b"it\x92s"))
 
 
 def test_special_tokens_in_a_prompt_are_text(run: Run, trained: Path) -> None:
