@@ -1,5 +1,6 @@
 """lmlib/native: kernels are compiled once, kept, checked, and loaded without Numba."""
 
+import errno
 import json
 import os
 import subprocess
@@ -181,6 +182,17 @@ def test_where_nothing_can_be_kept_it_works_all_the_same(toy: Toy, obstacle: str
         assert toy.result()[:2] == (4, True)
     else:
         assert toy.result(XDG_CACHE_HOME="", HOME="/dev/null/nowhere")[:2] == (4, True)
+    assert not toy.kept()
+
+
+def test_on_a_full_disk_it_works_all_the_same(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path, _content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.syspath_prepend(str(toy.folder))
+    monkeypatch.setattr(native, "cache_folders", lambda: iter([toy.cache]))
+    monkeypatch.setattr(native, "write_atomically", fail)
+    assert native.ObjectCode.compile("toy").link().copied(5) == 4
     assert not toy.kept()
 
 

@@ -25,6 +25,8 @@ from tests.sampling.scripted import SAMPLING
         ({"num_samples": 0}, "num_samples is 0; it must be from 1 to 10"),
         ({"stop": ("",)}, "stop holds an empty text"),
         ({"top_p": 1.1}, r"top_p is 1.1; it must be from 1e-30 to 1"),
+        ({"top_p": 1e-300}, r"top_p is 1e-300; it must be from 1e-30 to 1"),
+        ({"temperature": 1e-320}, r"temperature is 1e-320; it must be 0, or from 1e-30"),
     ],
 )
 def test_params_out_of_range(changes: dict[str, Any], message: str) -> None:
