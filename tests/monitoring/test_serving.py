@@ -1,6 +1,5 @@
 """lmlib/monitoring/tracking/serving.py: the model as MLflow serves it."""
 
-import ast
 import dataclasses
 import json
 import os
@@ -8,15 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from lmlib.checkpoint import load_model
 from lmlib.params import load_params
 from lmlib.sampling import SamplingParams, generate_text
 from lmlib.separator import SEPARATOR
 from lmlib.tokenizer import Tokenizer
 from stages.paths import MODEL, PARAMS, TOKENIZER
-from tests.pipeline import imports
 from tests.pipeline.imports import ROOT
 from tests.pipeline.trained import make_trained
 
@@ -31,25 +27,6 @@ served = TextGenerator()
 served.load_context(context)
 print(json.dumps(served.predict(context, prompts)))
 """
-
-
-def test_the_environment_of_a_served_model_has_what_it_imports(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Imports inside functions, too."""
-    from lmlib.monitoring.tracking.shipper import SERVING_NEEDS
-
-    monkeypatch.setattr(imports, "PLUMBING", ())
-    needed = set[str]()
-    for path in imports.modules_behind(Path("lmlib/monitoring/tracking/serving.py")):
-        for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                needed |= {alias.name.partition(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                needed.add(node.module.partition(".")[0])
-    brought = {"mlflow", "llvmlite", "fsspec"}  # by MLflow, Numba and PyTorch
-    needed -= {"lmlib", *brought, *sys.stdlib_module_names}
-    assert needed == {name.partition(".")[0] for name in SERVING_NEEDS}
 
 
 def test_special_tokens_in_a_prompt_are_text_unless_allowed(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """lmlib/monitoring/tracking/shipper.py: how long sending is tried, and what damage costs."""
 
+import ast
 import json
 import os
 import shutil
 import sqlite3
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+
+from tests.pipeline import imports
 
 OPEN = {
     "kind": "open",
@@ -455,3 +459,20 @@ def test_a_value_that_is_too_long_for_mlflow_is_marked(project: Project) -> None
     assert data.params["p"].endswith("xxx [cut: 7000 characters]")
     assert data.tags["t"].endswith("yyy [cut: 9000 characters]")
     assert (len(data.params["p"]), len(data.tags["t"])) == (6000, 8000)
+
+
+def test_the_environment_of_a_served_model_has_what_it_imports(
+    shipper: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Imports inside functions, too."""
+    monkeypatch.setattr(imports, "PLUMBING", ())
+    needed = set[str]()
+    for path in imports.modules_behind(Path("lmlib/monitoring/tracking/serving.py")):
+        for node in ast.walk(ast.parse((imports.ROOT / path).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                needed |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                needed.add(node.module.partition(".")[0])
+    brought = {"mlflow", "llvmlite", "fsspec"}  # by MLflow, Numba and PyTorch
+    needed -= {"lmlib", *brought, *sys.stdlib_module_names}
+    assert needed == {name.partition(".")[0] for name in shipper.SERVING_NEEDS}
