@@ -229,9 +229,11 @@ def _read_message(stream: IO[bytes]) -> bytes:
 def serve() -> None:
     """Answer tasks on standard input until it ends: the main loop of a worker process.
 
-    When the caller dies, this process ends within a second, also in the middle of a task.
+    When the caller dies, this process ends within a second, also in the middle of a task; where no
+    thread can be started, after the task.
     """
-    start_thread(partial(_end_with, os.getppid()))
+    with suppress(RuntimeError, MemoryError):
+        start_thread(partial(_end_with, os.getppid()))
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a task prints is not an answer
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the caller reports Ctrl-C

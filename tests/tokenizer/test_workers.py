@@ -165,6 +165,19 @@ def test_a_worker_ends_with_its_caller(tmp_path: Path) -> None:
     assert not errors.read_text()
 
 
+def test_a_worker_that_can_start_no_thread_works() -> None:
+    code = (
+        "from lmlib.tokenizer import workers\n"
+        'def refuse(function): raise RuntimeError("can\'t start new thread")\n'
+        "workers.start_thread = refuse\n"
+        "workers.serve()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], input="", capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_an_executor_that_drops_its_tasks_says_so() -> None:
     with pytest.raises(RuntimeError, match="its scheduler is gone; start it and run"):
         list(map_in_order(DroppingExecutor(), pow, [(2, 3)]))
