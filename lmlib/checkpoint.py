@@ -21,6 +21,8 @@ from lmlib.params import from_dict, shown
 
 FLOATS = ("F32", "BF16", "F16", "F64")  # as safetensors calls them
 MISSING = "missing; there is no model here"
+# params that models of earlier versions were saved without, with the values that these models have
+ADDED_LATER = {"num_kv_heads": 0, "attention_window": 0}
 
 # BytesIO explicitly: it lacks `mode`, so a run-time checker rejects it as IO[bytes]
 PathOrFile = str | os.PathLike[str] | IO[bytes] | io.BytesIO
@@ -115,7 +117,7 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> Transf
         raise ValueError(
             f"{config_path}: not the configuration of a model: vocab_size is {shown(vocab_size)}"
         )
-    params = from_dict(ModelParams, config, str(config_path))
+    params = from_dict(ModelParams, ADDED_LATER | config, str(config_path))
     state = read_weights([weights_path], weight_shapes(params, vocab_size), config_path)
     return build_model(params, vocab_size, state, config_path).to(device)
 

@@ -133,6 +133,7 @@ def test_saving_a_model_does_not_write_into_the_old_file(tmp_path: Path) -> None
 @pytest.mark.parametrize("tie_embeddings", [False, True])
 def test_model_round_trip(tmp_path: Path, tie_embeddings: bool) -> None:
     params = replace(PARAMS, tie_embeddings=tie_embeddings, norm="post", rope_theta=500.0)
+    params = replace(params, num_kv_heads=1, attention_window=3)
     model = TransformerLM(params, VOCAB_SIZE, seed=5)
     save_model(tmp_path / "lm", model)
     loaded = load_model(tmp_path / "lm")
@@ -198,6 +199,15 @@ def test_config_without_a_key(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(ValueError, match=r"config\.json\.norm is missing"):
         load_model(tmp_path)
+
+
+def test_config_of_a_version_without_groups_and_windows(tmp_path: Path) -> None:
+    """Its models have neither."""
+    save_model(tmp_path, TransformerLM(PARAMS, VOCAB_SIZE))
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    del config["num_kv_heads"], config["attention_window"]
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert load_model(tmp_path).params == PARAMS
 
 
 def truncate(content: bytes) -> bytes:

@@ -11,6 +11,7 @@ from lmlib.functional import softmax
 from lmlib.model.cache import LayerCache
 from lmlib.model.cpu_attention import blocked_is_faster, causal_attention
 from lmlib.model.layers import Linear
+from lmlib.model.mask import causal_mask
 from lmlib.model.rope import RotaryEmbedding
 
 AttentionKernel = Literal["auto", "sdpa", "blocked", "plain"]
@@ -41,6 +42,12 @@ class MultiHeadSelfAttention(nn.Module):
              score matrix in memory; `sdpa` uses PyTorch's fused kernel, `blocked` the one in
              cpu_attention.py; `auto` takes the faster of these two.
     rope:    rotates queries and keys; None for a model without position embedding.
+
+    With fewer heads for keys and values than for queries (`num_kv_heads`; 0: equally many), each of
+    them serves the same number of consecutive query heads. With a `window`, a token attends to
+    itself and the window - 1 before it; 0: to all before it.
+
+    Source:  Ainslie et al. 2023, arXiv:2305.13245, for grouped queries; `causal_mask` for windows.
     """
 
     def __init__(
@@ -48,6 +55,8 @@ class MultiHeadSelfAttention(nn.Module):
         d_model: int,
         num_heads: int,
         *,
+        num_kv_heads: int = 0,
+        window: int = 0,
         rope: RotaryEmbedding | None = None,
         kernel: AttentionKernel = "auto",
         generator: torch.Generator | None = None,
@@ -58,12 +67,21 @@ class MultiHeadSelfAttention(nn.Module):
                 f"MultiHeadSelfAttention: d_model={d_model} is not divisible by "
                 f"num_heads={num_heads}"
             )
-        self.num_heads = num_heads
+        num_kv_heads = num_kv_heads or num_heads
+        if num_heads % num_kv_heads:
+            raise ValueError(
+                f"MultiHeadSelfAttention: num_heads={num_heads} is not divisible by "
+                f"num_kv_heads={num_kv_heads}"
+            )
+        self.d_head = d_model // num_heads
+        self.queries_per_key = num_heads // num_kv_heads
+        self.window = window
         self.kernel = kernel
         self.rope = rope
+        d_kv = num_kv_heads * self.d_head
         self.q_proj = Linear(d_model, d_model, generator=generator)
-        self.k_proj = Linear(d_model, d_model, generator=generator)
-        self.v_proj = Linear(d_model, d_model, generator=generator)
+        self.k_proj = Linear(d_model, d_kv, generator=generator)
+        self.v_proj = Linear(d_model, d_kv, generator=generator)
         self.output_proj = Linear(d_model, d_model, generator=generator)
 
     def forward(
@@ -78,7 +96,7 @@ class MultiHeadSelfAttention(nn.Module):
         their positions.
         """
         Q, K, V = (
-            projection(x).unflatten(-1, (self.num_heads, -1)).transpose(-3, -2)
+            projection(x).unflatten(-1, (-1, self.d_head)).transpose(-3, -2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )  # each (..., heads, seq, d_head)
         positions = token_positions if cache is None else cache.positions
@@ -89,19 +107,23 @@ class MultiHeadSelfAttention(nn.Module):
         mask = None
         if cache is not None:
             K, V, mask = cache.append(K, V)
+        if self.queries_per_key > 1:
+            K, V = (x.repeat_interleave(self.queries_per_key, dim=-3) for x in (K, V))
         attended = self._attend(Q, K, V, mask)
         return self.output_proj(attended.transpose(-3, -2).flatten(-2))
 
     def _attend(self, Q: Tensor, K: Tensor, V: Tensor, mask: Tensor | None) -> Tensor:
         """Return the attended values; without a mask, the queries are the last of the tokens."""
         queries, keys = Q.shape[-2], K.shape[-2]
+        window = self.window if self.window < keys else 0  # a larger one hides nothing
+        is_whole = mask is None and queries == keys
+        if is_whole and (
+            self.kernel == "blocked" or (self.kernel == "auto" and blocked_is_faster(V))
+        ):
+            return causal_attention(Q, K, V, window)
+        if mask is None and (window or self.kernel == "plain"):
+            mask = causal_mask(torch.arange(keys - queries, keys, device=Q.device), keys, window)
         if self.kernel == "plain":
-            if mask is None:
-                causal = torch.ones(queries, keys, dtype=torch.bool, device=Q.device)
-                mask = causal.tril(keys - queries)
             return scaled_dot_product_attention(Q, K, V, mask)
-        if mask is not None or queries != keys:
-            return nn.functional.scaled_dot_product_attention(Q, K, V, mask)
-        if self.kernel == "blocked" or (self.kernel == "auto" and blocked_is_faster(V)):
-            return causal_attention(Q, K, V)
-        return nn.functional.scaled_dot_product_attention(Q, K, V, is_causal=True)
+        is_causal = is_whole and mask is None
+        return nn.functional.scaled_dot_product_attention(Q, K, V, mask, is_causal=is_causal)

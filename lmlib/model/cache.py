@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lmlib.model.mask import causal_mask
+
 
 @runtime_checkable
 class Cache(Protocol):
@@ -26,15 +28,17 @@ class KVCache:
     own, so rows of different lengths can share a batch. To remove the last tokens of a row, or its
     right padding, lower its entry in `lengths`; later tokens overwrite what lies beyond.
 
-    keys_values:  (num_layers, 2, batch, num_heads, context_length, d_head), all allocated at once
+    keys_values:  (num_layers, 2, batch, kv_heads, context_length, d_head), all allocated at once
     lengths:      the number of tokens that each row holds
+    window:       see `causal_mask`; the keys and values before it are kept too
 
     No gradient flows through it.
     """
 
-    def __init__(self, keys_values: Tensor, lengths: Sequence[int]) -> None:
+    def __init__(self, keys_values: Tensor, lengths: Sequence[int], window: int = 0) -> None:
         self.keys_values = keys_values
         self.lengths = list(lengths)
+        self.window = window
 
     def extend(self, seq: int) -> list["LayerCache"]:
         """Make each row `seq` tokens longer; return the slots for their keys and values by layer.
@@ -51,12 +55,12 @@ class KVCache:
         device = self.keys_values.device
         if min(self.lengths) == max(self.lengths):
             positions, mask = slice(self.lengths[0], longest), None
-            if 1 < seq < longest:
-                mask = torch.ones(seq, longest, dtype=torch.bool, device=device)
-                mask = mask.tril(longest - seq)
+            if seq < longest and (seq > 1 or 0 < self.window < longest):
+                new = torch.arange(self.lengths[0], longest, device=device)
+                mask = causal_mask(new, longest, self.window)
         else:
             starts = torch.tensor(self.lengths, device=device)
-            positions, mask = _positions_and_mask(starts, seq, longest)
+            positions, mask = _positions_and_mask(starts, seq, longest, self.window)
         self.lengths = [length + seq for length in self.lengths]
         return [LayerCache(layer, positions, mask, longest) for layer in self.keys_values]
 
@@ -64,7 +68,7 @@ class KVCache:
         """Return a new cache with the given rows, in that order; rows may repeat."""
         index = torch.tensor(rows, device=self.keys_values.device)
         selected = self.keys_values.index_select(2, index)
-        return KVCache(selected, [self.lengths[row] for row in rows])
+        return KVCache(selected, [self.lengths[row] for row in rows], self.window)
 
     def replace(self, rows: Sequence[int], others: "KVCache") -> None:
         """Overwrite the given rows with the rows of another cache, in order."""
@@ -85,29 +89,29 @@ class StaticKVCache:
 
     def __init__(self, cache: KVCache) -> None:
         self.keys_values = cache.keys_values
+        self.window = cache.window
         self.positions = torch.tensor(cache.lengths, device=self.keys_values.device)
 
     def extend(self, seq: int) -> list["LayerCache"]:
         """Return, by layer, the slots for keys and values of `seq` tokens from `positions` on."""
         context_length = self.keys_values.shape[-2]
-        positions, mask = _positions_and_mask(self.positions, seq, context_length)
+        positions, mask = _positions_and_mask(self.positions, seq, context_length, self.window)
         return [LayerCache(layer, positions, mask, context_length) for layer in self.keys_values]
 
 
 def _positions_and_mask(
-    starts: Int[Tensor, " batch"], seq: int, num_keys: int
+    starts: Int[Tensor, " batch"], seq: int, num_keys: int, window: int
 ) -> tuple[Int[Tensor, "batch seq"], Bool[Tensor, "batch 1 seq num_keys"]]:
     """Return the positions of `seq` tokens from `starts` on, and a mask of the keys they see."""
     positions = starts.unsqueeze(1) + torch.arange(seq, device=starts.device)
-    mask = torch.arange(num_keys, device=starts.device) <= positions.unsqueeze(-1)
-    return positions, mask.unsqueeze(1)  # the same for every head
+    return positions, causal_mask(positions, num_keys, window).unsqueeze(1)  # for every head
 
 
 class LayerCache:
     """The part of a cache that one layer extends in one pass.
 
     positions:  of the new tokens: a slice if all rows are equally long, else (batch, seq)
-    mask:       True where a new token may see a key; None: causal
+    mask:       True where a new token may see a key; None: as `causal_mask` has it
     """
 
     def __init__(

@@ -22,9 +22,13 @@ def weight_shapes(params: ModelParams, vocab_size: int) -> Iterator[tuple[str, S
 
 
 def _layer_shapes(params: ModelParams) -> dict[str, Shape]:
-    d_model, d_ff = params.d_model, params.d_ff
-    names = ("q_proj", "k_proj", "v_proj", "output_proj")
-    shapes: dict[str, Shape] = {f"attn.{name}": (d_model, d_model) for name in names}
+    d_model, d_kv, d_ff = params.d_model, params.d_kv, params.d_ff
+    shapes: dict[str, Shape] = {
+        "attn.q_proj": (d_model, d_model),
+        "attn.k_proj": (d_kv, d_model),
+        "attn.v_proj": (d_kv, d_model),
+        "attn.output_proj": (d_model, d_model),
+    }
     if params.ffn == "swiglu":
         shapes |= {"ffn.w1": (d_ff, d_model), "ffn.w3": (d_ff, d_model)}
     else:

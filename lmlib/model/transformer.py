@@ -1,7 +1,7 @@
 """The decoder-only Transformer language model."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -11,7 +11,7 @@ from lmlib.model.attention import AttentionKernel, MultiHeadSelfAttention
 from lmlib.model.cache import Cache, KVCache, LayerCache
 from lmlib.model.layers import Embedding, Linear, RMSNorm, SiLUFeedForward, SwiGLU
 from lmlib.model.rope import RotaryEmbedding
-from lmlib.params import Count, Positive, check_bounds
+from lmlib.params import Count, CountOrZero, Positive, check_bounds
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class ModelParams:
     num_layers: Count
     num_heads: Count
     d_ff: Count
+    num_kv_heads: Annotated[CountOrZero, "0: as many as num_heads"] = 0
+    attention_window: Annotated[CountOrZero, "0: all tokens"] = 0
     rope_theta: Positive = 10_000.0
     norm_eps: Positive = 1e-5
     norm: Literal["pre", "post", "none"] = "pre"
@@ -41,12 +43,28 @@ class ModelParams:
                 f"d_model is {self.d_model}, not divisible by num_heads {self.num_heads}; "
                 "each head takes an equal part of d_model"
             )
+        if self.num_heads % self.kv_heads:
+            raise ValueError(
+                f"num_kv_heads is {self.num_kv_heads}, which does not divide num_heads "
+                f"{self.num_heads}; each head of keys and values serves equally many query heads "
+                "(0: as many as num_heads)"
+            )
         if self.position == "rope" and (self.d_model // self.num_heads) % 2:
             raise ValueError(
                 f"d_model {self.d_model} / num_heads {self.num_heads} gives heads of size "
                 f"{self.d_model // self.num_heads}; RoPE rotates pairs and needs an even size "
                 "(or position: none)"
             )
+
+    @property
+    def kv_heads(self) -> int:
+        """The number of heads of keys and values."""
+        return self.num_kv_heads or self.num_heads
+
+    @property
+    def d_kv(self) -> int:
+        """The size of a token's keys, and of its values, in a layer."""
+        return self.kv_heads * (self.d_model // self.num_heads)
 
 
 class TransformerBlock(nn.Module):
@@ -69,6 +87,8 @@ class TransformerBlock(nn.Module):
         self.attn = MultiHeadSelfAttention(
             params.d_model,
             params.num_heads,
+            num_kv_heads=params.kv_heads,
+            window=params.attention_window,
             rope=rope,
             kernel=params.attention,
             generator=generator,
@@ -165,9 +185,9 @@ class TransformerLM(nn.Module):
         """Return a cache for `batch` rows of up to context_length tokens, on the model's device."""
         params, weight = self.params, self.token_embeddings.weight
         d_head = params.d_model // params.num_heads
-        shape = (params.num_layers, 2, batch, params.num_heads, params.context_length, d_head)
+        shape = (params.num_layers, 2, batch, params.kv_heads, params.context_length, d_head)
         # zeros: a masked value is multiplied by 0, and 0 * NaN would be NaN
-        return KVCache(weight.new_zeros(shape), [0] * batch)
+        return KVCache(weight.new_zeros(shape), [0] * batch, params.attention_window)
 
     def num_parameters(self) -> int:
         """Return the number of trainable weights, counting tied ones once."""

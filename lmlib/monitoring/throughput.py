@@ -13,14 +13,15 @@ from lmlib.model import TransformerLM
 def flops_per_token(model: TransformerLM) -> int:
     """Return the floating-point operations of one token in a training step.
 
-        6 * matrix weights + 12 * num_layers * d_model * context_length / 2
+        6 * matrix weights + 12 * num_layers * d_model * keys
 
     One multiplication and one addition for each weight, once in the forward pass and twice in the
     backward pass: 6. The embedding table is only indexed and does not count; `lm_head` does (tied,
     they are one matrix that is multiplied once). Attention multiplies each query with the keys, and
     its weights with the values: 2 * 2 * d_model per layer and pair of positions, three times in a
-    step. The causal mask leaves an average query half of the context_length positions.
-    Recomputation, which saves memory, does not count.
+    step. The causal mask leaves an average query `keys` = context_length / 2 positions; a window
+    of w tokens leaves it w - w**2 / (2 * context_length). Recomputation, which saves memory, does
+    not count.
 
     Source:  Chowdhery et al. 2022 (PaLM), arXiv:2204.02311, appendix B, which counts the
              masked half of attention, too.
@@ -29,7 +30,10 @@ def flops_per_token(model: TransformerLM) -> int:
     matrices = sum(p.numel() for p in model.parameters() if p.ndim == 2)
     if not params.tie_embeddings:
         matrices -= model.token_embeddings.weight.numel()
-    attention = 12 * params.num_layers * params.d_model * params.context_length // 2
+    context = params.context_length
+    window = min(params.attention_window or context, context)
+    pairs = window * (2 * context - window)  # twice those of a query and a key that it sees
+    attention = 6 * params.num_layers * params.d_model * pairs // context
     return 6 * matrices + attention
 
 

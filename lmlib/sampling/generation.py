@@ -208,7 +208,7 @@ def require_sampling_memory(
     shape, rows = model.params, num_prompts * params.num_samples
     weight = model.token_embeddings.weight
     numbers = 32 * params.num_samples * params.max_tokens  # floats of Python, in a list
-    per_row = 2 * shape.num_layers * shape.context_length * shape.d_model if use_cache else 0
+    per_row = 2 * shape.num_layers * shape.context_length * shape.d_kv if use_cache else 0
     needed = rows * (per_row + model.vocab_size) * weight.element_size()
     advice = "lower num_samples, max_tokens or the number of prompts"
     what = f"sampling {rows:,} texts of up to {params.max_tokens:,} tokens"

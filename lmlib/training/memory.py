@@ -64,7 +64,7 @@ def training_bytes(
 
 def _kept_per_token(model: ModelParams) -> int:
     """Return how many numbers a block keeps for each token: inputs of norms, Q, K, V and so on."""
-    kept = 8 * model.d_model + 3 * model.d_ff
+    kept = 6 * model.d_model + 2 * model.d_kv + 3 * model.d_ff
     if model.attention == "plain":
         kept += model.num_heads * model.context_length
     return kept

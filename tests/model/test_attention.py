@@ -21,9 +21,13 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=seeded(seed))
 
 
-def make(kernel: AttentionKernel, rope: bool = True, num_heads: int = 2) -> MultiHeadSelfAttention:
+def make(
+    kernel: AttentionKernel, rope: bool = True, num_heads: int = 2, **options: int
+) -> MultiHeadSelfAttention:
     table = RotaryEmbedding(8 // num_heads, 16, theta=100.0) if rope else None
-    return MultiHeadSelfAttention(8, num_heads, rope=table, kernel=kernel, generator=seeded())
+    return MultiHeadSelfAttention(
+        8, num_heads, rope=table, kernel=kernel, generator=seeded(), **options
+    )
 
 
 def test_attention_by_hand() -> None:
@@ -94,12 +98,84 @@ def test_multi_head_equals_torch(kernel: AttentionKernel, num_heads: int) -> Non
     torch.testing.assert_close(layer(x), expected)
 
 
+def written_out(
+    Q: Tensor, K: Tensor, V: Tensor, window: int
+) -> Tensor:  # (heads, seq, d) and (kv_heads, seq, d)
+    """Attention one query at a time; consecutive heads share keys and values."""
+    heads, seq, d_head = Q.shape
+    shared = heads // len(K)
+    attended = torch.empty_like(Q)
+    for head in range(heads):
+        for i in range(seq):
+            seen = slice(max(0, i - window + 1), i + 1)
+            keys, values = K[head // shared, seen], V[head // shared, seen]
+            weights = (keys @ Q[head, i] / math.sqrt(d_head)).exp()
+            attended[head, i] = weights @ values / weights.sum()
+    return attended
+
+
+GROUPS_AND_WINDOWS = [(1, 100), (2, 100), (4, 3), (2, 3), (1, 1), (2, 5), (2, 6)]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("num_kv_heads", "window"), GROUPS_AND_WINDOWS)
+def test_groups_and_windows_written_out(
+    kernel: AttentionKernel, num_kv_heads: int, window: int
+) -> None:
+    """Four heads of queries, and a window that is open, one token, or all six."""
+    layer = make(kernel, num_heads=4, num_kv_heads=num_kv_heads, window=window)
+    x = random(6, 8)
+    Q, K, V = (
+        (x @ projection.weight.T).view(6, -1, 2).transpose(0, 1)
+        for projection in (layer.q_proj, layer.k_proj, layer.v_proj)
+    )
+    assert layer.rope is not None
+    attended = written_out(layer.rope(Q, None), layer.rope(K, None), V, window)
+    expected = attended.transpose(0, 1).reshape(6, 8) @ layer.output_proj.weight.T
+    torch.testing.assert_close(layer(x), expected)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("num_kv_heads", [1, 2])
+def test_a_shared_head_is_one_that_is_repeated(kernel: AttentionKernel, num_kv_heads: int) -> None:
+    """The same values from PyTorch's attention; the gradients of the copies add up."""
+    grouped = make(kernel, num_heads=4, num_kv_heads=num_kv_heads)
+    full = make("sdpa", num_heads=4)
+    weights = {name: weight.clone() for name, weight in grouped.state_dict().items()}
+    for name in ("k_proj.weight", "v_proj.weight"):
+        of_heads = weights[name].unflatten(0, (num_kv_heads, 2))
+        weights[name] = of_heads.repeat_interleave(4 // num_kv_heads, dim=0).flatten(0, 1)
+    full.load_state_dict(weights)
+    x = random(3, 6, 8)
+    outputs = grouped(x), full(x)
+    torch.testing.assert_close(*outputs)
+    for output in outputs:
+        (output * random(3, 6, 8, seed=1)).sum().backward()
+    for name, parameter in grouped.named_parameters():
+        expected = full.get_parameter(name).grad
+        assert expected is not None
+        if parameter.shape != expected.shape:
+            copies = expected.unflatten(0, (num_kv_heads, 4 // num_kv_heads, 2))
+            expected = copies.sum(dim=1).flatten(0, 1)
+        torch.testing.assert_close(parameter.grad, expected)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_window_of_the_whole_sequence_has_the_bits_of_none(kernel: AttentionKernel) -> None:
+    x = random(3, 6, 8)
+    assert torch.equal(make(kernel, window=6)(x), make(kernel)(x))
+    assert not torch.allclose(make(kernel, window=5)(x), make(kernel)(x), atol=1e-3)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_kv_heads": 1}, {"window": 3}], ids=str)
 @pytest.mark.parametrize("rope", [False, True])
 @pytest.mark.parametrize("shape", [(6, 8), (3, 6, 8), (2, 3, 6, 8), (1, 1, 8)])
-def test_kernels_agree_in_values_and_gradients(shape: tuple[int, ...], rope: bool) -> None:
+def test_kernels_agree_in_values_and_gradients(
+    shape: tuple[int, ...], rope: bool, options: dict[str, int]
+) -> None:
     results = []
     for kernel in KERNELS:
-        layer, x = make(kernel, rope), random(*shape).requires_grad_()
+        layer, x = make(kernel, rope, **options), random(*shape).requires_grad_()
         y = layer(x)
         (y * random(*shape, seed=1)).sum().backward()
         results.append((y, x.grad, *(p.grad for p in layer.parameters())))
@@ -148,3 +224,8 @@ def test_one_token_attends_to_itself(kernel: AttentionKernel) -> None:
 def test_a_width_that_the_heads_do_not_divide() -> None:
     with pytest.raises(ValueError, match="d_model=8 is not divisible by num_heads=3"):
         MultiHeadSelfAttention(8, 3)
+
+
+def test_heads_that_the_kv_heads_do_not_divide() -> None:
+    with pytest.raises(ValueError, match="num_heads=4 is not divisible by num_kv_heads=3"):
+        MultiHeadSelfAttention(8, 4, num_kv_heads=3)

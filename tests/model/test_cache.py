@@ -17,7 +17,17 @@ VARIATIONS: list[dict[str, Any]] = [
     for norm, position, ffn in itertools.product(
         ("pre", "post", "none"), ("rope", "none"), ("swiglu", "silu")
     )
-] + [{"tie_embeddings": True}, {"attention": "plain"}, {"attention": "sdpa"}]
+] + [
+    {"tie_embeddings": True},
+    {"attention": "plain"},
+    {"attention": "sdpa"},
+    {"num_kv_heads": 1},
+    {"num_kv_heads": 2, "num_heads": 4, "attention": "plain"},
+    {"attention_window": 3},
+    {"attention_window": 1, "num_kv_heads": 1},
+    {"attention_window": 9, "attention": "plain"},
+    {"attention_window": 4, "position": "none", "attention": "blocked"},
+]
 
 pytestmark = pytest.mark.usefixtures("_no_gradients")
 
@@ -80,6 +90,30 @@ def test_positions_and_masks_by_hand() -> None:
     assert seen.tolist() == [[2, 3], [4, 5]]
     assert layer.mask[0, 0, 0].tolist() == [True, True, False, False, False]
     assert cache.lengths == [3, 5]
+
+
+def test_windows_by_hand() -> None:
+    """Of three keys: of rows of 1 and 3 tokens, and of rows of equal length."""
+    model = TransformerLM(replace(SIZES, attention_window=3), 30)
+    cache = model.empty_cache(2)
+    cache.lengths = [1, 3]
+    mask = cache.extend(2)[0].mask
+    assert mask is not None
+    rows = [[True, True, False, False, False], [True, True, True, False, False]]
+    assert mask[0, 0].tolist() == rows
+    assert mask[1, 0].tolist() == [[False, *rows[1][:4]], [False, False, True, True, True]]
+    cache.lengths = [2, 2]
+    assert cache.extend(1)[0].mask is None  # all three
+    mask = cache.extend(1)[0].mask
+    assert mask is not None
+    assert mask.tolist() == [[False, True, True, True]]
+    assert cache.select([0]).window == StaticKVCache(cache).window == 3
+
+
+def test_only_heads_of_keys_and_values_are_kept() -> None:
+    """(num_layers, 2, batch, kv_heads, context_length, d_head), a quarter of the memory."""
+    model = TransformerLM(replace(SIZES, num_heads=4, num_kv_heads=1), 30)
+    assert model.empty_cache(3).keys_values.shape == (2, 2, 3, 1, 12, 4)
 
 
 def test_rows_of_one_length_need_no_index() -> None:

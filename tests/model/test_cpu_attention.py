@@ -1,6 +1,8 @@
 """Attention in parts against plain attention."""
 
 from collections.abc import Callable
+from functools import partial
+from itertools import product
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import Tensor
 
 from lmlib.model import cpu_attention, scaled_dot_product_attention
 from lmlib.model.cpu_attention import causal_attention
+from lmlib.model.mask import causal_mask
 
 
 def heads(seq: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -19,9 +22,9 @@ def heads(seq: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
     ]
 
 
-def written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    causal = torch.ones(q.shape[-2], q.shape[-2], dtype=torch.bool).tril()
-    return scaled_dot_product_attention(q, k, v, causal)
+def written_out(q: Tensor, k: Tensor, v: Tensor, window: int = 0) -> Tensor:
+    seq = q.shape[-2]
+    return scaled_dot_product_attention(q, k, v, causal_mask(torch.arange(seq), seq, window))
 
 
 def with_gradients(function: Callable[..., Tensor], tensors: list[Tensor]) -> list[Tensor]:
@@ -32,25 +35,30 @@ def with_gradients(function: Callable[..., Tensor], tensors: list[Tensor]) -> li
 
 
 @pytest.mark.parametrize("kept_context", [0, 1 << 20], ids=["computed again", "kept"])
+@pytest.mark.parametrize("window", [0, 1, 2, 4, 7])
 @pytest.mark.parametrize("seq", [1, 3, 4, 5, 8, 21])
 def test_result_and_gradients_are_those_of_the_written_out_one(
-    monkeypatch: pytest.MonkeyPatch, seq: int, kept_context: int
+    monkeypatch: pytest.MonkeyPatch, seq: int, window: int, kept_context: int
 ) -> None:
-    """Sequences of less than one part, of exactly one and two, and with a shorter last part."""
+    """Sequences of less than one part, of exactly one and two, and with a shorter last part.
+
+    Windows within a part, of one part, and from a part into those before it.
+    """
     monkeypatch.setattr(cpu_attention, "QUERIES", 4)
     monkeypatch.setattr(cpu_attention, "KEPT_CONTEXT", kept_context)
     # plain attention computes the softmax of float64 scores in float32
     for found, expected in zip(
-        with_gradients(causal_attention, heads(seq)),
-        with_gradients(written_out, heads(seq)),
+        with_gradients(partial(causal_attention, window=window), heads(seq)),
+        with_gradients(partial(written_out, window=window), heads(seq)),
         strict=True,
     ):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_gradients_by_finite_differences(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("window", [0, 3])
+def test_gradients_by_finite_differences(monkeypatch: pytest.MonkeyPatch, window: int) -> None:
     monkeypatch.setattr(cpu_attention, "QUERIES", 4)
-    assert torch.autograd.gradcheck(causal_attention, heads(9))
+    assert torch.autograd.gradcheck(partial(causal_attention, window=window), heads(9))
 
 
 def test_bfloat16_is_as_exact_as_its_dtype() -> None:
@@ -82,5 +90,5 @@ def test_the_compiler_knows_its_shapes() -> None:
     with torch.no_grad():
         tensors = tuple(x.contiguous() for x in heads(6, torch.float32))
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
-    for keep in (False, True):
-        torch.library.opcheck(cpu_attention._forward, (*tensors, keep), test_utils=checks)
+    for window, keep in product((0, 2), (False, True)):
+        torch.library.opcheck(cpu_attention._forward, (*tensors, window, keep), test_utils=checks)

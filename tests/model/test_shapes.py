@@ -13,10 +13,16 @@ OPTIONS = list(product(["pre", "post", "none"], ["swiglu", "silu"], [False, True
 
 @pytest.mark.parametrize(("norm", "ffn", "tie"), OPTIONS)
 def test_weights_are_those_of_the_model(norm: Any, ffn: Any, tie: bool) -> None:
-    params = ModelParams(8, 12, 3, 2, 7, norm=norm, ffn=ffn, tie_embeddings=tie)
+    for num_kv_heads in (0, 1, 2, 4):
+        check_weights(
+            ModelParams(8, 16, 3, 4, 7, num_kv_heads, norm=norm, ffn=ffn, tie_embeddings=tie)
+        )
+
+
+def check_weights(params: ModelParams) -> None:
     model = TransformerLM(params, 11)
     state = plain_state_dict(model)
-    if tie:
+    if params.tie_embeddings:
         del state["lm_head.weight"]
     assert dict(weight_shapes(params, 11)) == {name: tuple(w.shape) for name, w in state.items()}
     assert count_weights(params, 11) == model.num_parameters()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from lmlib.functional import cross_entropy
 from lmlib.model import ModelParams, TransformerBlock, TransformerLM
@@ -58,23 +58,33 @@ def interleaved(weight: Tensor, num_heads: int) -> Tensor:
 
 @pytest.mark.parametrize("tie", [False, True])
 @pytest.mark.parametrize("rope_theta", [10_000.0, 500.0])
-def test_logits_equal_those_of_hugging_face_llama(rope_theta: float, tie: bool) -> None:
-    """The same weights, with gains other than 1, and an eps large enough to matter."""
-    config = LlamaConfig(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=12,
-        rms_norm_eps=1e-3,
-        rope_parameters={"rope_type": "default", "rope_theta": rope_theta},
-        tie_word_embeddings=tie,
-        initializer_range=0.3,
-    )
+@pytest.mark.parametrize(("num_kv_heads", "window"), [(0, 0), (1, 0), (2, 4), (1, 1), (1, 5)])
+def test_logits_equal_those_of_hugging_face(
+    num_kv_heads: int, window: int, rope_theta: float, tie: bool
+) -> None:
+    """Llama's, and with a window Mistral's, whose `sliding_window` counts the query's own key.
+
+    The same weights, with gains other than 1, and an eps large enough to matter.
+    """
+    sizes: dict[str, Any] = {
+        "vocab_size": VOCAB_SIZE,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": num_kv_heads or 4,
+        "max_position_embeddings": 12,
+        "rms_norm_eps": 1e-3,
+        "rope_parameters": {"rope_type": "default", "rope_theta": rope_theta},
+        "tie_word_embeddings": tie,
+        "initializer_range": 0.3,
+    }
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        llama = LlamaForCausalLM(config).eval()
+        if window:
+            llama = MistralForCausalLM(MistralConfig(**sizes, sliding_window=window)).eval()
+        else:
+            llama = LlamaForCausalLM(LlamaConfig(**sizes)).eval()
     randomise_gains(llama)
     theirs = llama.state_dict()
     ours = {
@@ -96,9 +106,16 @@ def test_logits_equal_those_of_hugging_face_llama(rope_theta: float, tie: bool) 
     for layer, (name, their_name) in itertools.product(range(2), names.items()):
         weight = theirs[f"model.layers.{layer}.{their_name}.weight"]
         if name in ("attn.q_proj", "attn.k_proj"):
-            weight = interleaved(weight, num_heads=2)
+            weight = interleaved(weight, num_heads=len(weight) // 4)
         ours[f"layers.{layer}.{name}.weight"] = weight
-    lm = model(rope_theta=rope_theta, tie_embeddings=tie, norm_eps=1e-3)
+    lm = model(
+        rope_theta=rope_theta,
+        tie_embeddings=tie,
+        norm_eps=1e-3,
+        num_heads=4,
+        num_kv_heads=num_kv_heads,
+        attention_window=window,
+    )
     lm.load_state_dict(ours)
     token_ids = random_ids(3, 12)
     with torch.no_grad():
@@ -128,6 +145,26 @@ def test_number_of_parameters(changes: dict[str, Any]) -> None:
     matrices = 1 if changes["tie_embeddings"] else 2
     expected = matrices * VOCAB_SIZE * 16 + 2 * (4 * 16 * 16 + 3 * 16 * 24) + norms * 16
     assert lm.num_parameters() == expected
+
+
+@pytest.mark.parametrize("attention", ["auto", "sdpa", "blocked", "plain"])
+def test_a_window_hides_older_tokens(attention: str) -> None:
+    """In one layer: three see a token, and those after them do not."""
+    lm = model(num_layers=1, attention=attention, attention_window=3, num_kv_heads=1)
+    token_ids = random_ids(2, 10)
+    changed = token_ids.clone()
+    changed[:, 4] = (changed[:, 4] + 1) % VOCAB_SIZE
+    with torch.no_grad():
+        differences = (lm(token_ids) - lm(changed)).abs().amax(dim=-1)
+    assert differences[:, 4:7].min() > 1e-4
+    assert differences[:, [0, 1, 2, 3, 7, 8, 9]].max() < 1e-6
+
+
+def test_groups_have_fewer_weights() -> None:
+    """Keys and values of two heads of 4, in place of four, in each of two layers."""
+    grouped, full = (model(num_heads=4, num_kv_heads=heads) for heads in (2, 0))
+    assert full.num_parameters() - grouped.num_parameters() == 2 * 2 * 16 * 8
+    assert full.params.kv_heads == 4
 
 
 @each_variation
@@ -282,6 +319,10 @@ def test_tied_embeddings_stay_tied_after_loading() -> None:
     [
         ({"d_model": 15}, "d_model is 15, not divisible by num_heads 2"),
         ({"d_model": 18, "num_heads": 6}, "heads of size 3; RoPE rotates pairs"),
+        ({"num_heads": 4, "num_kv_heads": 3}, "num_kv_heads is 3, which does not divide num_heads"),
+        ({"num_kv_heads": 4}, "num_kv_heads is 4, which does not divide num_heads 2"),
+        ({"num_kv_heads": -1}, r"num_kv_heads is -1; .* \(0: as many as num_heads\)"),
+        ({"attention_window": -1}, r"attention_window is -1; .* \(0: all tokens\)"),
         ({"num_layers": 0}, "num_layers is 0; it must be from 1 to 10"),
         ({"num_heads": 0}, "num_heads is 0; it must be from 1 to 10"),
         ({"d_ff": -1}, "d_ff is -1; it must be from 1 to 10"),

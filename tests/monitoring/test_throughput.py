@@ -27,16 +27,32 @@ def test_flops_by_hand(tie_embeddings: bool) -> None:
     assert flops_per_token(model) == 6 * (2 * (64 + 72) + 40) + 12 * 2 * 4 * 4
 
 
-def test_flops_agree_with_pytorchs_count() -> None:
-    """For a step with plain attention, which computes the masked half, too."""
+@pytest.mark.parametrize(
+    ("changes", "matrices", "pairs"),
+    [
+        ({"num_kv_heads": 1}, 2 * (48 + 72) + 40, 64 // 2),  # half of two matrices of 4 * 4 less
+        ({"attention_window": 2}, 2 * (64 + 72) + 40, 8 * 2 - 2),
+        ({"attention_window": 100}, 2 * (64 + 72) + 40, 64 // 2),
+    ],
+)
+def test_flops_of_groups_and_windows(changes: dict[str, Any], matrices: int, pairs: int) -> None:
+    """A window of 2 misses half a square of 2 * 2 at the start of the text of 8."""
+    model = TransformerLM(ModelParams(**SIZES, **changes), 10)
+    assert flops_per_token(model) == 6 * matrices + 12 * 2 * 4 * pairs // 8
+
+
+@pytest.mark.parametrize("changes", [{}, {"num_kv_heads": 1}, {"attention_window": 2}], ids=str)
+def test_flops_agree_with_pytorchs_count(changes: dict[str, Any]) -> None:
+    """For a step with plain attention, which computes the masked pairs, too."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    params = ModelParams(**SIZES, attention="plain")
+    params = ModelParams(**SIZES, **changes, attention="plain")
     model = TransformerLM(params, 10)
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 8, dtype=torch.long)).sum().backward()
-    masked_half = 12 * params.num_layers * params.d_model * params.context_length // 2
-    assert counter.get_total_flops() == 8 * (flops_per_token(model) + masked_half)
+    seen = 8 * 2 - 2 if "attention_window" in changes else 8 * 8 // 2  # of 8 * 8 pairs
+    masked = 12 * params.num_layers * params.d_model * (8 * 8 - seen)
+    assert counter.get_total_flops() == 8 * flops_per_token(model) + masked
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import torch
 
 from lmlib.model import TransformerLM
 from lmlib.sampling import Generation, generate
-from lmlib.sampling.generation import window_start
+from lmlib.sampling.generation import require_sampling_memory, window_start
 from tests.sampling.scripted import (
     GREEDY,
     KERNEL_MODEL,
@@ -179,6 +179,20 @@ def test_more_texts_than_memory_holds_are_refused_at_once(changes: dict[str, Any
     message = r"^sampling .* texts of up to .* needs at least .* lower num_samples, max_tokens or"
     with pytest.raises(MemoryError, match=message):
         generate(MODEL, PROMPTS, replace(SAMPLING, **changes))
+
+
+@pytest.mark.parametrize("num_kv_heads", [0, 1])
+def test_the_estimate_is_that_of_the_cache(
+    num_kv_heads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And of a row of logits for each text, and of one random number."""
+    model = TransformerLM(replace(MODEL.params, num_kv_heads=num_kv_heads), 30, seed=1)
+    needed: list[int] = []
+    monkeypatch.setattr(
+        "lmlib.sampling.generation.require_memory", lambda size, *_: needed.append(size)
+    )
+    require_sampling_memory(model, 3, replace(SAMPLING, max_tokens=1))
+    assert needed == [model.empty_cache(3).keys_values.nbytes + 4 * 3 * 30 + 32]
 
 
 @pytest.mark.parametrize("model", [MODEL, KERNEL_MODEL], ids=["plain", "kernels"])
