@@ -47,6 +47,8 @@ class CpuDecoder:
         attn, ffn, params = layer.attn, layer.ffn, self.model.params
         fields = {
             "num_heads": params.num_heads,
+            "num_kv_heads": params.kv_heads,
+            "window": params.attention_window,
             "context_length": params.context_length,
             "d_head": params.d_model // params.num_heads,
             "d_ff": len(ffn.w1.weight),

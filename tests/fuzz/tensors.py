@@ -27,6 +27,8 @@ def sample(rng: Random, folder: Path) -> None:
         d_model=heads * d_head,
         num_layers=rng.choice((1, 2)),
         num_heads=heads,
+        num_kv_heads=rng.choice([n for n in range(heads + 1) if n == 0 or heads % n == 0]),
+        attention_window=rng.choice((0, 0, 1, 2, 5, rng.randrange(1, 200))),
         d_ff=(32 if ffn == "silu" else 16) * rng.randrange(1, 6),
         rope_theta=rng.choice((2.0, 10_000.0)),
         norm_eps=rng.choice((1e-5, 0.1)),

@@ -28,6 +28,14 @@ VARIATIONS: list[dict[str, Any]] = [
     {"d_model": 128, "num_heads": 8},  # of 16: one
     {"context_length": 4 * CHUNK},
     {"norm_eps": 0.1, "rope_theta": 100.0},
+    {"num_kv_heads": 1},
+    {"d_model": 128, "num_heads": 8, "num_kv_heads": 2},
+    {"d_model": 192, "num_heads": 6, "num_kv_heads": 3, "position": "none", "norm": "post"},
+    {"attention_window": 1},
+    {"attention_window": 5, "num_kv_heads": 1},
+    {"attention_window": 22},  # all but one
+    {"attention_window": 100},  # more than there are
+    {"context_length": 4 * CHUNK, "attention_window": CHUNK + 3},
 ]
 
 
@@ -67,11 +75,14 @@ def test_kernels_compute_the_model(changes: dict[str, Any]) -> None:
         torch.testing.assert_close(*filled, rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("vocab_size", [4, 7, 50])
+GROUPED = {"num_kv_heads": 1, "attention_window": 6}
+
+
+@pytest.mark.parametrize(("vocab_size", "changes"), [(4, {}), (7, {}), (50, {}), (50, GROUPED)])
 @pytest.mark.usefixtures("_two_threads")
-def test_a_row_has_the_bits_that_it_has_alone(vocab_size: int) -> None:
+def test_a_row_has_the_bits_that_it_has_alone(vocab_size: int, changes: dict[str, int]) -> None:
     """In batches of each size, so that every tile of rows is used, and in two threads."""
-    model = model_of({}, vocab_size)
+    model = model_of(changes, vocab_size)
     decoder = CpuDecoder(model)
     windows = [[token % vocab_size for token in window] for window in WINDOWS]
     for first in range(len(windows)):
@@ -83,8 +94,9 @@ def test_a_row_has_the_bits_that_it_has_alone(vocab_size: int) -> None:
             assert torch.equal(cache.keys_values[:, :, row], alone.keys_values[:, :, 0])
 
 
-def test_a_text_has_the_same_bits_token_by_token() -> None:
-    model = model_of({"context_length": 2 * CHUNK})
+@pytest.mark.parametrize("changes", [{}, GROUPED])
+def test_a_text_has_the_same_bits_token_by_token(changes: dict[str, int]) -> None:
+    model = model_of({"context_length": 2 * CHUNK, **changes})
     decoder = CpuDecoder(model)
     tokens = [i * i % 50 for i in range(CHUNK + 9)]
     cache = decoder.fill([tokens[:3]])
@@ -132,16 +144,19 @@ def test_which_decoder_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(decoder_for(model_of({})), PlainDecoder)
 
 
+@pytest.mark.parametrize("changes", [{}, {"num_kv_heads": 1, "attention_window": 3}])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_tokens_of_kernels_and_of_pytorch(
-    temperature: float, monkeypatch: pytest.MonkeyPatch
+    temperature: float, changes: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Far beyond the context, in a batch whose prompts differ in length."""
+    """Far beyond the context, in a batch whose prompts differ in length; with and without cache."""
     params = replace(SAMPLING, temperature=temperature, max_tokens=40, num_samples=2)
-    assert cpu_decoder.fits(KERNEL_MODEL)
-    tokens = generate(KERNEL_MODEL, PROMPTS, params)
+    model = TransformerLM(replace(KERNEL_MODEL.params, **changes), 30, seed=1)
+    assert cpu_decoder.fits(model)
+    tokens = generate(model, PROMPTS, params)
     monkeypatch.setattr(cpu_decoder, "fits", lambda _: False)
-    assert tokens == generate(KERNEL_MODEL, PROMPTS, params)
+    assert tokens == generate(model, PROMPTS, params)
+    assert tokens == generate(model, PROMPTS, params, use_cache=False)
 
 
 def test_without_kernels_pytorch_does_the_work(

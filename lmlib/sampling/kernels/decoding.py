@@ -240,25 +240,26 @@ def rotate(x, cos, sin):
 
 @fused
 @no_type_check
-def attend(query, keys, values, length, scores, out):
-    """Set out to the attention of a query to the first `length` keys."""
+def attend(query, keys, values, first, stop, scores, out):
+    """Set out to the attention of a query to the keys from `first` to `stop` - 1."""
     size = len(query)
     query_at, keys_at, scores_at = address_of(query), address_of(keys), address_of(scores)
-    for t in range(0, length, COLUMNS):  # keys after the last are read but not used
-        first = min(t, len(keys) - COLUMNS)
-        one_row(query_at, keys_at + 4 * first * size, size, scores_at + 4 * first, COLUMNS)
+    for t in range(first, stop, COLUMNS):  # keys after the last are read but not used
+        at = min(t, len(keys) - COLUMNS)
+        one_row(query_at, keys_at + 4 * at * size, size, scores_at + 4 * at, COLUMNS)
     scale = np.float32(1) / math.sqrt(np.float32(size))
     highest = np.float32(-np.inf)
-    for t in range(length):
+    for t in range(first, stop):
         highest = max(highest, scores[t])
     total = np.float32(0)
-    for t in range(length):
+    for t in range(first, stop):
         scores[t] = math.exp((scores[t] - highest) * scale)
         total += scores[t]
     share = np.float32(1) / total
-    for t in range(length):
+    for t in range(first, stop):
         scores[t] *= share
-    values_at, out_at = address_of(values), address_of(out)
+    scores_at, length = scores_at + 4 * first, stop - first
+    values_at, out_at = address_of(values) + 4 * first * size, address_of(out)
     column = 0
     while column + 4 * LANES <= size:
         at = 4 * column
@@ -275,16 +276,18 @@ def attend(query, keys, values, length, scores, out):
 def apply(block, number, work, x):
     """Apply block `number` of a model to x, and store the keys and values of its tokens."""
     num_rows, num_heads, d_head, d_ff = work.num_rows, block.num_heads, block.d_head, block.d_ff
-    d_model = num_heads * d_head
+    d_model, d_kv = num_heads * d_head, block.num_kv_heads * d_head
+    queries_per_key = num_heads // block.num_kv_heads
     square, wide, narrow = (d_model, d_model), (d_ff, d_model), (d_model, d_ff)
     sequences = view(work.sequences, num_rows, np.int64)
     positions = view(work.positions, num_rows, np.int64)
-    cache_shape = (2, work.num_sequences, num_heads, block.context_length, d_head)
-    cache_size = 4 * 2 * work.num_sequences * block.context_length * d_model
+    cache_shape = (2, work.num_sequences, block.num_kv_heads, block.context_length, d_head)
+    cache_size = 4 * 2 * work.num_sequences * block.context_length * d_kv
     keys_values = view(work.keys_values + cache_size * number, cache_shape, np.float32)
     size = 4 * num_rows * d_model
     normed = view(work.room, (num_rows, d_model), np.float32)
     added = view(work.room + size, (num_rows, d_model), np.float32)
+    new = view(work.room + size, (num_rows, d_kv), np.float32)  # keys or values, in the same place
     queries = view(work.room + 2 * size, (num_rows, d_model), np.float32)
     hidden = view(work.room + 3 * size, (num_rows, d_ff), np.float32)
     gate = view(work.room + 3 * size + 4 * num_rows * d_ff, (num_rows, d_ff), np.float32)
@@ -294,12 +297,13 @@ def apply(block, number, work, x):
     normalise(x, first_gain, block.eps, normed)
     product(normed, view(block.q, square, np.float32), queries)
     for which in range(2):
-        product(normed, view(block.v if which else block.k, square, np.float32), added)
+        weight = view(block.v if which else block.k, (d_kv, d_model), np.float32)
+        product(normed, weight, new)
         for row in range(num_rows):
-            for head in range(num_heads):
+            for head in range(block.num_kv_heads):
                 kept = keys_values[which, sequences[row], head, positions[row]]
                 for i in range(d_head):
-                    kept[i] = added[row, head * d_head + i]
+                    kept[i] = new[row, head * d_head + i]
     if block.cos:
         cos = view(block.cos, (block.context_length, d_head // 2), np.float32)
         sin = view(block.sin, (block.context_length, d_head // 2), np.float32)
@@ -307,15 +311,20 @@ def apply(block, number, work, x):
             at = positions[row]
             for head in range(num_heads):
                 rotate(queries[row, head * d_head : (head + 1) * d_head], cos[at], sin[at])
+            for head in range(block.num_kv_heads):
                 rotate(keys_values[0, sequences[row], head, at], cos[at], sin[at])
     for row in range(num_rows):  # after all keys are stored
+        stop = positions[row] + 1
+        first = max(0, stop - block.window) if block.window else 0
         for head in range(num_heads):
             of_head = slice(head * d_head, (head + 1) * d_head)
+            kv_head = head // queries_per_key
             attend(
                 queries[row, of_head],
-                keys_values[0, sequences[row], head],
-                keys_values[1, sequences[row], head],
-                positions[row] + 1,
+                keys_values[0, sequences[row], kv_head],
+                keys_values[1, sequences[row], kv_head],
+                first,
+                stop,
                 scores,
                 normed[row, of_head],
             )

@@ -10,11 +10,13 @@ MULTIPLE = 16  # must divide every size that is summed over: the most lanes of a
 BLOCK = np.dtype(
     [
         ("num_heads", np.int64),
+        ("num_kv_heads", np.int64),
+        ("window", np.int64),  # how many keys a token sees, its own included; 0: all up to its own
         ("context_length", np.int64),
         ("d_head", np.int64),
         ("d_ff", np.int64),
         ("q", np.int64),  # (d_model, d_model)
-        ("k", np.int64),
+        ("k", np.int64),  # (num_kv_heads * d_head, d_model)
         ("v", np.int64),
         ("output", np.int64),
         ("w1", np.int64),  # (d_ff, d_model)
@@ -45,8 +47,8 @@ WORK = np.dtype(
         ("x", np.int64),  # (num_rows, d_model) float32: rows are tokens; replaced by the output
         ("num_rows", np.int64),
         ("sequences", np.int64),  # (num_rows,) int64: the sequence of the cache of each token
-        ("positions", np.int64),  # (num_rows,) int64: its position; it sees the keys up to its own
-        # (num_blocks, 2, num_sequences, num_heads, context_length, d_head) float32
+        ("positions", np.int64),  # (num_rows,) int64: its position
+        # (num_blocks, 2, num_sequences, num_kv_heads, context_length, d_head) float32
         ("keys_values", np.int64),
         ("num_sequences", np.int64),
         ("logits", np.int64),  # (num_rows, vocab_size) float32: the result; 0: not wanted
