@@ -3,7 +3,7 @@
 A model that the Llama architecture cannot express (model.norm, model.position or model.ffn changed)
 does not fail the stage; otherwise `dvc exp run -S model.norm=post` would end without its results.
 Then models/hf/ holds only a README.md that names the parameter, and a warning says the same.
-Likewise, there is no model.gguf if llama.cpp does not support the tokenizer.
+Likewise, there is no model.gguf if llama.cpp does not support the tokenizer or a window.
 
 Params: corpus, tokenizer, optim, train, for the model card. Reads: models/lm/, models/tokenizer/,
         models/metrics/. Writes: models/hf/.

@@ -47,16 +47,22 @@ def model_card(
     if it names none. The licence is left to the publisher.
     """
     shape = model.params
+    architecture = "Mistral" if shape.attention_window else "Llama"
+    kv_heads = f" ({shape.kv_heads} of keys and values)" if shape.num_kv_heads else ""
+    window = ""
+    if shape.attention_window:
+        window = f", of which each layer sees the last {shape.attention_window:,} tokens"
     source = params["corpus"].get("source")
     if source not in _CORPORA:
         raise ValueError(f"corpus.source is {source!r:.80}; choose one of {', '.join(_CORPORA)}")
     text, _, _ = _CORPORA[source]
     parts = [
-        _front_matter(name, source, valid_metrics),
+        _front_matter(name, source, architecture, valid_metrics),
         f"# {name}",
-        f"A language model of {model.num_parameters():,} weights in the architecture of Llama: "
-        f"{shape.num_layers} layers of size {shape.d_model}, {shape.num_heads} attention heads, "
-        f"{model.vocab_size:,} tokens, a context of {shape.context_length:,}. It continues text; "
+        f"A language model of {model.num_parameters():,} weights in the architecture of "
+        f"{architecture}: {shape.num_layers} layers of size {shape.d_model}, {shape.num_heads} "
+        f"attention heads{kv_heads}, {model.vocab_size:,} tokens, a context of "
+        f"{shape.context_length:,}{window}. It continues text; "
         "it follows no instructions, and knows nothing but its training text.",
         "## Use",
         _usage(tokenizer, gguf_obstacle),
@@ -78,7 +84,7 @@ def no_model_card(name: str, obstacle: str) -> str:
     return f"# {name}\n\nNothing was exported: {obstacle}.\n"
 
 
-def _front_matter(name: str, source: str, metrics: Metrics) -> str:
+def _front_matter(name: str, source: str, architecture: str, metrics: Metrics) -> str:
     """Return the metadata, following the conventions of the Hub."""
     _, language, dataset = _CORPORA[source]
     headlines = [
@@ -98,7 +104,7 @@ def _front_matter(name: str, source: str, metrics: Metrics) -> str:
     data: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["llama", "from-scratch"],
+        "tags": [architecture.lower(), "from-scratch"],
         "model-index": [{"name": name, "results": [result]}],
     }
     if language:

@@ -21,6 +21,11 @@ def gguf_obstacle(model: TransformerLM, tokenizer: Tokenizer) -> str | None:
     """Return, in a sentence, why a GGUF cannot hold the two, or None."""
     if obstacle := llama_obstacle(model.params):
         return obstacle
+    if 0 < model.params.attention_window < model.params.context_length:
+        return (
+            f"model.attention_window is {model.params.attention_window}, and llama.cpp gives its "
+            "architecture `llama` no window; a model for it needs model.attention_window: 0"
+        )
     if tokenizer.pattern not in PRE_TOKENIZERS:
         return (
             "tokenizer.pattern is a custom expression, and llama.cpp knows patterns only by "
@@ -64,7 +69,7 @@ def _write(writer: GGUFWriter, model: TransformerLM, tokenizer: Tokenizer, name:
     writer.add_block_count(params.num_layers)
     writer.add_feed_forward_length(params.d_ff)
     writer.add_head_count(params.num_heads)
-    writer.add_head_count_kv(params.num_heads)
+    writer.add_head_count_kv(params.kv_heads)
     writer.add_rope_dimension_count(params.d_model // params.num_heads)
     writer.add_rope_freq_base(params.rope_theta)
     writer.add_layer_norm_rms_eps(params.norm_eps)

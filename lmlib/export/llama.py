@@ -1,5 +1,8 @@
 """Convert our model to the Llama architecture of the `transformers` package, and back.
 
+A model with `attention_window` becomes a Mistral: a Llama with a sliding window, which counts the
+query's own key, as ours does (`sliding_window_overlay` in masking_utils.py of transformers).
+
 The two differ in names and in RoPE: it rotates the pairs (2k, 2k+1) of a head here, and the pairs
 (k, k + d_head / 2) there. The order of the rows of W_q and W_k determines the pairs, so permuting
 the rows of each head converts one into the other, exactly.
@@ -32,7 +35,6 @@ _LAYER_NAMES = {
     "ffn.w2": "mlp.down_proj",
     "ffn.w3": "mlp.up_proj",
 }
-_ROTATED = ("q_proj.weight", "k_proj.weight")
 # the parameters in which our model may differ from Llama, with Llama's values
 _LLAMA = {"norm": "pre", "position": "rope", "ffn": "swiglu"}
 
@@ -51,9 +53,12 @@ _HARMLESS = """
 """
 # those that become our params
 _READ = """
-    hidden_size intermediate_size max_position_embeddings num_attention_heads num_hidden_layers
-    rms_norm_eps rope_parameters rope_scaling rope_theta tie_word_embeddings vocab_size
+    hidden_size intermediate_size max_position_embeddings model_type num_attention_heads
+    num_hidden_layers num_key_value_heads rms_norm_eps rope_parameters rope_scaling rope_theta
+    tie_word_embeddings vocab_size
 """
+# what transformers takes for settings that a Mistral's config.json leaves out
+_MISTRAL = {"num_key_value_heads": 8, "sliding_window": 4096}
 # settings of a table of RoPE, with the values that change nothing; None: any value
 _ROPE = {
     "attention_factor": (1,),
@@ -103,13 +108,14 @@ def llama_shapes(params: ModelParams, vocab_size: int) -> Iterator[tuple[str, Sh
 
 
 def llama_config(params: ModelParams, vocab_size: int, end_id: int | None = None) -> dict[str, Any]:
-    """Return config.json, as versions 4 and 5 of `transformers` read it.
+    """Return config.json, of a Mistral if there is a window, else of a Llama.
 
-    `end_id` is the token that separates texts: it ends each text and precedes the first.
-    Raises ValueError, naming the parameter, for a model that Llama cannot express.
+    Versions 4 and 5 of `transformers` read it. `end_id` is the token that separates texts: it ends
+    each text and precedes the first. Raises ValueError, naming the parameter, for a model that
+    Llama cannot express.
     """
     _refuse_unless_llama(params)
-    return {
+    config: dict[str, Any] = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "vocab_size": vocab_size,
@@ -117,7 +123,7 @@ def llama_config(params: ModelParams, vocab_size: int, end_id: int | None = None
         "intermediate_size": params.d_ff,
         "num_hidden_layers": params.num_layers,
         "num_attention_heads": params.num_heads,
-        "num_key_value_heads": params.num_heads,
+        "num_key_value_heads": params.kv_heads,
         "head_dim": params.d_model // params.num_heads,
         "hidden_act": "silu",
         "max_position_embeddings": params.context_length,
@@ -132,30 +138,45 @@ def llama_config(params: ModelParams, vocab_size: int, end_id: int | None = None
         "eos_token_id": end_id,
         "torch_dtype": "float32",
     }
+    if params.attention_window:
+        config |= {
+            "architectures": ["MistralForCausalLM"],
+            "model_type": "mistral",
+            "sliding_window": params.attention_window,
+        }
+    return config
 
 
 def llama_state_dict(model: TransformerLM) -> dict[str, Tensor]:
     """Return the weights under the names and in the layout of LlamaForCausalLM, on the CPU.
 
-    Raises ValueError, naming the parameter, for a model that Llama cannot express.
+    MistralForCausalLM has the same names and layout. Raises ValueError, naming the parameter, for a
+    model that Llama cannot express.
     """
     _refuse_unless_llama(model.params)
     state = plain_state_dict(model)
     weights = {}
     for ours, theirs in llama_names(model.params).items():
         weight = state[ours].detach().cpu().float()
-        if theirs.endswith(_ROTATED):
-            weight = to_halves(weight, model.params.num_heads)
+        if num_heads := _rotated_heads(ours, model.params):
+            weight = to_halves(weight, num_heads)
         weights[theirs] = weight.contiguous()
     return weights
+
+
+def _rotated_heads(name: str, params: ModelParams) -> int:
+    """Return how many heads RoPE rotates in the output of a weight; 0: none."""
+    if name.endswith("q_proj.weight"):
+        return params.num_heads
+    return params.kv_heads if name.endswith("k_proj.weight") else 0
 
 
 def llama_params(config: Mapping[str, Any], where: str) -> tuple[ModelParams, int]:
     """Return the params of a config.json, and its vocabulary size.
 
-    The attention kernel is not part of a checkpoint: it comes back as `auto`. Raises
-    ValueError, naming the setting, for a model this project cannot express; the message begins with
-    `where`.
+    The attention kernel is not part of a checkpoint: it comes back as `auto`. As many heads of keys
+    and values as of queries come back as num_kv_heads 0. Raises ValueError, naming the setting, for
+    a model this project cannot express; the message begins with `where`.
     """
 
     def whole_number(name: str) -> int:
@@ -165,10 +186,22 @@ def llama_params(config: Mapping[str, Any], where: str) -> tuple[ModelParams, in
             )
         return config[name]
 
+    def count_or_null(name: str) -> int:
+        """Return a setting, or 0 if it is null or left out."""
+        if config.get(name) is None:
+            return 0
+        if (count := whole_number(name)) < 1:
+            raise ValueError(f"{where}: {name} is {count}; it should be at least 1, or null")
+        return count
+
+    _require(config.get("model_type"), ("llama", "mistral"), f"{where}: model_type")
+    known, window = {*_READ.split()}, 0
+    if config.get("model_type") == "mistral":
+        config = {**_MISTRAL, **config}
+        known.add("sliding_window")
+        window = count_or_null("sliding_window")
     d_model, num_heads = whole_number("hidden_size"), whole_number("num_attention_heads")
     needed = {
-        "model_type": ("llama",),
-        "num_key_value_heads": (num_heads,),
         "head_dim": (d_model // max(num_heads, 1),),
         "hidden_act": ("silu", "swish"),
         "attention_bias": (False,),
@@ -176,6 +209,7 @@ def llama_params(config: Mapping[str, Any], where: str) -> tuple[ModelParams, in
     }
     for name, allowed in needed.items():
         _require(config.get(name), allowed, f"{where}: {name}")
+    num_kv_heads = count_or_null("num_key_value_heads")
     theta = _rope_theta(config, where)
     values = {
         "context_length": whole_number("max_position_embeddings"),
@@ -183,13 +217,15 @@ def llama_params(config: Mapping[str, Any], where: str) -> tuple[ModelParams, in
         "num_layers": whole_number("num_hidden_layers"),
         "num_heads": num_heads,
         "d_ff": whole_number("intermediate_size"),
+        "num_kv_heads": 0 if num_kv_heads == num_heads else num_kv_heads,
+        "attention_window": window,
         "rope_theta": theta,
         "norm_eps": config.get("rms_norm_eps", 1e-6),
         **_LLAMA,
         "tie_embeddings": config.get("tie_word_embeddings", False),
         "attention": "auto",
     }
-    _refuse_unknown(set(config) - {*needed, *_READ.split()}, config, where)
+    _refuse_unknown(set(config) - {*known, *needed}, config, where)
     return from_dict(ModelParams, values, where), whole_number("vocab_size")
 
 
@@ -247,8 +283,8 @@ def from_llama(weights: Mapping[str, Tensor], params: ModelParams) -> dict[str, 
             f"unknown: {', '.join(sorted(found - needed)) or 'none'}"
         )
     state = {
-        ours: to_neighbours(weights[theirs], params.num_heads)
-        if theirs.endswith(_ROTATED)
+        ours: to_neighbours(weights[theirs], num_heads)
+        if (num_heads := _rotated_heads(ours, params))
         else weights[theirs]
         for ours, theirs in names.items()
     }

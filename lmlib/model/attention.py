@@ -120,7 +120,7 @@ class MultiHeadSelfAttention(nn.Module):
         if is_whole and (
             self.kernel == "blocked" or (self.kernel == "auto" and blocked_is_faster(V))
         ):
-            return causal_attention(Q, K, V, window)
+            return causal_attention(Q, K, V, window=window)
         if mask is None and (window or self.kernel == "plain"):
             mask = causal_mask(torch.arange(keys - queries, keys, device=Q.device), keys, window)
         if self.kernel == "plain":

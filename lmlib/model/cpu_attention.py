@@ -27,6 +27,7 @@ def causal_attention(
     q: Float[Tensor, "... heads seq d_head"],
     k: Float[Tensor, "... heads seq d_head"],
     v: Float[Tensor, "... heads seq d_head"],
+    *,
     window: int = 0,
 ) -> Float[Tensor, "... heads seq d_head"]:
     """Return softmax(Q K^T / sqrt(d_head)) V, where queries see the keys of `causal_mask`.

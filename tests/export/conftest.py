@@ -37,6 +37,8 @@ def make_model(
     *,
     seed: int = 1,
     num_heads: int = 2,
+    num_kv_heads: int = 0,
+    window: int = 0,
     tie: bool = False,
     d_model: int = 24,
     theta: float = 500.0,
@@ -48,6 +50,8 @@ def make_model(
         num_layers=2,
         num_heads=num_heads,
         d_ff=40,
+        num_kv_heads=num_kv_heads,
+        attention_window=window,
         rope_theta=theta,
         norm_eps=1e-3,
         tie_embeddings=tie,
@@ -66,7 +70,9 @@ SHAPES = [
     {"num_heads": 2, "tie": True},
     {"num_heads": 3, "tie": False, "theta": 10_000.0},
     {"num_heads": 12, "tie": True},  # heads of size 2: one pair
+    {"num_heads": 6, "num_kv_heads": 2, "tie": False},
 ]
+WINDOWS = [{"num_heads": 2, "window": 3}, {"num_heads": 4, "num_kv_heads": 1, "window": 7}]
 
 
 @pytest.fixture(params=SHAPES, ids=lambda shape: "-".join(map(str, shape.values())))

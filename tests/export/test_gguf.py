@@ -80,6 +80,23 @@ def test_metadata_by_hand(tmp_path: Path) -> None:
     assert fields["tokenizer.ggml.token_type"][255:] == [1, 5, 5, 1, 3]
 
 
+def test_metadata_of_groups(tmp_path: Path) -> None:
+    """A window of the whole context hides nothing, and needs no architecture of its own."""
+    tokenizer = make_tokenizer()
+    model = make_model(tokenizer.vocab_size, num_heads=4, num_kv_heads=2, window=32)
+    write_gguf(tmp_path / "a.gguf", model, tokenizer, "tiny")
+    fields = read(tmp_path / "a.gguf")
+    heads = [fields[f"llama.attention.head_count{kind}"] for kind in ("", "_kv")]
+    assert heads == [4, 2]
+    assert fields["llama.rope.dimension_count"] == 6
+
+
+def test_a_window_is_refused_by_name() -> None:
+    tokenizer = make_tokenizer()
+    obstacle = gguf_obstacle(make_model(tokenizer.vocab_size, window=31), tokenizer)
+    assert str(obstacle).startswith("model.attention_window is 31, and llama.cpp gives")
+
+
 def test_writing_twice_writes_the_same_bytes(pair: Pair, tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_gguf(tmp_path / name, *pair, "tiny")

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import MistralConfig
 
 from lmlib.export import llama_config, llama_obstacle, llama_state_dict
 from lmlib.export.llama import from_llama, llama_params, to_halves, to_neighbours
@@ -19,9 +20,20 @@ def test_rows_by_hand() -> None:
     assert to_neighbours(halves, num_heads=2).equal(rows)
 
 
+def test_rows_of_groups_by_hand() -> None:
+    """Of one head of keys of size 8, the rows 0 to 7; of two of queries, each on its own."""
+    model = make_model(5, d_model=16, num_heads=2, num_kv_heads=1)
+    theirs, ours = llama_state_dict(model), model.state_dict()
+    order = [0, 2, 4, 6, 1, 3, 5, 7]
+    for name, rows in (("k", order), ("q", order + [8 + row for row in order])):
+        found = theirs[f"model.layers.0.self_attn.{name}_proj.weight"]
+        assert found.equal(ours[f"layers.0.attn.{name}_proj.weight"][rows])
+
+
+@pytest.mark.parametrize("num_kv_heads", [0, 1])
 @pytest.mark.parametrize("tie", [True, False])
-def test_state_dict_and_back(tie: bool) -> None:
-    model = make_model(17, tie=tie, num_heads=3)
+def test_state_dict_and_back(tie: bool, num_kv_heads: int) -> None:
+    model = make_model(17, tie=tie, num_heads=3, num_kv_heads=num_kv_heads)
     state = llama_state_dict(model)
     assert ("lm_head.weight" in state) is not tie
     back = from_llama(state, model.params)
@@ -57,6 +69,35 @@ def test_config_and_back() -> None:
     assert llama_params(llama_config(params, 5), "c.json") == (params, 5)
 
 
+@pytest.mark.parametrize("window", [0, 7, 100])
+@pytest.mark.parametrize("num_kv_heads", [0, 1, 2])
+def test_config_of_groups_and_windows_and_back(num_kv_heads: int, window: int) -> None:
+    params = make_model(5, num_heads=4, num_kv_heads=num_kv_heads, window=window).params
+    config = llama_config(params, 5)
+    assert config["model_type"] == ("mistral" if window else "llama")
+    assert config["num_key_value_heads"] == (num_kv_heads or 4)
+    assert llama_params(config, "c.json") == (params, 5)
+
+
+def test_a_mistral_of_defaults() -> None:
+    """What its config.json leaves out is what MistralConfig has, and null means off."""
+    config = llama_config(make_model(5, num_heads=12, window=7).params, 5)
+    with pytest.raises(ValueError, match="num_kv_heads is 8, which does not divide num_heads 12"):
+        llama_params({k: v for k, v in config.items() if k != "num_key_value_heads"}, "c.json")
+    left_out = {k: v for k, v in config.items() if k != "sliding_window"}
+    for given, window in (({}, MistralConfig().sliding_window), ({"sliding_window": None}, 0)):
+        assert llama_params(left_out | given, "c.json")[0].attention_window == window
+    assert MistralConfig().num_key_value_heads == 8
+
+
+def test_a_window_or_heads_of_none() -> None:
+    """0 means no bound here; there, nothing would be seen."""
+    config = llama_config(make_model(5, window=7).params, 5)
+    for name in ("sliding_window", "num_key_value_heads"):
+        with pytest.raises(ValueError, match=rf"^c\.json: {name} is 0; it should be at least 1"):
+            llama_params(config | {name: 0}, "c.json")
+
+
 def test_config_as_transformers_5_writes_it() -> None:
     """RoPE in a table of its own."""
     params = make_model(5).params
@@ -69,8 +110,8 @@ def test_config_as_transformers_5_writes_it() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("model_type", "mistral"),
-        ("num_key_value_heads", 1),
+        ("model_type", "qwen2"),
+        ("num_key_value_heads", "2"),
         ("head_dim", 24),
         ("hidden_act", "gelu"),
         ("attention_bias", True),

@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaForCausalLM,
+    MistralForCausalLM,
+)
 
 from lmlib.checkpoint import save_model
 from lmlib.export import load_pretrained, save_pretrained
@@ -17,7 +22,14 @@ from lmlib.model import ModelParams, TransformerLM
 from lmlib.separator import SEPARATOR
 from lmlib.tokenizer import Tokenizer
 from lmlib.tokenizer.patterns import PATTERNS
-from tests.export.conftest import SPECIAL, TEXT, make_model, make_tokenizer
+from tests.export.conftest import (
+    SHAPES,
+    SPECIAL,
+    TEXT,
+    WINDOWS,
+    make_model,
+    make_tokenizer,
+)
 
 Pair = tuple[TransformerLM, Tokenizer]
 TEXTS = os.environ.get("LMLIB_TEXTS", "")
@@ -32,6 +44,13 @@ def greedy(model: TransformerLM, ids: list[int], num_tokens: int) -> list[int]:
     return ids
 
 
+@pytest.fixture(params=SHAPES + WINDOWS, ids=lambda shape: "-".join(map(str, shape.values())))
+def pair(request: pytest.FixtureRequest) -> Pair:
+    """Return a model and its tokenizer, of each shape in turn, with windows too."""
+    tokenizer = make_tokenizer(special=SPECIAL)
+    return make_model(tokenizer.vocab_size, **request.param), tokenizer
+
+
 @pytest.fixture
 def folder(pair: Pair, tmp_path: Path) -> Path:
     save_pretrained(tmp_path / "hf", *pair)
@@ -41,7 +60,8 @@ def folder(pair: Pair, tmp_path: Path) -> Path:
 def test_logits_and_greedy_ids_equal_transformers(pair: Pair, folder: Path) -> None:
     model, _ = pair
     theirs = AutoModelForCausalLM.from_pretrained(folder)
-    assert type(theirs) is LlamaForCausalLM
+    has_window = model.params.attention_window > 0
+    assert type(theirs) is (MistralForCausalLM if has_window else LlamaForCausalLM)
     assert theirs.dtype == torch.float32
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(model.vocab_size, (3, 32), generator=generator)

@@ -117,6 +117,24 @@ def test_an_ablation_gets_a_readme_that_names_the_parameter(
     assert sentence in caplog.text
 
 
+def test_a_window_makes_a_mistral_without_gguf(
+    model: TransformerLM, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And a group of heads stays one: the way back gives the same bytes."""
+    windowed = make_model(model.vocab_size, num_heads=4, num_kv_heads=2, window=5)
+    save_model(MODEL, windowed)
+    export.main()
+    assert "model.gguf" not in contents(EXPORTED)
+    card = (EXPORTED / "README.md").read_text("utf-8")
+    assert "architecture of Mistral: 2 layers of size 24, 4 attention heads (2 of keys and" in card
+    assert "a context of 32, of which each layer sees the last 5 tokens." in card
+    assert "There is no GGUF: model.attention_window is 5" in card
+    assert "no GGUF: model.attention_window is 5" in caplog.text
+    monkeypatch.setattr(sys, "argv", ["import_hf", str(EXPORTED), "--to", "back"])
+    import_hf.main()
+    assert contents(Path("back") / MODEL.name) == contents(MODEL)
+
+
 def test_a_pattern_of_ones_own_costs_the_gguf_alone(
     model: TransformerLM, caplog: pytest.LogCaptureFixture
 ) -> None:
