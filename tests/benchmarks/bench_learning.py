@@ -154,6 +154,7 @@ class LlamaLoss(nn.Module):
             intermediate_size=params.d_ff,
             num_hidden_layers=params.num_layers,
             num_attention_heads=params.num_heads,
+            num_key_value_heads=params.kv_heads,
             max_position_embeddings=params.context_length,
             rms_norm_eps=params.norm_eps,
             tie_word_embeddings=params.tie_embeddings,
