@@ -30,6 +30,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 VOCAB_SIZE = 300
 SIZES = ModelParams(context_length=64, d_model=64, num_layers=2, num_heads=2, d_ff=96)
+GROUPED = {"num_kv_heads": 1, "attention_window": 20}
 
 
 def random_ids(*shape: int) -> torch.Tensor:
@@ -83,9 +84,12 @@ def compare_trainings(folder: str, dtype: Any, compile_: Any) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kernel", ["sdpa", "plain"])
-def test_gradients_are_the_same_at_every_run(dtype: torch.dtype, kernel: Any) -> None:
+@pytest.mark.parametrize("changes", [{}, GROUPED], ids=str)
+def test_gradients_are_the_same_at_every_run(
+    dtype: torch.dtype, kernel: Any, changes: dict[str, int]
+) -> None:
     """A context of many blocks, whose gradients fused attention may add in any order."""
-    params = replace(SIZES, context_length=1024, attention=kernel)
+    params = replace(SIZES, context_length=1024, attention=kernel, **changes)
     model = TransformerLM(params, VOCAB_SIZE).to(CUDA)
     ids = random_ids(8, 1025).to(CUDA)
     runs = []
@@ -135,9 +139,10 @@ def test_generation_gives_the_tokens_of_the_cpu(temperature: float) -> None:
     assert generate(model.to(CUDA), prompts, params) == on_cpu
 
 
-def test_recorded_steps_compute_what_others_do() -> None:
+@pytest.mark.parametrize("changes", [{}, GROUPED], ids=str)
+def test_recorded_steps_compute_what_others_do(changes: dict[str, int]) -> None:
     """Rows of different lengths, for some steps, then with one row fewer: recorded again."""
-    model = trained(CUDA)[0]
+    model = TransformerLM(replace(SIZES, **changes), VOCAB_SIZE, seed=1).to(CUDA)
     windows = [[1, 2, 3], [4], [5] * 40]
     with torch.inference_mode():
         decoders = GraphDecoder(model), PlainDecoder(model)
