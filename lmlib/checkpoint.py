@@ -22,7 +22,7 @@ from lmlib.params import from_dict, shown
 FLOATS = ("F32", "BF16", "F16", "F64")  # as safetensors calls them
 MISSING = "missing; there is no model here"
 # params that models of earlier versions were saved without, with the values that these models have
-ADDED_LATER = {"num_kv_heads": 0, "attention_window": 0}
+ADDED_LATER = {"num_kv_heads": 0, "attention_window": 0, "qk_norm": False, "logit_softcap": 0.0}
 
 # BytesIO explicitly: it lacks `mode`, so a run-time checker rejects it as IO[bytes]
 PathOrFile = str | os.PathLike[str] | IO[bytes] | io.BytesIO

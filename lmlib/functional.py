@@ -1,4 +1,4 @@
-"""Stateless mathematics of the model: softmax, SiLU, cross-entropy."""
+"""Stateless mathematics of the model: softmax, activations, soft cap, cross-entropy."""
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +19,24 @@ def softmax(x: Float[Tensor, "..."], dim: int = -1) -> Float[Tensor, "..."]:
 def silu(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Return x * sigmoid(x). Source: Hendrycks & Gimpel 2016, arXiv:1606.08415 (as SiLU)."""
     return x * torch.sigmoid(x)
+
+
+def relu2(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Return max(x, 0)**2. Source: So et al. 2021, arXiv:2109.08668 (as Squared ReLU)."""
+    return torch.relu(x).square()
+
+
+def soft_cap(x: Float[Tensor, "..."], cap: float) -> Float[Tensor, "..."]:
+    """Return cap * tanh(x / cap), in x.dtype; computed in float32 or wider. A cap of 0 is none.
+
+    The result lies between -cap and cap, rises with x, and is close to x near 0.
+
+    Source:  Gemma Team 2024 (Gemma 2), arXiv:2408.00118, section 2.
+    """
+    if cap == 0:
+        return x
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return (cap * torch.tanh(wide / cap)).to(x.dtype)
 
 
 def cross_entropy(

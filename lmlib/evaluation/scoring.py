@@ -82,7 +82,7 @@ class TokenScores(nn.Module):
         rows = max(LEAST_ROWS, logits_at_a_time // self.model.vocab_size)
         nats, is_top = [], []
         for part, target in zip(hidden.split(rows), targets.flatten().split(rows), strict=True):
-            logits = self.model.lm_head(part)
+            logits = self.model.logits(part)
             log_p = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
             nats.append(-log_p.gather(-1, target.unsqueeze(-1)).squeeze(-1))
             is_top.append(logits.argmax(dim=-1) == target)

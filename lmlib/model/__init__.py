@@ -2,7 +2,14 @@
 
 from lmlib.model.attention import MultiHeadSelfAttention, scaled_dot_product_attention
 from lmlib.model.cache import KVCache, StaticKVCache
-from lmlib.model.layers import Embedding, Linear, RMSNorm, SiLUFeedForward, SwiGLU
+from lmlib.model.layers import (
+    Embedding,
+    Linear,
+    ReLU2FeedForward,
+    RMSNorm,
+    SiLUFeedForward,
+    SwiGLU,
+)
 from lmlib.model.loss import NextTokenLoss, linear_cross_entropy
 from lmlib.model.rope import RotaryEmbedding
 from lmlib.model.shapes import Shape, count_weights, model_bytes, weight_shapes
@@ -16,6 +23,7 @@ __all__ = [
     "MultiHeadSelfAttention",
     "NextTokenLoss",
     "RMSNorm",
+    "ReLU2FeedForward",
     "RotaryEmbedding",
     "Shape",
     "SiLUFeedForward",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lmlib.functional import softmax
 from lmlib.model.cache import LayerCache
 from lmlib.model.cpu_attention import blocked_is_faster, causal_attention
-from lmlib.model.layers import Linear
+from lmlib.model.layers import Linear, RMSNorm
 from lmlib.model.mask import causal_mask
 from lmlib.model.rope import RotaryEmbedding
 
@@ -45,9 +45,13 @@ class MultiHeadSelfAttention(nn.Module):
 
     With fewer heads for keys and values than for queries (`num_kv_heads`; 0: equally many), each of
     them serves the same number of consecutive query heads. With a `window`, a token attends to
-    itself and the window - 1 before it; 0: to all before it.
+    itself and the window - 1 before it; 0: to all before it. With a `qk_norm_eps`, each head's
+    queries and keys go through an RMSNorm with this eps before RoPE; its gains, one vector of size
+    d_head for queries and one for keys, are shared by all heads, as in Qwen3.
 
-    Source:  Ainslie et al. 2023, arXiv:2305.13245, for grouped queries; `causal_mask` for windows.
+    Source:  Ainslie et al. 2023, arXiv:2305.13245, for grouped queries; `causal_mask` for windows;
+             Henry et al. 2020, arXiv:2010.04245, and Dehghani et al. 2023, arXiv:2302.05442, for
+             norms of queries and keys.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class MultiHeadSelfAttention(nn.Module):
         window: int = 0,
         rope: RotaryEmbedding | None = None,
         kernel: AttentionKernel = "auto",
+        qk_norm_eps: float | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -83,6 +88,10 @@ class MultiHeadSelfAttention(nn.Module):
         self.k_proj = Linear(d_model, d_kv, generator=generator)
         self.v_proj = Linear(d_model, d_kv, generator=generator)
         self.output_proj = Linear(d_model, d_model, generator=generator)
+        self.q_norm, self.k_norm = (
+            nn.Sequential() if qk_norm_eps is None else RMSNorm(self.d_head, qk_norm_eps)
+            for _ in range(2)
+        )
 
     def forward(
         self,
@@ -99,6 +108,7 @@ class MultiHeadSelfAttention(nn.Module):
             projection(x).unflatten(-1, (-1, self.d_head)).transpose(-3, -2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )  # each (..., heads, seq, d_head)
+        Q, K = self.q_norm(Q), self.k_norm(K)
         positions = token_positions if cache is None else cache.positions
         if self.rope is not None:
             if isinstance(positions, Tensor) and positions.ndim > 1:

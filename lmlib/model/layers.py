@@ -1,12 +1,13 @@
 """Layers of the Transformer language model."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lmlib.functional import silu
+from lmlib.functional import relu2, silu
 
 
 class Linear(nn.Module):
@@ -104,12 +105,14 @@ class SwiGLU(nn.Module):
         return self.w2(silu(self.w1(x)) * self.w3(x))
 
 
-class SiLUFeedForward(nn.Module):
-    """Feed-forward network without a gate: w2(silu(w1 x)).
+class UngatedFeedForward(nn.Module):
+    """Feed-forward network without a gate: w2(activation(w1 x)); a subclass names the activation.
 
     Its hidden size is 3/2 d_ff, so that its two matrices hold as many weights as the three of
     a SwiGLU of size d_ff.
     """
+
+    activation: Callable[[Tensor], Tensor]
 
     def __init__(
         self, d_model: int, d_ff: int, *, generator: torch.Generator | None = None
@@ -121,4 +124,19 @@ class SiLUFeedForward(nn.Module):
 
     def forward(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
         """Return the projection of each vector."""
-        return self.w2(silu(self.w1(x)))
+        return self.w2(self.activation(self.w1(x)))
+
+
+class SiLUFeedForward(UngatedFeedForward):
+    """Feed-forward network w2(silu(w1 x))."""
+
+    activation = staticmethod(silu)
+
+
+class ReLU2FeedForward(UngatedFeedForward):
+    """Feed-forward network w2(relu(w1 x)**2).
+
+    Source:  So et al. 2021 (Primer), arXiv:2109.08668.
+    """
+
+    activation = staticmethod(relu2)

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lmlib.functional import soft_cap
 from lmlib.model.transformer import TransformerLM
 
 # Logits per part: few enough to stay in a CPU's caches, many enough to keep a GPU busy.
@@ -26,7 +27,10 @@ class NextTokenLoss(nn.Module):
         """Return the mean over all positions of -log p(target), a float32 scalar."""
         hidden = self.model.hidden(inputs)
         return linear_cross_entropy(
-            hidden.flatten(0, -2), self.model.lm_head.weight, targets.flatten()
+            hidden.flatten(0, -2),
+            self.model.lm_head.weight,
+            targets.flatten(),
+            self.model.params.logit_softcap,
         )
 
 
@@ -34,8 +38,11 @@ def linear_cross_entropy(
     hidden: Float[Tensor, "tokens d_model"],
     weight: Float[Tensor, "vocab d_model"],
     targets: Int[Tensor, " tokens"],
+    softcap: float = 0.0,
 ) -> Float[Tensor, ""]:
-    """Return `cross_entropy(hidden @ weight.T, targets)`, in nats, a few rows at a time.
+    """Return `cross_entropy(soft_cap(hidden @ weight.T, softcap), targets)`, a few rows at a time.
+
+    In nats, as a float32 scalar, or a wider one if hidden is wider.
 
     The gradients are computed along with the loss, while the logits are in memory; the backward
     pass only scales them. So a step holds the logits of one part, not of all tokens: with a large
@@ -45,48 +52,57 @@ def linear_cross_entropy(
     """
     needs = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     if not needs:
-        return _loss_and_gradients(hidden, weight, targets, False)[0]
-    return _LinearCrossEntropy.apply(hidden, weight, targets)  # type: ignore[return-value]
+        return _loss_and_gradients(hidden, weight, targets, softcap, False)[0]
+    return _LinearCrossEntropy.apply(hidden, weight, targets, softcap)  # type: ignore[return-value]
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        loss, *gradients = _loss_and_gradients(hidden, weight, targets, True)
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float
+    ) -> Tensor:
+        loss, *gradients = _loss_and_gradients(hidden, weight, targets, softcap, True)
         ctx.save_for_backward(*gradients)
         return loss
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
         (grad_loss,) = grad_outputs
-        return grad_hidden * grad_loss.to(grad_hidden.dtype), grad_weight * grad_loss, None
+        return grad_hidden * grad_loss.to(grad_hidden.dtype), grad_weight * grad_loss, None, None
 
 
 def _loss_and_gradients(
-    hidden: Tensor, weight: Tensor, targets: Tensor, with_gradients: bool
+    hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float, with_gradients: bool
 ) -> tuple[Tensor, ...]:
     """Return the loss and, if wanted, its gradients with respect to hidden and weight."""
     num_tokens = len(hidden)
     dtype = hidden.dtype
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
+    wide = torch.promote_types(dtype, torch.float32)
     low_weight = weight.to(dtype)
     logits_at_a_time = CPU_LOGITS if hidden.device.type == "cpu" else GPU_LOGITS
     rows = max(LEAST_ROWS, logits_at_a_time // len(weight))
-    loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+    loss = torch.zeros((), dtype=wide, device=hidden.device)
     grads_hidden = []
-    grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+    grad_weight = torch.zeros_like(weight, dtype=wide)
     for first in range(0, num_tokens, rows):
         part = hidden[first : first + rows].to(dtype)
         target = targets[first : first + rows].unsqueeze(-1)
-        log_p = torch.log_softmax(part @ low_weight.T, dim=-1, dtype=torch.float32)
+        logits = part @ low_weight.T
+        if softcap:
+            logits = soft_cap(logits.to(wide), softcap)
+        log_p = torch.log_softmax(logits, dim=-1, dtype=wide)
         loss = loss - log_p.gather(-1, target).sum()
         if with_gradients:
-            by_logits = _without_target(log_p.exp_(), target).to(dtype)
+            by_logits = _without_target(log_p.exp_(), target)
+            if softcap:  # the derivative of the cap: 1 - tanh**2
+                by_logits *= logits.div_(softcap).square_().neg_().add_(1)
+            by_logits = by_logits.to(dtype)
             # divide in the wider dtype: in float16 small gradients would vanish
             grads_hidden.append((by_logits @ low_weight).to(hidden.dtype) / num_tokens)
-            if dtype == torch.float32:
+            if dtype == wide:
                 grad_weight.addmm_(by_logits.T, part)
             else:
                 grad_weight += by_logits.T @ part

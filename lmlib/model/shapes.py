@@ -35,6 +35,9 @@ def _layer_shapes(params: ModelParams) -> dict[str, Shape]:
         d_ff = d_ff * 3 // 2
         shapes["ffn.w1"] = (d_ff, d_model)
     shapes["ffn.w2"] = (d_model, d_ff)
+    if params.qk_norm:
+        d_head = d_model // params.num_heads
+        shapes |= {"attn.q_norm": (d_head,), "attn.k_norm": (d_head,)}
     if params.norm != "none":
         shapes |= {"ln1": (d_model,), "ln2": (d_model,)}
     return shapes

@@ -7,11 +7,21 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lmlib.functional import soft_cap
 from lmlib.model.attention import AttentionKernel, MultiHeadSelfAttention
 from lmlib.model.cache import Cache, KVCache, LayerCache
-from lmlib.model.layers import Embedding, Linear, RMSNorm, SiLUFeedForward, SwiGLU
+from lmlib.model.layers import (
+    Embedding,
+    Linear,
+    ReLU2FeedForward,
+    RMSNorm,
+    SiLUFeedForward,
+    SwiGLU,
+)
 from lmlib.model.rope import RotaryEmbedding
-from lmlib.params import Count, CountOrZero, Positive, check_bounds
+from lmlib.params import Count, CountOrZero, Positive, PositiveOrZero, check_bounds
+
+_FEED_FORWARD = {"swiglu": SwiGLU, "silu": SiLUFeedForward, "relu2": ReLU2FeedForward}
 
 
 @dataclass(frozen=True)
@@ -31,9 +41,11 @@ class ModelParams:
     rope_theta: Positive = 10_000.0
     norm_eps: Positive = 1e-5
     norm: Literal["pre", "post", "none"] = "pre"
+    qk_norm: bool = False
     position: Literal["rope", "none"] = "rope"
-    ffn: Literal["swiglu", "silu"] = "swiglu"
+    ffn: Literal["swiglu", "silu", "relu2"] = "swiglu"
     tie_embeddings: bool = False
+    logit_softcap: Annotated[PositiveOrZero, "0: no cap"] = 0.0
     attention: AttentionKernel = "auto"
 
     def __post_init__(self) -> None:
@@ -91,11 +103,11 @@ class TransformerBlock(nn.Module):
             window=params.attention_window,
             rope=rope,
             kernel=params.attention,
+            qk_norm_eps=params.norm_eps if params.qk_norm else None,
             generator=generator,
         )
         self.ln2 = _norm(params)
-        feed_forward = SwiGLU if params.ffn == "swiglu" else SiLUFeedForward
-        self.ffn = feed_forward(params.d_model, params.d_ff, generator=generator)
+        self.ffn = _FEED_FORWARD[params.ffn](params.d_model, params.d_ff, generator=generator)
 
     def forward(
         self,
@@ -160,7 +172,11 @@ class TransformerLM(nn.Module):
 
         With a cache (see `empty_cache`), the tokens follow those that it holds.
         """
-        return self.lm_head(self.hidden(token_ids, token_positions, cache=cache))
+        return self.logits(self.hidden(token_ids, token_positions, cache=cache))
+
+    def logits(self, hidden: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
+        """Return the logits of what `hidden` returned: `lm_head`, then the soft cap if any."""
+        return soft_cap(self.lm_head(hidden), self.params.logit_softcap)
 
     def hidden(
         self,

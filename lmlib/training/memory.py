@@ -65,6 +65,8 @@ def training_bytes(
 def _kept_per_token(model: ModelParams) -> int:
     """Return how many numbers a block keeps for each token: inputs of norms, Q, K, V and so on."""
     kept = 6 * model.d_model + 2 * model.d_kv + 3 * model.d_ff
+    if model.qk_norm:
+        kept += model.d_model + model.d_kv
     if model.attention == "plain":
         kept += model.num_heads * model.context_length
     return kept
