@@ -33,7 +33,9 @@ from lmlib.native import sources_of, target_machine
 intrinsic: Any = extending.intrinsic  # passes a function its first argument itself
 
 # The functions that object code may call: it is linked to the C library that Python itself uses.
-C_FUNCTIONS = frozenset({"malloc", "free", "memcpy", "memmove", "memset", "expf", "sqrt", "sqrtf"})
+C_FUNCTIONS = frozenset(
+    {"malloc", "free", "memcpy", "memmove", "memset", "expf", "tanhf", "sqrt", "sqrtf"}
+)
 
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
 # Numba would otherwise compile wrappers for callers that do not exist.

@@ -40,6 +40,7 @@ class CpuDecoder:
             vocab_size=model.vocab_size,
         )
         self.head["eps"] = model.params.norm_eps
+        self.head["softcap"] = model.params.logit_softcap
         self.weights = address_of(self.blocks), len(self.blocks), address_of(self.head)
 
     def _block(self, layer: Any) -> NDArray[Any]:
@@ -61,9 +62,12 @@ class CpuDecoder:
             "w3": self._address(ffn.w3.weight) if hasattr(ffn, "w3") else 0,
             "gain1": self._gain(layer.ln1),
             "gain2": self._gain(layer.ln2),
+            "q_gain": self._gain(attn.q_norm),
+            "k_gain": self._gain(attn.k_norm),
             "cos": 0 if attn.rope is None else self._address(attn.rope.cos),
             "sin": 0 if attn.rope is None else self._address(attn.rope.sin),
             "post": int(layer.post),
+            "relu2": int(params.ffn == "relu2"),
         }
         block = record(BLOCK, **fields)
         block["eps"] = params.norm_eps

@@ -18,6 +18,13 @@ from tests.sampling.scripted import KERNEL_MODEL, MODEL, PROMPTS, SAMPLING, coun
 SIZES = ModelParams(context_length=23, d_model=64, num_layers=2, num_heads=2, d_ff=96)
 WINDOWS = [[1, 2, 3], [], [5] * 22, [7, 8], [9], [1, 2, 3, 4]]
 TOKENS = [4, 5, 6, 7, 8, 9]
+TOGETHER: dict[str, Any] = {
+    "num_kv_heads": 1,
+    "attention_window": 6,
+    "qk_norm": True,
+    "ffn": "relu2",
+    "logit_softcap": 2.0,
+}
 VARIATIONS: list[dict[str, Any]] = [
     {"norm": norm, "position": position, "ffn": ffn, "tie_embeddings": tied}
     for norm, position, ffn, tied in itertools.product(
@@ -36,6 +43,12 @@ VARIATIONS: list[dict[str, Any]] = [
     {"attention_window": 22},  # all but one
     {"attention_window": 100},  # more than there are
     {"context_length": 4 * CHUNK, "attention_window": CHUNK + 3},
+    {"qk_norm": True, "norm_eps": 0.1, "norm": "none"},
+    {"qk_norm": True, "position": "none", "d_model": 160},
+    {"ffn": "relu2"},
+    {"logit_softcap": 2.0},  # bends logits of up to 17
+    TOGETHER,
+    {**TOGETHER, "d_model": 128, "num_heads": 8, "num_kv_heads": 2, "norm": "post"},
 ]
 
 
@@ -54,7 +67,13 @@ def _two_threads() -> Iterator[None]:
 
 
 def model_of(changes: dict[str, Any], vocab_size: int = 50) -> TransformerLM:
-    return TransformerLM(replace(SIZES, **changes), vocab_size, seed=3)
+    """Return a model whose gains differ, so that none can be taken for another."""
+    model = TransformerLM(replace(SIZES, **changes), vocab_size, seed=3)
+    generator = torch.Generator().manual_seed(4)
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            parameter.data.uniform_(0.5, 1.5, generator=generator)
+    return model
 
 
 @pytest.mark.parametrize("changes", VARIATIONS, ids=str)
@@ -75,12 +94,10 @@ def test_kernels_compute_the_model(changes: dict[str, Any]) -> None:
         torch.testing.assert_close(*filled, rtol=1e-4, atol=2e-5)
 
 
-GROUPED = {"num_kv_heads": 1, "attention_window": 6}
-
-
-@pytest.mark.parametrize(("vocab_size", "changes"), [(4, {}), (7, {}), (50, {}), (50, GROUPED)])
+@pytest.mark.parametrize("changes", [{}, TOGETHER], ids=str)
+@pytest.mark.parametrize("vocab_size", [4, 7, 50])
 @pytest.mark.usefixtures("_two_threads")
-def test_a_row_has_the_bits_that_it_has_alone(vocab_size: int, changes: dict[str, int]) -> None:
+def test_a_row_has_the_bits_that_it_has_alone(vocab_size: int, changes: dict[str, Any]) -> None:
     """In batches of each size, so that every tile of rows is used, and in two threads."""
     model = model_of(changes, vocab_size)
     decoder = CpuDecoder(model)
@@ -94,8 +111,8 @@ def test_a_row_has_the_bits_that_it_has_alone(vocab_size: int, changes: dict[str
             assert torch.equal(cache.keys_values[:, :, row], alone.keys_values[:, :, 0])
 
 
-@pytest.mark.parametrize("changes", [{}, GROUPED])
-def test_a_text_has_the_same_bits_token_by_token(changes: dict[str, int]) -> None:
+@pytest.mark.parametrize("changes", [{}, TOGETHER], ids=str)
+def test_a_text_has_the_same_bits_token_by_token(changes: dict[str, Any]) -> None:
     model = model_of({"context_length": 2 * CHUNK, **changes})
     decoder = CpuDecoder(model)
     tokens = [i * i % 50 for i in range(CHUNK + 9)]
@@ -144,14 +161,13 @@ def test_which_decoder_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(decoder_for(model_of({})), PlainDecoder)
 
 
-@pytest.mark.parametrize("changes", [{}, {"num_kv_heads": 1, "attention_window": 3}])
+@pytest.mark.parametrize("model", [KERNEL_MODEL, model_of(TOGETHER)], ids=["default", "together"])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_tokens_of_kernels_and_of_pytorch(
-    temperature: float, changes: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    model: TransformerLM, temperature: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Far beyond the context, in a batch whose prompts differ in length; with and without cache."""
     params = replace(SAMPLING, temperature=temperature, max_tokens=40, num_samples=2)
-    model = TransformerLM(replace(KERNEL_MODEL.params, **changes), 30, seed=1)
     assert cpu_decoder.fits(model)
     tokens = generate(model, PROMPTS, params)
     monkeypatch.setattr(cpu_decoder, "fits", lambda _: False)

@@ -221,6 +221,28 @@ def normalise(x, gain, eps, out):
 
 @fused
 @no_type_check
+def activate(x, relu2):
+    """Replace each number of an array by relu(x)**2, or else by silu(x)."""
+    zero, one = np.float32(0), np.float32(1)
+    for row in range(x.shape[0]):
+        for i in range(x.shape[1]):
+            if relu2:
+                x[row, i] = zero if x[row, i] < zero else x[row, i] * x[row, i]
+            else:
+                x[row, i] /= one + math.exp(-x[row, i])
+
+
+@fused
+@no_type_check
+def cap(x, limit):
+    """Replace each number of an array by limit * tanh(x / limit)."""
+    for row in range(x.shape[0]):
+        for i in range(x.shape[1]):
+            x[row, i] = limit * math.tanh(x[row, i] / limit)
+
+
+@fused
+@no_type_check
 def add(x, added):
     """Add an array to another of the same shape."""
     for row in range(x.shape[0]):
@@ -296,9 +318,15 @@ def apply(block, number, work, x):
 
     normalise(x, first_gain, block.eps, normed)
     product(normed, view(block.q, square, np.float32), queries)
+    if block.q_gain:
+        heads = view(address_of(queries), (num_rows * num_heads, d_head), np.float32)
+        normalise(heads, block.q_gain, block.eps, heads)
     for which in range(2):
         weight = view(block.v if which else block.k, (d_kv, d_model), np.float32)
         product(normed, weight, new)
+        if block.k_gain and not which:
+            heads = view(address_of(new), (num_rows * block.num_kv_heads, d_head), np.float32)
+            normalise(heads, block.k_gain, block.eps, heads)
         for row in range(num_rows):
             for head in range(block.num_kv_heads):
                 kept = keys_values[which, sequences[row], head, positions[row]]
@@ -335,10 +363,7 @@ def apply(block, number, work, x):
 
     normalise(x, second_gain, block.eps, normed)
     product(normed, view(block.w1, wide, np.float32), hidden)
-    one = np.float32(1)
-    for row in range(num_rows):
-        for i in range(d_ff):
-            hidden[row, i] /= one + math.exp(-hidden[row, i])
+    activate(hidden, block.relu2)
     if block.w3:
         product(normed, view(block.w3, wide, np.float32), gate)
         for row in range(num_rows):
@@ -370,5 +395,8 @@ def decode(blocks, num_blocks, heads, works):
         normed = view(work.room, (work.num_rows, d_model), np.float32)
         normalise(x, head.gain, head.eps, normed)
         weight = view(head.weight, (head.vocab_size, d_model), np.float32)
-        product(normed, weight, view(work.logits, (work.num_rows, head.vocab_size), np.float32))
+        logits = view(work.logits, (work.num_rows, head.vocab_size), np.float32)
+        product(normed, weight, logits)
+        if head.softcap:
+            cap(logits, head.softcap)
     return np.int64(0)

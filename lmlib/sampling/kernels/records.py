@@ -24,10 +24,13 @@ BLOCK = np.dtype(
         ("w3", np.int64),  # (d_ff, d_model); 0 in a network without a gate
         ("gain1", np.int64),  # (d_model,): of the norms
         ("gain2", np.int64),
+        ("q_gain", np.int64),  # (d_head,): of the norms of queries and keys
+        ("k_gain", np.int64),
         ("cos", np.int64),  # (context_length, d_head / 2)
         ("sin", np.int64),
         ("eps", np.float32),
         ("post", np.int32),  # whether the norms come after the residual connections
+        ("relu2", np.int64),  # whether the activation is relu(x)**2 and not SiLU
     ]
 )
 
@@ -38,6 +41,7 @@ HEAD = np.dtype(
         ("weight", np.int64),  # (vocab_size, d_model)
         ("vocab_size", np.int64),
         ("eps", np.float32),
+        ("softcap", np.float32),  # of the logits; 0: none
     ]
 )
 
