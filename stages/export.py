@@ -1,9 +1,11 @@
 """Stage `export`: the trained model in the formats of `transformers`, llama.cpp and `tiktoken`.
 
-A model that the Llama architecture cannot express (model.norm, model.position or model.ffn changed)
-does not fail the stage; otherwise `dvc exp run -S model.norm=post` would end without its results.
-Then models/hf/ holds only a README.md that names the parameter, and a warning says the same.
-Likewise, there is no model.gguf if llama.cpp does not support the tokenizer or a window.
+A model becomes a Llama, with model.attention_window a Mistral, and with model.qk_norm a Qwen3. One
+that these architectures cannot express (model.norm, model.position, model.ffn or
+model.logit_softcap changed) does not fail the stage; otherwise `dvc exp run -S model.norm=post`
+would end without its results. Then models/hf/ holds only a README.md that names the parameter, and
+a warning says the same. Likewise, there is no model.gguf if llama.cpp does not support the
+tokenizer or a window.
 
 Params: corpus, tokenizer, optim, train, for the model card. Reads: models/lm/, models/tokenizer/,
         models/metrics/. Writes: models/hf/.

@@ -1,4 +1,4 @@
-"""Import a Llama or Mistral of `transformers`, such as the folder that stage `export` writes.
+"""Import a Llama, Mistral or Qwen3 of `transformers`, such as stage `export` writes.
 
 Run by hand, not a stage of the pipeline. FOLDER holds config.json, tokenizer.json and the weights
 in one or more safetensors files; if this project cannot express a setting, an error names it. The
@@ -44,7 +44,7 @@ def main() -> None:
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m stages.import_hf",
-        description="Import a Llama or Mistral of transformers into this project.",
+        description="Import a Llama, Mistral or Qwen3 of transformers into this project.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("folder", type=Path, help="has config.json, tokenizer.json, weights")

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from lmlib.export.llama import architecture
 from lmlib.export.tiktoken import tiktoken_bpe
 from lmlib.model import TransformerLM
 from lmlib.separator import SEPARATOR
@@ -47,7 +48,7 @@ def model_card(
     if it names none. The licence is left to the publisher.
     """
     shape = model.params
-    architecture = "Mistral" if shape.attention_window else "Llama"
+    kind = architecture(shape)
     kv_heads = f" ({shape.kv_heads} of keys and values)" if shape.num_kv_heads else ""
     window = ""
     if shape.attention_window:
@@ -57,10 +58,10 @@ def model_card(
         raise ValueError(f"corpus.source is {source!r:.80}; choose one of {', '.join(_CORPORA)}")
     text, _, _ = _CORPORA[source]
     parts = [
-        _front_matter(name, source, architecture, valid_metrics),
+        _front_matter(name, source, valid_metrics, kind.model_type),
         f"# {name}",
         f"A language model of {model.num_parameters():,} weights in the architecture of "
-        f"{architecture}: {shape.num_layers} layers of size {shape.d_model}, {shape.num_heads} "
+        f"{kind.name}: {shape.num_layers} layers of size {shape.d_model}, {shape.num_heads} "
         f"attention heads{kv_heads}, {model.vocab_size:,} tokens, a context of "
         f"{shape.context_length:,}{window}. It continues text; "
         "it follows no instructions, and knows nothing but its training text.",
@@ -84,7 +85,7 @@ def no_model_card(name: str, obstacle: str) -> str:
     return f"# {name}\n\nNothing was exported: {obstacle}.\n"
 
 
-def _front_matter(name: str, source: str, architecture: str, metrics: Metrics) -> str:
+def _front_matter(name: str, source: str, metrics: Metrics, model_type: str) -> str:
     """Return the metadata, following the conventions of the Hub."""
     _, language, dataset = _CORPORA[source]
     headlines = [
@@ -104,7 +105,7 @@ def _front_matter(name: str, source: str, architecture: str, metrics: Metrics) -
     data: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "tags": [architecture.lower(), "from-scratch"],
+        "tags": [model_type, "from-scratch"],
         "model-index": [{"name": name, "results": [result]}],
     }
     if language:

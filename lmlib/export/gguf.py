@@ -5,7 +5,13 @@ from pathlib import Path
 from gguf import MODEL_ARCH, GGUFWriter, LlamaFileType, TokenType, get_tensor_name_map
 
 from lmlib.checkpoint import plain_state_dict
-from lmlib.export.llama import llama_names, llama_obstacle
+from lmlib.export.llama import (
+    QWEN3,
+    architecture,
+    llama_names,
+    llama_obstacle,
+    llama_state_dict,
+)
 from lmlib.files import replacing
 from lmlib.model import TransformerLM
 from lmlib.separator import SEPARATOR
@@ -24,7 +30,8 @@ def gguf_obstacle(model: TransformerLM, tokenizer: Tokenizer) -> str | None:
     if 0 < model.params.attention_window < model.params.context_length:
         return (
             f"model.attention_window is {model.params.attention_window}, and llama.cpp gives its "
-            "architecture `llama` no window; a model for it needs model.attention_window: 0"
+            f"architecture `{architecture(model.params).gguf}` no window; a model for it needs "
+            "model.attention_window: 0"
         )
     if tokenizer.pattern not in PRE_TOKENIZERS:
         return (
@@ -47,19 +54,20 @@ def gguf_obstacle(model: TransformerLM, tokenizer: Tokenizer) -> str | None:
 
 
 def write_gguf(path: Path, model: TransformerLM, tokenizer: Tokenizer, name: str) -> None:
-    """Write the weights, in float32, and the tokenizer, with architecture `llama`.
+    """Write the weights, in float32, and the tokenizer, with architecture `llama` or `qwen3`.
 
-    RoPE rotates neighbouring rows in a GGUF, as here, so no rows move. Raises ValueError for what a
-    GGUF cannot hold.
+    In a `llama`, RoPE rotates neighbouring rows, as here, so no rows move; in a `qwen3` it rotates
+    the same pairs as in transformers. Raises ValueError for what a GGUF cannot hold.
     """
     if obstacle := gguf_obstacle(model, tokenizer):
         raise ValueError(obstacle)
     with replacing(path) as (part,):
-        _write(GGUFWriter(part, "llama"), model, tokenizer, name)
+        _write(GGUFWriter(part, architecture(model.params).gguf), model, tokenizer, name)
 
 
 def _write(writer: GGUFWriter, model: TransformerLM, tokenizer: Tokenizer, name: str) -> None:
-    params = model.params
+    params, kind = model.params, architecture(model.params)
+    d_head = params.d_model // params.num_heads
     writer.add_type("model")
     writer.add_name(name)
     writer.add_file_type(LlamaFileType.ALL_F32)
@@ -70,16 +78,20 @@ def _write(writer: GGUFWriter, model: TransformerLM, tokenizer: Tokenizer, name:
     writer.add_feed_forward_length(params.d_ff)
     writer.add_head_count(params.num_heads)
     writer.add_head_count_kv(params.kv_heads)
-    writer.add_rope_dimension_count(params.d_model // params.num_heads)
+    if kind is QWEN3:
+        writer.add_key_length(d_head)
+        writer.add_value_length(d_head)
+    writer.add_rope_dimension_count(d_head)
     writer.add_rope_freq_base(params.rope_theta)
     writer.add_layer_norm_rms_eps(params.norm_eps)
     _add_tokenizer(writer, tokenizer)
-    state = plain_state_dict(model)
-    gguf_names = get_tensor_name_map(MODEL_ARCH.LLAMA, params.num_layers)
+    state, moved = plain_state_dict(model), llama_state_dict(model)
+    gguf_names = get_tensor_name_map(MODEL_ARCH[kind.gguf.upper()], params.num_layers)
     for ours, theirs in llama_names(params).items():
         gguf_name = gguf_names.get_name(theirs, try_suffixes=(".weight",))
         assert gguf_name is not None
-        writer.add_tensor(gguf_name, state[ours].detach().cpu().float().contiguous().numpy())
+        weight = moved[theirs] if kind is QWEN3 else state[ours]
+        writer.add_tensor(gguf_name, weight.detach().cpu().float().contiguous().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

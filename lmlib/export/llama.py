@@ -1,15 +1,18 @@
-"""Convert our model to the Llama architecture of the `transformers` package, and back.
+"""Convert our model to an architecture of the `transformers` package, and back.
 
-A model with `attention_window` becomes a Mistral: a Llama with a sliding window, which counts the
-query's own key, as ours does (`sliding_window_overlay` in masking_utils.py of transformers).
+A model becomes a Llama; with a sliding window a Mistral; with norms of queries and keys a Qwen3,
+which may have a window too. A window counts the query's own key, as ours does
+(`sliding_window_overlay` in masking_utils.py of transformers).
 
-The two differ in names and in RoPE: it rotates the pairs (2k, 2k+1) of a head here, and the pairs
-(k, k + d_head / 2) there. The order of the rows of W_q and W_k determines the pairs, so permuting
-the rows of each head converts one into the other, exactly.
+Ours differs from all three in names and in RoPE: it rotates the pairs (2k, 2k+1) of a head here,
+and the pairs (k, k + d_head / 2) there. The order of the rows of W_q and W_k, and of the gains of
+their norms, determines the pairs, so permuting the rows of each head converts one into the other,
+exactly.
 """
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from jaxtyping import Float
@@ -30,13 +33,16 @@ _LAYER_NAMES = {
     "attn.k_proj": "self_attn.k_proj",
     "attn.v_proj": "self_attn.v_proj",
     "attn.output_proj": "self_attn.o_proj",
+    "attn.q_norm": "self_attn.q_norm",
+    "attn.k_norm": "self_attn.k_norm",
     "ln2": "post_attention_layernorm",
     "ffn.w1": "mlp.gate_proj",
     "ffn.w2": "mlp.down_proj",
     "ffn.w3": "mlp.up_proj",
 }
-# the parameters in which our model may differ from Llama, with Llama's values
-_LLAMA = {"norm": "pre", "position": "rope", "ffn": "swiglu"}
+_ROTATED = ("q_proj.weight", "k_proj.weight", "q_norm.weight", "k_norm.weight")
+# the parameters in which our model may differ from all three, with their values
+_NEEDED = {"norm": "pre", "position": "rope", "ffn": "swiglu", "logit_softcap": 0.0}
 
 # settings of config.json that change no logits: of the library, of training, of generation
 _HARMLESS = """
@@ -57,8 +63,6 @@ _READ = """
     num_hidden_layers num_key_value_heads rms_norm_eps rope_parameters rope_scaling rope_theta
     tie_word_embeddings vocab_size
 """
-# what transformers takes for settings that a Mistral's config.json leaves out
-_MISTRAL = {"num_key_value_heads": 8, "sliding_window": 4096}
 # settings of a table of RoPE, with the values that change nothing; None: any value
 _ROPE = {
     "attention_factor": (1,),
@@ -70,14 +74,62 @@ _ROPE = {
 }
 
 
+@dataclass(frozen=True)
+class Architecture:
+    """What distinguishes an architecture of `transformers` from its relatives.
+
+    name:        begins the names of its classes
+    model_type:  in config.json
+    gguf:        its name in a GGUF
+    window:      the settings that, next to `sliding_window`, give each layer a window
+    defaults:    what it takes for settings that config.json leaves out, unless that is null
+    """
+
+    name: str
+    model_type: str
+    gguf: str
+    window: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+LLAMA = Architecture("Llama", "llama", gguf="llama")
+MISTRAL = Architecture(
+    "Mistral",
+    "mistral",
+    gguf="llama",
+    defaults={"num_key_value_heads": 8, "sliding_window": 4096},
+)
+QWEN3 = Architecture(
+    "Qwen3",
+    "qwen3",
+    gguf="qwen3",
+    window={"use_sliding_window": True, "max_window_layers": 0},
+    defaults={
+        "head_dim": 128,
+        "max_window_layers": 28,
+        "num_key_value_heads": 32,
+        "sliding_window": 4096,
+        "use_sliding_window": False,
+    },
+)
+_ARCHITECTURES = {each.model_type: each for each in (LLAMA, MISTRAL, QWEN3)}
+
+
+def architecture(params: ModelParams) -> Architecture:
+    """Return the architecture that a model is exported to."""
+    if params.qk_norm:
+        return QWEN3
+    return MISTRAL if params.attention_window else LLAMA
+
+
 def llama_obstacle(params: ModelParams) -> str | None:
-    """Return, in a sentence, why Llama's architecture cannot express a model, or None."""
-    for name, needed in _LLAMA.items():
+    """Return, in a sentence, why its architecture cannot express a model, or None."""
+    for name, needed in _NEEDED.items():
         value = getattr(params, name)
         if value != needed:
             return (
-                f"model.{name} is {value}, which the Llama architecture cannot express; "
-                f"a model that is to be exported needs model.{name}: {needed}"
+                f"model.{name} is {value}, which the {architecture(params).name} architecture "
+                f"cannot express; a model that is to be exported needs model.{name}: {needed}"
             )
     return None
 
@@ -88,10 +140,8 @@ def _refuse_unless_llama(params: ModelParams) -> None:
 
 
 def llama_names(params: ModelParams) -> dict[str, str]:
-    """Return the names of the weights, ours -> Llama's; a tied matrix has one name."""
-    names = [name for name in _NAMES if name != "lm_head" or not params.tie_embeddings]
-    names += [f"layers.{i}.{name}" for i in range(params.num_layers) for name in _LAYER_NAMES]
-    return {f"{name}.weight": _llama_name(f"{name}.weight") for name in names}
+    """Return the names of the weights, ours -> theirs; a tied matrix has one name."""
+    return {name: _llama_name(name) for name, _ in weight_shapes(params, vocab_size=1)}
 
 
 def _llama_name(ours: str) -> str:
@@ -103,21 +153,21 @@ def _llama_name(ours: str) -> str:
 
 
 def llama_shapes(params: ModelParams, vocab_size: int) -> Iterator[tuple[str, Shape]]:
-    """Yield Llama's name and the shape of each weight; see `weight_shapes`."""
+    """Yield their name and the shape of each weight; see `weight_shapes`."""
     return ((_llama_name(name), shape) for name, shape in weight_shapes(params, vocab_size))
 
 
 def llama_config(params: ModelParams, vocab_size: int, end_id: int | None = None) -> dict[str, Any]:
-    """Return config.json, of a Mistral if there is a window, else of a Llama.
+    """Return config.json, as versions 4 and 5 of `transformers` read it.
 
-    Versions 4 and 5 of `transformers` read it. `end_id` is the token that separates texts: it ends
-    each text and precedes the first. Raises ValueError, naming the parameter, for a model that
-    Llama cannot express.
+    `end_id` is the token that separates texts: it ends each text and precedes the first.
+    Raises ValueError, naming the parameter, for a model that cannot be expressed.
     """
     _refuse_unless_llama(params)
+    kind = architecture(params)
     config: dict[str, Any] = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        "architectures": [f"{kind.name}ForCausalLM"],
+        "model_type": kind.model_type,
         "vocab_size": vocab_size,
         "hidden_size": params.d_model,
         "intermediate_size": params.d_ff,
@@ -139,36 +189,25 @@ def llama_config(params: ModelParams, vocab_size: int, end_id: int | None = None
         "torch_dtype": "float32",
     }
     if params.attention_window:
-        config |= {
-            "architectures": ["MistralForCausalLM"],
-            "model_type": "mistral",
-            "sliding_window": params.attention_window,
-        }
+        config |= {"sliding_window": params.attention_window, **kind.window}
     return config
 
 
 def llama_state_dict(model: TransformerLM) -> dict[str, Tensor]:
-    """Return the weights under the names and in the layout of LlamaForCausalLM, on the CPU.
+    """Return the weights under the names and in the layout of transformers, on the CPU.
 
-    MistralForCausalLM has the same names and layout. Raises ValueError, naming the parameter, for a
-    model that Llama cannot express.
+    Raises ValueError, naming the parameter, for a model that cannot be expressed.
     """
     _refuse_unless_llama(model.params)
+    d_head = model.params.d_model // model.params.num_heads
     state = plain_state_dict(model)
     weights = {}
     for ours, theirs in llama_names(model.params).items():
         weight = state[ours].detach().cpu().float()
-        if num_heads := _rotated_heads(ours, model.params):
-            weight = to_halves(weight, num_heads)
+        if theirs.endswith(_ROTATED):
+            weight = to_halves(weight, d_head)
         weights[theirs] = weight.contiguous()
     return weights
-
-
-def _rotated_heads(name: str, params: ModelParams) -> int:
-    """Return how many heads RoPE rotates in the output of a weight; 0: none."""
-    if name.endswith("q_proj.weight"):
-        return params.num_heads
-    return params.kv_heads if name.endswith("k_proj.weight") else 0
 
 
 def llama_params(config: Mapping[str, Any], where: str) -> tuple[ModelParams, int]:
@@ -194,22 +233,27 @@ def llama_params(config: Mapping[str, Any], where: str) -> tuple[ModelParams, in
             raise ValueError(f"{where}: {name} is {count}; it should be at least 1, or null")
         return count
 
-    _require(config.get("model_type"), ("llama", "mistral"), f"{where}: model_type")
-    known, window = {*_READ.split()}, 0
-    if config.get("model_type") == "mistral":
-        config = {**_MISTRAL, **config}
-        known.add("sliding_window")
-        window = count_or_null("sliding_window")
+    model_type = config.get("model_type")
+    _require(model_type, tuple(_ARCHITECTURES), f"{where}: model_type")
+    kind = LLAMA if model_type is None else _ARCHITECTURES[model_type]
+    config = {**kind.defaults, **config}
     d_model, num_heads = whole_number("hidden_size"), whole_number("num_attention_heads")
+    num_kv_heads, window = count_or_null("num_key_value_heads"), 0
     needed = {
         "head_dim": (d_model // max(num_heads, 1),),
         "hidden_act": ("silu", "swish"),
         "attention_bias": (False,),
         "mlp_bias": (False,),
     }
+    if kind is MISTRAL or (kind is QWEN3 and config["use_sliding_window"]):
+        window = count_or_null("sliding_window")
+        needed |= {name: (value,) for name, value in kind.window.items()}
     for name, allowed in needed.items():
         _require(config.get(name), allowed, f"{where}: {name}")
-    num_kv_heads = count_or_null("num_key_value_heads")
+    layers = config.get("layer_types")
+    attention = "sliding_attention" if window else "full_attention"
+    if not isinstance(layers, list) or any(layer != attention for layer in layers):
+        _require(layers, (), f"{where}: layer_types")
     theta = _rope_theta(config, where)
     values = {
         "context_length": whole_number("max_position_embeddings"),
@@ -221,11 +265,13 @@ def llama_params(config: Mapping[str, Any], where: str) -> tuple[ModelParams, in
         "attention_window": window,
         "rope_theta": theta,
         "norm_eps": config.get("rms_norm_eps", 1e-6),
-        **_LLAMA,
+        **_NEEDED,
+        "qk_norm": kind is QWEN3,
         "tie_embeddings": config.get("tie_word_embeddings", False),
         "attention": "auto",
     }
-    _refuse_unknown(set(config) - {*known, *needed}, config, where)
+    known = {*_READ.split(), "layer_types", *needed, *kind.defaults}
+    _refuse_unknown(set(config) - known, config, where)
     return from_dict(ModelParams, values, where), whole_number("vocab_size")
 
 
@@ -273,7 +319,7 @@ def from_llama(weights: Mapping[str, Tensor], params: ModelParams) -> dict[str, 
 
     Raises ValueError if names are missing or unknown.
     """
-    names = llama_names(params)
+    names, d_head = llama_names(params), params.d_model // params.num_heads
     needed, found = set(names.values()), set(weights)
     if params.tie_embeddings:
         found.discard("lm_head.weight")  # some writers store the tied matrix twice
@@ -283,8 +329,8 @@ def from_llama(weights: Mapping[str, Tensor], params: ModelParams) -> dict[str, 
             f"unknown: {', '.join(sorted(found - needed)) or 'none'}"
         )
     state = {
-        ours: to_neighbours(weights[theirs], num_heads)
-        if (num_heads := _rotated_heads(ours, params))
+        ours: to_neighbours(weights[theirs], d_head)
+        if theirs.endswith(_ROTATED)
         else weights[theirs]
         for ours, theirs in names.items()
     }
@@ -293,11 +339,11 @@ def from_llama(weights: Mapping[str, Tensor], params: ModelParams) -> dict[str, 
     return state
 
 
-def to_halves(weight: Float[Tensor, "rows d_in"], num_heads: int) -> Float[Tensor, "rows d_in"]:
-    """Move rows 2k and 2k+1 of each head to k and k + d_head / 2."""
-    return weight.unflatten(0, (num_heads, -1, 2)).transpose(1, 2).flatten(0, 2)
+def to_halves(weight: Float[Tensor, "rows ..."], d_head: int) -> Float[Tensor, "rows ..."]:
+    """Move rows 2k and 2k+1 of each head of d_head rows to k and k + d_head / 2."""
+    return weight.unflatten(0, (-1, d_head // 2, 2)).transpose(1, 2).flatten(0, 2)
 
 
-def to_neighbours(weight: Float[Tensor, "rows d_in"], num_heads: int) -> Float[Tensor, "rows d_in"]:
-    """Move rows k and k + d_head / 2 of each head to 2k and 2k+1."""
-    return weight.unflatten(0, (num_heads, 2, -1)).transpose(1, 2).flatten(0, 2)
+def to_neighbours(weight: Float[Tensor, "rows ..."], d_head: int) -> Float[Tensor, "rows ..."]:
+    """Move rows k and k + d_head / 2 of each head of d_head rows to 2k and 2k+1."""
+    return weight.unflatten(0, (-1, 2, d_head // 2)).transpose(1, 2).flatten(0, 2)

@@ -42,6 +42,7 @@ def make_model(
     tie: bool = False,
     d_model: int = 24,
     theta: float = 500.0,
+    qk_norm: bool = False,
 ) -> TransformerLM:
     """Return a model with random weights, including the norm gains."""
     params = ModelParams(
@@ -54,13 +55,14 @@ def make_model(
         attention_window=window,
         rope_theta=theta,
         norm_eps=1e-3,
+        qk_norm=qk_norm,
         tie_embeddings=tie,
     )
     model = TransformerLM(params, vocab_size, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "ln" in name:
+        for weight in model.parameters():
+            if weight.ndim == 1:
                 weight.uniform_(0.5, 1.5, generator=generator)
     return model.eval()
 
@@ -71,8 +73,15 @@ SHAPES = [
     {"num_heads": 3, "tie": False, "theta": 10_000.0},
     {"num_heads": 12, "tie": True},  # heads of size 2: one pair
     {"num_heads": 6, "num_kv_heads": 2, "tie": False},
+    {"num_heads": 2, "tie": True, "qk_norm": True},
+    {"num_heads": 3, "tie": False, "qk_norm": True, "theta": 10_000.0},
+    {"num_heads": 6, "num_kv_heads": 2, "tie": False, "qk_norm": True},
 ]
-WINDOWS = [{"num_heads": 2, "window": 3}, {"num_heads": 4, "num_kv_heads": 1, "window": 7}]
+WINDOWS = [
+    {"num_heads": 2, "window": 3},
+    {"num_heads": 4, "num_kv_heads": 1, "window": 7},
+    {"num_heads": 4, "num_kv_heads": 2, "window": 5, "qk_norm": True},
+]
 
 
 @pytest.fixture(params=SHAPES, ids=lambda shape: "-".join(map(str, shape.values())))

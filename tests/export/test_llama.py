@@ -1,13 +1,14 @@
-"""The layout of Llama, by hand, and what it cannot express."""
+"""The layout of Llama, Mistral and Qwen3, by hand, and what they cannot express."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from transformers import MistralConfig
+from transformers import MistralConfig, Qwen3Config
 
 from lmlib.export import llama_config, llama_obstacle, llama_state_dict
-from lmlib.export.llama import from_llama, llama_params, to_halves, to_neighbours
+from lmlib.export.llama import QWEN3, from_llama, llama_params, to_halves, to_neighbours
 from lmlib.model import ModelParams, TransformerLM
 from tests.export.conftest import make_model
 
@@ -15,9 +16,9 @@ from tests.export.conftest import make_model
 def test_rows_by_hand() -> None:
     """Two heads of size 4: in each, the pairs (0, 1), (2, 3) become (0, 2), (1, 3)."""
     rows = torch.arange(8.0)[:, None]
-    halves = to_halves(rows, num_heads=2)
+    halves = to_halves(rows, d_head=4)
     assert halves.flatten().tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
-    assert to_neighbours(halves, num_heads=2).equal(rows)
+    assert to_neighbours(halves, d_head=4).equal(rows)
 
 
 def test_rows_of_groups_by_hand() -> None:
@@ -30,10 +31,21 @@ def test_rows_of_groups_by_hand() -> None:
         assert found.equal(ours[f"layers.0.attn.{name}_proj.weight"][rows])
 
 
+def test_gains_of_queries_and_keys_move_with_their_rows() -> None:
+    """Of heads of size 6: the pairs (0, 1), (2, 3), (4, 5) become (0, 3), (1, 4), (2, 5)."""
+    model = make_model(17, num_heads=4, qk_norm=True)
+    for weight in (model.layers[1].attn.q_norm.weight, model.layers[0].attn.k_norm.weight):
+        torch.arange(6.0, out=weight.data)
+    state = llama_state_dict(model)
+    for name in ("layers.1.self_attn.q_norm", "layers.0.self_attn.k_norm"):
+        assert state[f"model.{name}.weight"].tolist() == [0, 2, 4, 1, 3, 5]
+
+
 @pytest.mark.parametrize("num_kv_heads", [0, 1])
+@pytest.mark.parametrize("qk_norm", [False, True])
 @pytest.mark.parametrize("tie", [True, False])
-def test_state_dict_and_back(tie: bool, num_kv_heads: int) -> None:
-    model = make_model(17, tie=tie, num_heads=3, num_kv_heads=num_kv_heads)
+def test_state_dict_and_back(tie: bool, qk_norm: bool, num_kv_heads: int) -> None:
+    model = make_model(17, tie=tie, num_heads=3, num_kv_heads=num_kv_heads, qk_norm=qk_norm)
     state = llama_state_dict(model)
     assert ("lm_head.weight" in state) is not tie
     back = from_llama(state, model.params)
@@ -51,30 +63,41 @@ def test_state_dict_and_back(tie: bool, num_kv_heads: int) -> None:
         ("norm", "none", "pre"),
         ("position", "none", "rope"),
         ("ffn", "silu", "swiglu"),
+        ("ffn", "relu2", "swiglu"),
+        ("logit_softcap", 30.0, 0.0),
     ],
 )
-def test_what_llama_cannot_express_is_refused_by_name(name: str, value: str, needed: str) -> None:
-    params = replace(make_model(5).params, **{name: value})
-    message = f"model.{name} is {value}, which .* needs model.{name}: {needed}"
+@pytest.mark.parametrize(("qk_norm", "kind"), [(False, "Llama"), (True, "Qwen3")])
+def test_what_cannot_be_expressed_is_refused_by_name(
+    name: str, value: Any, needed: Any, qk_norm: bool, kind: str
+) -> None:
+    params = replace(make_model(5, qk_norm=qk_norm).params, **{name: value})
+    message = f"model.{name} is {value}, which the {kind} .* needs model.{name}: {needed}"
     with pytest.raises(ValueError, match=message):
         llama_config(params, 5)
     with pytest.raises(ValueError, match=message):
         llama_state_dict(TransformerLM(params, 5))
 
 
-def test_config_and_back() -> None:
-    params = make_model(5, tie=True).params
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_config_and_back(qk_norm: bool) -> None:
+    params = make_model(5, tie=True, qk_norm=qk_norm).params
     assert llama_obstacle(params) is None
     assert llama_params(llama_config(params, 5, end_id=4), "c.json") == (params, 5)
     assert llama_params(llama_config(params, 5), "c.json") == (params, 5)
 
 
+@pytest.mark.parametrize("qk_norm", [False, True])
 @pytest.mark.parametrize("window", [0, 7, 100])
 @pytest.mark.parametrize("num_kv_heads", [0, 1, 2])
-def test_config_of_groups_and_windows_and_back(num_kv_heads: int, window: int) -> None:
-    params = make_model(5, num_heads=4, num_kv_heads=num_kv_heads, window=window).params
+def test_config_of_groups_and_windows_and_back(
+    num_kv_heads: int, window: int, qk_norm: bool
+) -> None:
+    model = make_model(5, num_heads=4, num_kv_heads=num_kv_heads, window=window, qk_norm=qk_norm)
+    params = model.params
     config = llama_config(params, 5)
-    assert config["model_type"] == ("mistral" if window else "llama")
+    without_norms = "mistral" if window else "llama"
+    assert config["model_type"] == ("qwen3" if qk_norm else without_norms)
     assert config["num_key_value_heads"] == (num_kv_heads or 4)
     assert llama_params(config, "c.json") == (params, 5)
 
@@ -90,9 +113,10 @@ def test_a_mistral_of_defaults() -> None:
     assert MistralConfig().num_key_value_heads == 8
 
 
-def test_a_window_or_heads_of_none() -> None:
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_a_window_or_heads_of_none(qk_norm: bool) -> None:
     """0 means no bound here; there, nothing would be seen."""
-    config = llama_config(make_model(5, window=7).params, 5)
+    config = llama_config(make_model(5, window=7, qk_norm=qk_norm).params, 5)
     for name in ("sliding_window", "num_key_value_heads"):
         with pytest.raises(ValueError, match=rf"^c\.json: {name} is 0; it should be at least 1"):
             llama_params(config | {name: 0}, "c.json")
@@ -135,6 +159,81 @@ def test_a_setting_of_another_model_is_refused_by_name(name: str, value: object)
     config = llama_config(make_model(5).params, 5)
     with pytest.raises(ValueError, match=rf"^c\.json: {name}"):
         llama_params(config | {name: value}, "c.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model_type", "qwen2"),
+        ("layer_types", ["full_attention", "sliding_attention"]),
+        ("layer_types", "sliding_attention"),
+        ("layer_types", 3),
+    ],
+)
+def test_a_setting_that_a_qwen3_should_not_have_is_refused(name: str, value: object) -> None:
+    config = llama_config(make_model(5, qk_norm=True).params, 5)
+    with pytest.raises(ValueError, match=rf"^c\.json: {name}"):
+        llama_params(config | {name: value}, "c.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("head_dim", "head_dim is 128, .* it must be 12$"),
+        ("max_window_layers", "max_window_layers is 28, .* it must be 0$"),
+        ("num_key_value_heads", "num_kv_heads is 32, which does not divide num_heads 2"),
+    ],
+)
+def test_what_a_qwen3_leaves_out_is_not_ours(name: str, message: str) -> None:
+    """transformers then takes 128 and 32, of which the one is not d_model / num_heads here.
+
+    And the window begins at layer 28.
+    """
+    config = llama_config(make_model(5, qk_norm=True, window=7).params, 5)
+    del config[name]
+    with pytest.raises(ValueError, match=rf"^c\.json: {message}"):
+        llama_params(config, "c.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_window_layers", 1),
+        ("use_sliding_window", 2),
+        ("layer_types", ["sliding_attention", "full_attention"]),
+    ],
+)
+def test_a_window_in_some_layers_of_a_qwen3_is_refused(name: str, value: object) -> None:
+    config = llama_config(make_model(5, qk_norm=True, window=7).params, 5)
+    with pytest.raises(ValueError, match=rf"^c\.json: {name}"):
+        llama_params(config | {name: value}, "c.json")
+
+
+def test_a_qwen3_of_defaults() -> None:
+    """Qwen3Config has a window of 4096, of which it makes use only when told to."""
+    params = make_model(5, qk_norm=True, window=7).params
+    config = llama_config(params, 5)
+    theirs = Qwen3Config(use_sliding_window=True)
+    for name in ("head_dim", "max_window_layers", "num_key_value_heads", "sliding_window"):
+        assert QWEN3.defaults[name] == getattr(theirs, name)
+    del config["sliding_window"]
+    assert llama_params(config, "c.json")[0] == replace(params, attention_window=4096)
+    del config["use_sliding_window"]
+    assert llama_params(config, "c.json")[0] == replace(params, attention_window=0)
+
+
+def test_settings_of_a_published_qwen3() -> None:
+    """Those of Qwen/Qwen3-0.6B, and the layers that transformers 5 adds."""
+    params = make_model(5, qk_norm=True).params
+    extra = {
+        "attention_dropout": 0.0,
+        "layer_types": ["full_attention"] * 2,
+        "max_window_layers": 28,
+        "sliding_window": None,
+        "use_cache": True,
+        "use_sliding_window": False,
+    }
+    assert llama_params(llama_config(params, 5) | extra, "c.json") == (params, 5)
 
 
 @pytest.mark.parametrize(

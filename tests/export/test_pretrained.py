@@ -13,6 +13,7 @@ from transformers import (
     AutoTokenizer,
     LlamaForCausalLM,
     MistralForCausalLM,
+    Qwen3ForCausalLM,
 )
 
 from lmlib.checkpoint import save_model
@@ -60,8 +61,9 @@ def folder(pair: Pair, tmp_path: Path) -> Path:
 def test_logits_and_greedy_ids_equal_transformers(pair: Pair, folder: Path) -> None:
     model, _ = pair
     theirs = AutoModelForCausalLM.from_pretrained(folder)
-    has_window = model.params.attention_window > 0
-    assert type(theirs) is (MistralForCausalLM if has_window else LlamaForCausalLM)
+    is_mistral, is_qwen3 = model.params.attention_window > 0, model.params.qk_norm
+    without_norms = MistralForCausalLM if is_mistral else LlamaForCausalLM
+    assert type(theirs) is (Qwen3ForCausalLM if is_qwen3 else without_norms)
     assert theirs.dtype == torch.float32
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(model.vocab_size, (3, 32), generator=generator)

@@ -5,6 +5,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -63,6 +64,19 @@ def test_export_and_the_way_back(model: TransformerLM, monkeypatch: pytest.Monke
         assert contents(Path("back") / folder.name) == contents(folder)
 
 
+def test_a_model_with_norms_of_queries_and_keys_becomes_a_qwen3(
+    model: TransformerLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(MODEL, make_model(model.vocab_size, qk_norm=True))
+    export.main()
+    card = ModelCard.load(EXPORTED / "README.md")
+    assert "in the architecture of Qwen3: 2 layers" in card.text
+    assert card.data.to_dict()["tags"] == ["qwen3", "from-scratch"]
+    monkeypatch.setattr(sys, "argv", ["import_hf", str(EXPORTED), "--to", "back"])
+    import_hf.main()
+    assert contents(Path("back") / MODEL.name) == contents(MODEL)
+
+
 def test_model_card(model: TransformerLM) -> None:
     export.main()
     card = ModelCard.load(EXPORTED / "README.md")
@@ -75,6 +89,8 @@ def test_model_card(model: TransformerLM) -> None:
     assert found == [("loss", 0.5), ("perplexity", 1.65)]
     assert f"{model.num_parameters():,} weights" in card.text
     assert "| loss (nats per token) | 0.5000 |" in card.text
+    assert "in the architecture of Llama: 2 layers" in card.text
+    assert data["tags"] == ["llama", "from-scratch"]
     assert "| tokens | 1,000 |" in card.text
     assert "lmlib.toystories" in card.text
     block = card.text.split("```yaml\n")[1].split("```")[0]
@@ -103,10 +119,11 @@ def test_the_code_of_the_card_runs(model: TransformerLM, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("norm", "post"), ("position", "none"), ("ffn", "silu")]
+    ("name", "value"),
+    [("norm", "post"), ("position", "none"), ("ffn", "relu2"), ("logit_softcap", 30.0)],
 )
 def test_an_ablation_gets_a_readme_that_names_the_parameter(
-    model: TransformerLM, name: str, value: str, caplog: pytest.LogCaptureFixture
+    model: TransformerLM, name: str, value: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     params = replace(model.params, **{name: value})
     save_model(MODEL, TransformerLM(params, model.vocab_size))
