@@ -1,4 +1,4 @@
-"""lmlib/functional.py: softmax, SiLU and cross-entropy."""
+"""lmlib/functional.py: softmax, activations, soft cap and cross-entropy."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as reference
 
-from lmlib.functional import cross_entropy, silu, softmax
+from lmlib.functional import cross_entropy, relu2, silu, soft_cap, softmax
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -49,6 +49,35 @@ def test_softmax_of_minus_infinity() -> None:
 
 def test_softmax_gradient() -> None:
     torch.autograd.gradcheck(softmax, random(3, 4).requires_grad_())
+
+
+def test_relu2_by_hand() -> None:
+    assert relu2(torch.tensor([-2.0, 0.0, 0.5, 3.0])).tolist() == [0.0, 0.0, 0.25, 9.0]
+
+
+def test_relu2_gradient() -> None:
+    torch.autograd.gradcheck(relu2, random(3, 4).requires_grad_())
+
+
+def test_soft_cap_by_hand() -> None:
+    """tanh(ln 3) = (9 - 1) / (9 + 1) = 0.8, of a cap of 5."""
+    x = torch.tensor([0.0, 5 * math.log(3), -1e30])
+    torch.testing.assert_close(soft_cap(x, 5.0), torch.tensor([0.0, 4.0, -5.0]))
+
+
+def test_a_soft_cap_of_zero_is_none() -> None:
+    x = random(3, 4)
+    assert soft_cap(x, 0.0) is x
+
+
+def test_soft_cap_in_half_precision_is_rounded_once() -> None:
+    x = random(1000, dtype=torch.float32).bfloat16()
+    expected = 30 * torch.tanh(x.double() / 30)
+    assert soft_cap(x, 30.0).equal(expected.bfloat16())
+
+
+def test_soft_cap_gradient() -> None:
+    torch.autograd.gradcheck(lambda x: soft_cap(x, 2.0), random(3, 4).requires_grad_())
 
 
 def test_silu_by_hand() -> None:

@@ -64,6 +64,15 @@ def one_by_one(
     return scores
 
 
+def test_logits_are_capped() -> None:
+    """Of 4 tokens each next one has a logit of 4 * tanh(10 / 4), the others 0."""
+    model = successor(4, 10.0)
+    model.params = replace(model.params, logit_softcap=4.0)
+    scores = evaluate(model, np.array([0, 1, 2, 3]), 4, context_length=8)
+    expected = math.log(1 + 3 * math.exp(-4 * math.tanh(10 / 4)))
+    assert scores.loss == pytest.approx(expected, rel=1e-5)
+
+
 @settings(deadline=None, max_examples=100)
 @given(
     tokens=TEXTS,

@@ -34,11 +34,11 @@ def test_rows_of_groups_by_hand() -> None:
 def test_gains_of_queries_and_keys_move_with_their_rows() -> None:
     """Of heads of size 6: the pairs (0, 1), (2, 3), (4, 5) become (0, 3), (1, 4), (2, 5)."""
     model = make_model(17, num_heads=4, qk_norm=True)
-    for weight in (model.layers[1].attn.q_norm.weight, model.layers[0].attn.k_norm.weight):
-        torch.arange(6.0, out=weight.data)
+    for name in ("layers.1.attn.q_norm.weight", "layers.0.attn.k_norm.weight"):
+        model.get_parameter(name).data = torch.arange(6.0)
     state = llama_state_dict(model)
-    for name in ("layers.1.self_attn.q_norm", "layers.0.self_attn.k_norm"):
-        assert state[f"model.{name}.weight"].tolist() == [0, 2, 4, 1, 3, 5]
+    for name in ("layers.1.self_attn.q_norm.weight", "layers.0.self_attn.k_norm.weight"):
+        assert state[f"model.{name}"].tolist() == [0, 2, 4, 1, 3, 5]
 
 
 @pytest.mark.parametrize("num_kv_heads", [0, 1])

@@ -21,7 +21,7 @@ def sample(rng: Random, folder: Path) -> None:
     """Decode with the kernels and with the model itself; a row has the bits it has alone."""
     torch.set_num_threads(1)  # a pool that has threads would allocate in them, without guards
     heads, d_head = rng.choice((1, 1, 2, 3)), 16 * rng.choice((1, 1, 2, 3, 4, 5))
-    ffn = rng.choice(("swiglu", "silu"))  # the latter has 3/2 d_ff, which 16 must divide
+    ffn = rng.choice(("swiglu", "silu", "relu2"))  # without a gate 3/2 d_ff, which 16 must divide
     params = ModelParams(
         context_length=rng.choice((4, 5, 7, 16, 33, rng.randrange(4, 200))),
         d_model=heads * d_head,
@@ -29,13 +29,15 @@ def sample(rng: Random, folder: Path) -> None:
         num_heads=heads,
         num_kv_heads=rng.choice([n for n in range(heads + 1) if n == 0 or heads % n == 0]),
         attention_window=rng.choice((0, 0, 1, 2, 5, rng.randrange(1, 200))),
-        d_ff=(32 if ffn == "silu" else 16) * rng.randrange(1, 6),
+        d_ff=(16 if ffn == "swiglu" else 32) * rng.randrange(1, 6),
         rope_theta=rng.choice((2.0, 10_000.0)),
         norm_eps=rng.choice((1e-5, 0.1)),
         norm=rng.choice(("pre", "post", "none")),
+        qk_norm=rng.random() < 0.5,
         position=rng.choice(("rope", "none")),
         ffn=ffn,
         tie_embeddings=rng.random() < 0.3,
+        logit_softcap=rng.choice((0.0, 0.0, 2.0, 30.0)),
     )
     vocab_size = rng.choice((4, 5, 7, 50, rng.randrange(4, 300)))
     context = (params, vocab_size)

@@ -1,13 +1,18 @@
 """lmlib/model/attention.py: scaled dot-product attention and its multi-head, causal form."""
 
 import math
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lmlib.model import MultiHeadSelfAttention, RotaryEmbedding, scaled_dot_product_attention
+from lmlib.model import (
+    MultiHeadSelfAttention,
+    RMSNorm,
+    RotaryEmbedding,
+    scaled_dot_product_attention,
+)
 from lmlib.model.attention import AttentionKernel
 
 KERNELS = get_args(AttentionKernel)
@@ -22,12 +27,16 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def make(
-    kernel: AttentionKernel, rope: bool = True, num_heads: int = 2, **options: int
+    kernel: AttentionKernel, rope: bool = True, num_heads: int = 2, **options: Any
 ) -> MultiHeadSelfAttention:
     table = RotaryEmbedding(8 // num_heads, 16, theta=100.0) if rope else None
-    return MultiHeadSelfAttention(
+    layer = MultiHeadSelfAttention(
         8, num_heads, rope=table, kernel=kernel, generator=seeded(), **options
     )
+    for number, norm in enumerate((layer.q_norm, layer.k_norm)):
+        if isinstance(norm, RMSNorm):
+            nn.init.uniform_(norm.weight, 0.5, 1.5, generator=seeded(number))
+    return layer
 
 
 def test_attention_by_hand() -> None:
@@ -114,25 +123,36 @@ def written_out(
     return attended
 
 
-GROUPS_AND_WINDOWS = [(1, 100), (2, 100), (4, 3), (2, 3), (1, 1), (2, 5), (2, 6)]
+def normed(x: Tensor, norm: nn.Module, eps: float) -> Tensor:
+    root_mean_square = ((x * x).sum(-1, keepdim=True) / x.shape[-1] + eps) ** 0.5
+    return x / root_mean_square * norm.get_parameter("weight")
+
+
+GROUPS_AND_WINDOWS = [(4, 100), (1, 100), (2, 100), (4, 3), (2, 3), (1, 1), (2, 5), (2, 6)]
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("rope", [False, True])
+@pytest.mark.parametrize("qk_norm_eps", [None, 0.1])
 @pytest.mark.parametrize(("num_kv_heads", "window"), GROUPS_AND_WINDOWS)
-def test_groups_and_windows_written_out(
-    kernel: AttentionKernel, num_kv_heads: int, window: int
+def test_attention_written_out(
+    kernel: AttentionKernel, rope: bool, qk_norm_eps: float | None, num_kv_heads: int, window: int
 ) -> None:
-    """Four heads of queries, and a window that is open, one token, or all six."""
-    layer = make(kernel, num_heads=4, num_kv_heads=num_kv_heads, window=window)
+    """Four heads of queries of size 2, and a window that is open, one token, or all six."""
+    options = {"num_kv_heads": num_kv_heads, "window": window, "qk_norm_eps": qk_norm_eps}
+    layer = make(kernel, rope, num_heads=4, **options)
     x = random(6, 8)
     Q, K, V = (
-        (x @ projection.weight.T).view(6, -1, 2).transpose(0, 1)
+        (x @ projection.weight.T).double().view(6, -1, 2).transpose(0, 1)
         for projection in (layer.q_proj, layer.k_proj, layer.v_proj)
     )
-    assert layer.rope is not None
-    attended = written_out(layer.rope(Q, None), layer.rope(K, None), V, window)
+    if qk_norm_eps is not None:
+        Q, K = normed(Q, layer.q_norm, qk_norm_eps), normed(K, layer.k_norm, qk_norm_eps)
+    if layer.rope is not None:
+        Q, K = layer.rope(Q, None), layer.rope(K, None)
+    attended = written_out(Q, K, V, window).float()
     expected = attended.transpose(0, 1).reshape(6, 8) @ layer.output_proj.weight.T
-    torch.testing.assert_close(layer(x), expected)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -167,11 +187,21 @@ def test_a_window_of_the_whole_sequence_has_the_bits_of_none(kernel: AttentionKe
     assert not torch.allclose(make(kernel, window=5)(x), make(kernel)(x), atol=1e-3)
 
 
-@pytest.mark.parametrize("options", [{}, {"num_kv_heads": 1}, {"window": 3}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_kv_heads": 1},
+        {"window": 3},
+        {"qk_norm_eps": 0.1},
+        {"num_kv_heads": 1, "window": 3, "qk_norm_eps": 0.1},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("rope", [False, True])
 @pytest.mark.parametrize("shape", [(6, 8), (3, 6, 8), (2, 3, 6, 8), (1, 1, 8)])
 def test_kernels_agree_in_values_and_gradients(
-    shape: tuple[int, ...], rope: bool, options: dict[str, int]
+    shape: tuple[int, ...], rope: bool, options: dict[str, Any]
 ) -> None:
     results = []
     for kernel in KERNELS:

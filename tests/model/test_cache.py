@@ -27,6 +27,10 @@ VARIATIONS: list[dict[str, Any]] = [
     {"attention_window": 1, "num_kv_heads": 1},
     {"attention_window": 9, "attention": "plain"},
     {"attention_window": 4, "position": "none", "attention": "blocked"},
+    {"qk_norm": True},
+    {"qk_norm": True, "position": "none", "attention": "plain"},
+    {"ffn": "relu2", "logit_softcap": 0.5},
+    {"num_heads": 4, "num_kv_heads": 2, "attention_window": 3, "qk_norm": True},
 ]
 
 pytestmark = pytest.mark.usefixtures("_no_gradients")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lmlib.model import Embedding, Linear, RMSNorm, SiLUFeedForward, SwiGLU
+from lmlib.model import Embedding, Linear, ReLU2FeedForward, RMSNorm, SiLUFeedForward, SwiGLU
 
 LEADING = [(), (3,), (2, 3), (2, 1, 3)]
 
@@ -153,6 +153,22 @@ def test_swiglu_equals_torch(leading: tuple[int, ...]) -> None:
     torch.testing.assert_close(layer(x), nn.functional.linear(hidden, layer.w2.weight))
 
 
+def test_relu2_feed_forward_by_hand() -> None:
+    """d_ff = 2, so 3 hidden: w1 x = (2, -2, 1), squared (4, 0, 1), times 1, 10 and 100."""
+    layer = ReLU2FeedForward(1, 2)
+    set_weight(layer.w1, [[2.0], [-2.0], [1.0]])
+    set_weight(layer.w2, [[1.0, 10.0, 100.0]])
+    assert layer(torch.ones(1)).tolist() == [104.0]
+
+
+@pytest.mark.parametrize("leading", LEADING)
+def test_relu2_feed_forward_equals_torch(leading: tuple[int, ...]) -> None:
+    layer = ReLU2FeedForward(4, 6, generator=seeded())
+    x = torch.randn(*leading, 4, generator=seeded())
+    hidden = nn.functional.relu(nn.functional.linear(x, layer.w1.weight)) ** 2
+    torch.testing.assert_close(layer(x), nn.functional.linear(hidden, layer.w2.weight))
+
+
 @pytest.mark.parametrize("leading", LEADING)
 def test_silu_feed_forward_equals_torch(leading: tuple[int, ...]) -> None:
     layer = SiLUFeedForward(4, 6, generator=seeded())
@@ -161,7 +177,7 @@ def test_silu_feed_forward_equals_torch(leading: tuple[int, ...]) -> None:
     torch.testing.assert_close(layer(x), nn.functional.linear(hidden, layer.w2.weight))
 
 
-def test_silu_feed_forward_has_as_many_weights_as_swiglu() -> None:
+def test_all_feed_forward_networks_have_as_many_weights() -> None:
     """3 * 10 * 16 = 480 = 2 * 10 * 24."""
-    for layer in (SwiGLU(10, 16), SiLUFeedForward(10, 16)):
+    for layer in (SwiGLU(10, 16), SiLUFeedForward(10, 16), ReLU2FeedForward(10, 16)):
         assert sum(p.numel() for p in layer.parameters()) == 480

@@ -8,10 +8,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lmlib.functional import cross_entropy
+from lmlib.functional import cross_entropy, soft_cap
 from lmlib.model import ModelParams, NextTokenLoss, TransformerLM, linear_cross_entropy, loss
 
 TOKENS, D_MODEL, VOCAB = 37, 16, 50
+CAPS = [0.0, 3.0]  # the logits have a standard deviation of 4
 
 
 @pytest.fixture(params=[1, 7 * VOCAB, 1 << 20], ids=["a row", "parts", "all"])
@@ -31,11 +32,12 @@ def random_inputs(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.usefixtures("at_a_time")
-def test_value_and_gradients_are_those_of_cross_entropy() -> None:
+@pytest.mark.parametrize("softcap", CAPS)
+def test_value_and_gradients_are_those_of_cross_entropy(softcap: float) -> None:
     hidden, weight, targets = random_inputs(torch.float32)
-    expected = cross_entropy(hidden @ weight.T, targets)
+    expected = cross_entropy(soft_cap(hidden @ weight.T, softcap), targets)
     expected_gradients = torch.autograd.grad(3 * expected, (hidden, weight))
-    found = linear_cross_entropy(hidden, weight, targets)
+    found = linear_cross_entropy(hidden, weight, targets, softcap)
     gradients = torch.autograd.grad(3 * found, (hidden, weight))
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
     for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
@@ -43,13 +45,24 @@ def test_value_and_gradients_are_those_of_cross_entropy() -> None:
 
 
 @pytest.mark.usefixtures("at_a_time")
-def test_bfloat16_under_autocast() -> None:
+@pytest.mark.parametrize("softcap", CAPS)
+def test_gradients_in_float64_are_those_of_differences(softcap: float) -> None:
+    hidden, weight, targets = random_inputs(torch.float64)
+    assert linear_cross_entropy(hidden, weight, targets, softcap).dtype == torch.float64
+    torch.autograd.gradcheck(
+        lambda x, w: linear_cross_entropy(x, w, targets, softcap), (hidden, weight)
+    )
+
+
+@pytest.mark.usefixtures("at_a_time")
+@pytest.mark.parametrize("softcap", CAPS)
+def test_bfloat16_under_autocast(softcap: float) -> None:
     """Products in bfloat16 and sums in float32; gradients in the dtypes of their tensors."""
     hidden, weight, targets = random_inputs(torch.float32)
-    expected = cross_entropy(hidden @ weight.T, targets)
+    expected = cross_entropy(soft_cap(hidden @ weight.T, softcap), targets)
     expected_gradients = torch.autograd.grad(expected, (hidden, weight))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = linear_cross_entropy(hidden, weight, targets)
+        found = linear_cross_entropy(hidden, weight, targets, softcap)
     gradients = torch.autograd.grad(found, (hidden, weight))
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=2e-3, atol=0)
@@ -88,9 +101,12 @@ def test_the_logits_are_never_whole_in_memory(monkeypatch: pytest.MonkeyPatch) -
     assert largest.elements < TOKENS * VOCAB
 
 
+@pytest.mark.parametrize("softcap", [0.0, 0.5])
 @pytest.mark.parametrize("tie_embeddings", [False, True])
-def test_next_token_loss_trains_the_model_as_its_logits_would(tie_embeddings: bool) -> None:
-    params = ModelParams(8, 16, 1, 2, 32, tie_embeddings=tie_embeddings)
+def test_next_token_loss_trains_the_model_as_its_logits_would(
+    tie_embeddings: bool, softcap: float
+) -> None:
+    params = ModelParams(8, 16, 1, 2, 32, tie_embeddings=tie_embeddings, logit_softcap=softcap)
     model = TransformerLM(params, VOCAB, seed=1)
     ids = torch.randint(0, VOCAB, (3, 9), generator=torch.Generator().manual_seed(0))
     inputs, targets = ids[:, :-1], ids[:, 1:]
@@ -102,9 +118,11 @@ def test_next_token_loss_trains_the_model_as_its_logits_would(tie_embeddings: bo
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-7)
 
 
-def test_without_gradients_only_the_value_is_made() -> None:
+@pytest.mark.parametrize("softcap", CAPS)
+def test_without_gradients_only_the_value_is_made(softcap: float) -> None:
     hidden, weight, targets = random_inputs(torch.float32)
     with torch.no_grad():
-        found = linear_cross_entropy(hidden, weight, targets)
+        found = linear_cross_entropy(hidden, weight, targets, softcap)
+        expected = cross_entropy(soft_cap(hidden @ weight.T, softcap), targets)
     assert not found.requires_grad
-    torch.testing.assert_close(found, cross_entropy(hidden @ weight.T, targets).detach())
+    torch.testing.assert_close(found, expected)

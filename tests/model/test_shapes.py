@@ -8,15 +8,16 @@ import pytest
 from lmlib.checkpoint import plain_state_dict
 from lmlib.model import ModelParams, TransformerLM, count_weights, model_bytes, weight_shapes
 
-OPTIONS = list(product(["pre", "post", "none"], ["swiglu", "silu"], [False, True]))
+OPTIONS = list(
+    product(["pre", "post", "none"], ["swiglu", "silu", "relu2"], [False, True], [False, True])
+)
 
 
-@pytest.mark.parametrize(("norm", "ffn", "tie"), OPTIONS)
-def test_weights_are_those_of_the_model(norm: Any, ffn: Any, tie: bool) -> None:
+@pytest.mark.parametrize(("norm", "ffn", "qk_norm", "tie"), OPTIONS)
+def test_weights_are_those_of_the_model(norm: Any, ffn: Any, qk_norm: bool, tie: bool) -> None:
+    options: dict[str, Any] = {"norm": norm, "ffn": ffn, "qk_norm": qk_norm, "tie_embeddings": tie}
     for num_kv_heads in (0, 1, 2, 4):
-        check_weights(
-            ModelParams(8, 16, 3, 4, 7, num_kv_heads, norm=norm, ffn=ffn, tie_embeddings=tie)
-        )
+        check_weights(ModelParams(8, 16, 3, 4, 7, num_kv_heads, **options))
 
 
 def check_weights(params: ModelParams) -> None:

@@ -7,9 +7,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
-from lmlib.functional import cross_entropy
+from lmlib.functional import cross_entropy, soft_cap
 from lmlib.model import ModelParams, TransformerBlock, TransformerLM
 
 VOCAB_SIZE = 50
@@ -18,10 +27,15 @@ VARIATIONS = [
     for norm, position, ffn, tie in itertools.product(
         ("pre", "post", "none"), ("rope", "none"), ("swiglu", "silu"), (False, True)
     )
+] + [
+    {"qk_norm": True},
+    {"ffn": "relu2"},
+    {"logit_softcap": 2.0},
+    {"qk_norm": True, "ffn": "relu2", "logit_softcap": 2.0, "norm": "none", "position": "none"},
+    {"num_heads": 4, "num_kv_heads": 2, "attention_window": 3},
+    {"num_kv_heads": 1, "attention_window": 3, "qk_norm": True, "ffn": "relu2"},
 ]
-each_variation = pytest.mark.parametrize(
-    "changes", VARIATIONS, ids=lambda changes: "-".join(map(str, changes.values()))
-)
+each_variation = pytest.mark.parametrize("changes", VARIATIONS, ids=str)
 
 
 def params(**changes: Any) -> ModelParams:
@@ -56,13 +70,14 @@ def interleaved(weight: Tensor, num_heads: int) -> Tensor:
     return weight.unflatten(0, (num_heads, 2, -1)).transpose(1, 2).flatten(0, 2)
 
 
+@pytest.mark.parametrize("qk_norm", [False, True])
 @pytest.mark.parametrize("tie", [False, True])
 @pytest.mark.parametrize("rope_theta", [10_000.0, 500.0])
 @pytest.mark.parametrize(("num_kv_heads", "window"), [(0, 0), (1, 0), (2, 4), (1, 1), (1, 5)])
 def test_logits_equal_those_of_hugging_face(
-    num_kv_heads: int, window: int, rope_theta: float, tie: bool
+    num_kv_heads: int, window: int, rope_theta: float, tie: bool, qk_norm: bool
 ) -> None:
-    """Llama's, and with a window Mistral's, whose `sliding_window` counts the query's own key.
+    """Llama's; with a window Mistral's, which counts the query's own key; with norms Qwen3's.
 
     The same weights, with gains other than 1, and an eps large enough to matter.
     """
@@ -73,20 +88,26 @@ def test_logits_equal_those_of_hugging_face(
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": num_kv_heads or 4,
+        "head_dim": 4,
         "max_position_embeddings": 12,
         "rms_norm_eps": 1e-3,
         "rope_parameters": {"rope_type": "default", "rope_theta": rope_theta},
         "tie_word_embeddings": tie,
         "initializer_range": 0.3,
     }
+    if window:
+        sizes["sliding_window"] = window
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        if window:
-            llama = MistralForCausalLM(MistralConfig(**sizes, sliding_window=window)).eval()
+        if qk_norm:
+            in_every_layer = {"use_sliding_window": window > 0, "max_window_layers": 0}
+            reference = Qwen3ForCausalLM(Qwen3Config(**sizes, **in_every_layer)).eval()
+        elif window:
+            reference = MistralForCausalLM(MistralConfig(**sizes)).eval()
         else:
-            llama = LlamaForCausalLM(LlamaConfig(**sizes)).eval()
-    randomise_gains(llama)
-    theirs = llama.state_dict()
+            reference = LlamaForCausalLM(LlamaConfig(**sizes)).eval()
+    randomise_gains(reference)
+    theirs = reference.state_dict()
     ours = {
         "token_embeddings.weight": theirs["model.embed_tokens.weight"],
         "ln_final.weight": theirs["model.norm.weight"],
@@ -103,10 +124,14 @@ def test_logits_equal_those_of_hugging_face(
         "ffn.w2": "mlp.down_proj",
         "ffn.w3": "mlp.up_proj",
     }
+    if qk_norm:
+        names |= {"attn.q_norm": "self_attn.q_norm", "attn.k_norm": "self_attn.k_norm"}
     for layer, (name, their_name) in itertools.product(range(2), names.items()):
         weight = theirs[f"model.layers.{layer}.{their_name}.weight"]
         if name in ("attn.q_proj", "attn.k_proj"):
             weight = interleaved(weight, num_heads=len(weight) // 4)
+        if name in ("attn.q_norm", "attn.k_norm"):
+            weight = interleaved(weight, num_heads=1)
         ours[f"layers.{layer}.{name}.weight"] = weight
     lm = model(
         rope_theta=rope_theta,
@@ -115,13 +140,48 @@ def test_logits_equal_those_of_hugging_face(
         num_heads=4,
         num_kv_heads=num_kv_heads,
         attention_window=window,
+        qk_norm=qk_norm,
     )
     lm.load_state_dict(ours)
     token_ids = random_ids(3, 12)
     with torch.no_grad():
-        expected = llama(token_ids).logits
+        expected = reference(token_ids).logits
         torch.testing.assert_close(lm(token_ids), expected, rtol=1e-5, atol=1e-5)
     assert expected.std() > 0.5  # logits near 0 would agree for any model
+
+
+def test_soft_cap_equals_that_of_hugging_face_gemma2() -> None:
+    """From the hidden states of a Gemma2, whose blocks are not ours."""
+    config = Gemma2Config(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        final_logit_softcapping=3.0,
+        initializer_range=0.5,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        gemma = Gemma2ForCausalLM(config).eval()
+    lm = model(logit_softcap=3.0)
+    with torch.no_grad():
+        lm.lm_head.weight.copy_(gemma.get_parameter("lm_head.weight"))
+        expected = gemma(random_ids(2, 9)).logits
+        hidden = gemma.model(random_ids(2, 9)).last_hidden_state
+        torch.testing.assert_close(lm.logits(hidden), expected)
+    assert 2 < expected.abs().max() <= 3
+
+
+def test_soft_cap_of_the_logits() -> None:
+    """The same weights with a cap and without; the cap is low enough to bend the logits."""
+    token_ids = random_ids(2, 9)
+    with torch.no_grad():
+        without, capped = model()(token_ids), model(logit_softcap=0.5)(token_ids)
+    torch.testing.assert_close(capped, soft_cap(without, 0.5))
+    assert without.abs().max() > 0.5 > capped.abs().max()
 
 
 @each_variation
@@ -139,11 +199,18 @@ def test_no_token_sees_a_later_one(attention: str, changes: dict[str, Any]) -> N
 
 @each_variation
 def test_number_of_parameters(changes: dict[str, Any]) -> None:
-    """4 d_model**2 of attention and 3 d_model d_ff of feed-forward, with or without a gate."""
+    """4 d_model**2 of attention and 3 d_model d_ff of feed-forward, with or without a gate.
+
+    A group that shares a head of keys and values saves the others' rows of W_k and W_v.
+    """
     lm = model(**changes)
-    norms = {"pre": 2 * 2 + 1, "post": 2 * 2, "none": 0}[changes["norm"]]
-    matrices = 1 if changes["tie_embeddings"] else 2
+    norms = {"pre": 2 * 2 + 1, "post": 2 * 2, "none": 0}[lm.params.norm]
+    matrices = 1 if lm.params.tie_embeddings else 2
     expected = matrices * VOCAB_SIZE * 16 + 2 * (4 * 16 * 16 + 3 * 16 * 24) + norms * 16
+    if lm.params.num_kv_heads:  # half of the heads
+        expected -= 2 * 2 * 8 * 16
+    if lm.params.qk_norm:  # in each layer two gains of the size of a head
+        expected += 2 * 2 * 8
     assert lm.num_parameters() == expected
 
 
@@ -177,7 +244,7 @@ def test_gradient_reaches_every_parameter(changes: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("tie", [False, True])
-@pytest.mark.parametrize("ffn", ["swiglu", "silu"])
+@pytest.mark.parametrize("ffn", ["swiglu", "silu", "relu2"])
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_first_loss_is_near_that_of_guessing(norm: str, ffn: str, tie: bool) -> None:
     """ln(vocab), and half the variance of the logits, 2 * 64 / (500 + 64), more.
@@ -208,6 +275,16 @@ def test_state_dict_keys() -> None:
         expected |= {f"{layer}ln1.weight", f"{layer}ln2.weight"}
     assert set(model().state_dict()) == expected
     assert set(model(tie_embeddings=True).state_dict()) == expected
+    gains = {f"layers.{i}.attn.{name}_norm.weight" for i in range(2) for name in "qk"}
+    assert set(model(qk_norm=True).state_dict()) == expected | gains
+
+
+def test_variations_start_from_the_same_random_numbers() -> None:
+    """Norms of queries and keys, a soft cap and a window draw none: nothing else changes."""
+    expected = model().state_dict()
+    state = model(qk_norm=True, logit_softcap=30.0, attention_window=3).state_dict()
+    for name, weight in expected.items():
+        assert weight.equal(state[name]), name
 
 
 def test_weights_are_out_by_in() -> None:
@@ -330,6 +407,7 @@ def test_tied_embeddings_stay_tied_after_loading() -> None:
         ({"d_model": 0}, "d_model is 0; it must be from 1 to 10"),
         ({"rope_theta": 0.0}, "rope_theta is 0.0; it must be from 1e-30 to 1e30"),
         ({"norm_eps": math.nan}, "norm_eps is nan; it must be from 1e-30 to 1e30"),
+        ({"logit_softcap": -1.0}, r"logit_softcap is -1.0; it must be 0, or from .* \(0: no cap\)"),
     ],
 )
 def test_contradictory_params(changes: dict[str, Any], message: str) -> None:

@@ -41,7 +41,16 @@ def test_flops_of_groups_and_windows(changes: dict[str, Any], matrices: int, pai
     assert flops_per_token(model) == 6 * matrices + 12 * 2 * 4 * pairs // 8
 
 
-@pytest.mark.parametrize("changes", [{}, {"num_kv_heads": 1}, {"attention_window": 2}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"num_kv_heads": 1},
+        {"attention_window": 2},
+        {"qk_norm": True, "ffn": "relu2", "logit_softcap": 9.0},
+    ],
+    ids=str,
+)
 def test_flops_agree_with_pytorchs_count(changes: dict[str, Any]) -> None:
     """For a step with plain attention, which computes the masked pairs, too."""
     from torch.utils.flop_counter import FlopCounterMode

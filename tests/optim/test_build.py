@@ -74,6 +74,20 @@ def test_muon_takes_the_matrices_of_the_blocks(tie: bool) -> None:
 
 
 @pytest.mark.parametrize("params", [ADAMW, MUON])
+def test_gains_of_queries_and_keys_are_not_decayed(params: OptimParams) -> None:
+    """With Muon too they stay with AdamW, as all vectors; the matrices are what they were."""
+    plain, normed = (
+        groups_of(language_model(qk_norm=qk_norm), params) for qk_norm in (False, True)
+    )
+    new = {f"layers.{i}.attn.{name}_norm.weight" for i in range(2) for name in "qk"}
+    for (before, names_before), (after, names_after) in zip(plain, normed, strict=True):
+        is_gains = "ln_final.weight" in names_before
+        assert names_after == (names_before | new if is_gains else names_before)
+        assert after["weight_decay"] == before["weight_decay"] == (0.0 if is_gains else 0.1)
+        assert after["lr_scale"] == before["lr_scale"]
+
+
+@pytest.mark.parametrize("params", [ADAMW, MUON])
 def test_a_model_without_gains(params: OptimParams) -> None:
     """An empty group would be an error of the optimizer."""
     assert all(names for _, names in groups_of(language_model(norm="none"), params))
