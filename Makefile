@@ -161,7 +161,7 @@ STUDIES := sweep-lr sweep-batch ablations scaling
 .PHONY: $(STUDIES)
 sweep-lr: ## Study: learning rates
 sweep-batch: ## Study: batch sizes, at an equal number of tokens
-ablations: ## Study: norm, position embedding, feed-forward, attention
+ablations: ## Study: norms, position, feed-forward, attention, soft cap
 scaling: ## Study: three sizes at equal compute
 $(STUDIES): $(READY)
 	@python -m stages.study $@ --jobs $(or $(JOBS),2) $(ARGS)
