@@ -66,29 +66,37 @@ def test_processes_share_the_memory_of_a_machine(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
-@pytest.mark.parametrize("num_kv_heads", [0, 1])
-def test_the_estimate_is_below_the_need_and_not_far(num_kv_heads: int) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"num_kv_heads": 1},
+        {"qk_norm": True, "ffn": "relu2"},
+        {"qk_norm": True, "num_kv_heads": 1, "attention_window": 16},
+    ],
+    ids=str,
+)
+def test_the_estimate_is_below_the_need_and_not_far(changes: dict[str, Any]) -> None:
     """Measured in a process of its own: a step may need more, never less."""
-    code = """
+    code = f"""
 import re
-import sys
 import torch
 def peak():
     # not ru_maxrss, which a process takes over from the one that started it
     return 1024 * int(re.search("VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 from lmlib.model import ModelParams, NextTokenLoss, TransformerLM
-model = TransformerLM(ModelParams(128, 64, 4, 2, 176, int(sys.argv[1])), 300)
+model = TransformerLM(ModelParams(128, 64, 4, 2, 176, **{changes}), 300)
 loss, ids = NextTokenLoss(model), torch.zeros(128, 129, dtype=torch.int64)
 loss(ids[:1, :-1], ids[:1, 1:]).backward()
 before = peak()
 loss(ids[:, :-1], ids[:, 1:]).backward()
 print(peak() - before)
 """
-    command = [sys.executable, "-c", code, str(num_kv_heads)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     settings = settings_of(replace(TRAIN, batch_size=128, dtype="float32"))
     sizes = {"context_length": 128, "d_model": 64, "num_layers": 4, "num_heads": 2, "d_ff": 176}
-    sizes["num_kv_heads"] = num_kv_heads
-    settings = replace(settings, model=replace(settings.model, **sizes))
+    settings = replace(settings, model=replace(settings.model, **sizes, **changes))
     estimate = training_bytes(settings, 300, 1, CPU)["activations"]
     assert estimate < int(done.stdout) < 4 * estimate
