@@ -67,7 +67,6 @@ def write_gguf(path: Path, model: TransformerLM, tokenizer: Tokenizer, name: str
 
 def _write(writer: GGUFWriter, model: TransformerLM, tokenizer: Tokenizer, name: str) -> None:
     params, kind = model.params, architecture(model.params)
-    d_head = params.d_model // params.num_heads
     writer.add_type("model")
     writer.add_name(name)
     writer.add_file_type(LlamaFileType.ALL_F32)
@@ -79,9 +78,9 @@ def _write(writer: GGUFWriter, model: TransformerLM, tokenizer: Tokenizer, name:
     writer.add_head_count(params.num_heads)
     writer.add_head_count_kv(params.kv_heads)
     if kind is QWEN3:
-        writer.add_key_length(d_head)
-        writer.add_value_length(d_head)
-    writer.add_rope_dimension_count(d_head)
+        writer.add_key_length(params.d_head)
+        writer.add_value_length(params.d_head)
+    writer.add_rope_dimension_count(params.d_head)
     writer.add_rope_freq_base(params.rope_theta)
     writer.add_layer_norm_rms_eps(params.norm_eps)
     _add_tokenizer(writer, tokenizer)

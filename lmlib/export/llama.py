@@ -174,7 +174,7 @@ def llama_config(params: ModelParams, vocab_size: int, end_id: int | None = None
         "num_hidden_layers": params.num_layers,
         "num_attention_heads": params.num_heads,
         "num_key_value_heads": params.kv_heads,
-        "head_dim": params.d_model // params.num_heads,
+        "head_dim": params.d_head,
         "hidden_act": "silu",
         "max_position_embeddings": params.context_length,
         "rope_theta": params.rope_theta,
@@ -199,13 +199,12 @@ def llama_state_dict(model: TransformerLM) -> dict[str, Tensor]:
     Raises ValueError, naming the parameter, for a model that cannot be expressed.
     """
     _refuse_unless_llama(model.params)
-    d_head = model.params.d_model // model.params.num_heads
     state = plain_state_dict(model)
     weights = {}
     for ours, theirs in llama_names(model.params).items():
         weight = state[ours].detach().cpu().float()
         if theirs.endswith(_ROTATED):
-            weight = to_halves(weight, d_head)
+            weight = to_halves(weight, model.params.d_head)
         weights[theirs] = weight.contiguous()
     return weights
 
@@ -319,7 +318,7 @@ def from_llama(weights: Mapping[str, Tensor], params: ModelParams) -> dict[str, 
 
     Raises ValueError if names are missing or unknown.
     """
-    names, d_head = llama_names(params), params.d_model // params.num_heads
+    names = llama_names(params)
     needed, found = set(names.values()), set(weights)
     if params.tie_embeddings:
         found.discard("lm_head.weight")  # some writers store the tied matrix twice
@@ -329,7 +328,7 @@ def from_llama(weights: Mapping[str, Tensor], params: ModelParams) -> dict[str, 
             f"unknown: {', '.join(sorted(found - needed)) or 'none'}"
         )
     state = {
-        ours: to_neighbours(weights[theirs], d_head)
+        ours: to_neighbours(weights[theirs], params.d_head)
         if theirs.endswith(_ROTATED)
         else weights[theirs]
         for ours, theirs in names.items()

@@ -36,8 +36,7 @@ def _layer_shapes(params: ModelParams) -> dict[str, Shape]:
         shapes["ffn.w1"] = (d_ff, d_model)
     shapes["ffn.w2"] = (d_model, d_ff)
     if params.qk_norm:
-        d_head = d_model // params.num_heads
-        shapes |= {"attn.q_norm": (d_head,), "attn.k_norm": (d_head,)}
+        shapes |= {"attn.q_norm": (params.d_head,), "attn.k_norm": (params.d_head,)}
     if params.norm != "none":
         shapes |= {"ln1": (d_model,), "ln2": (d_model,)}
     return shapes
@@ -53,6 +52,5 @@ def count_weights(params: ModelParams, vocab_size: int) -> int:
 
 def model_bytes(params: ModelParams, vocab_size: int) -> int:
     """Return the memory of the weights and of RoPE's tables, in float32."""
-    d_head = params.d_model // params.num_heads
-    tables = params.context_length * d_head if params.position == "rope" else 0
+    tables = params.context_length * params.d_head if params.position == "rope" else 0
     return 4 * (count_weights(params, vocab_size) + tables)

@@ -61,12 +61,16 @@ class ModelParams:
                 f"{self.num_heads}; each head of keys and values serves equally many query heads "
                 "(0: as many as num_heads)"
             )
-        if self.position == "rope" and (self.d_model // self.num_heads) % 2:
+        if self.position == "rope" and self.d_head % 2:
             raise ValueError(
                 f"d_model {self.d_model} / num_heads {self.num_heads} gives heads of size "
-                f"{self.d_model // self.num_heads}; RoPE rotates pairs and needs an even size "
-                "(or position: none)"
+                f"{self.d_head}; RoPE rotates pairs and needs an even size (or position: none)"
             )
+
+    @property
+    def d_head(self) -> int:
+        """The size of a head: of its queries, keys and values."""
+        return self.d_model // self.num_heads
 
     @property
     def kv_heads(self) -> int:
@@ -76,7 +80,7 @@ class ModelParams:
     @property
     def d_kv(self) -> int:
         """The size of a token's keys, and of its values, in a layer."""
-        return self.kv_heads * (self.d_model // self.num_heads)
+        return self.kv_heads * self.d_head
 
 
 class TransformerBlock(nn.Module):
@@ -149,9 +153,7 @@ class TransformerLM(nn.Module):
         self.token_embeddings = Embedding(vocab_size, params.d_model, std=std, generator=generator)
         rope = None
         if params.position == "rope":
-            rope = RotaryEmbedding(
-                params.d_model // params.num_heads, params.context_length, params.rope_theta
-            )
+            rope = RotaryEmbedding(params.d_head, params.context_length, params.rope_theta)
         self.layers = nn.ModuleList(
             TransformerBlock(params, rope, generator) for _ in range(params.num_layers)
         )
@@ -200,8 +202,7 @@ class TransformerLM(nn.Module):
     def empty_cache(self, batch: int) -> KVCache:
         """Return a cache for `batch` rows of up to context_length tokens, on the model's device."""
         params, weight = self.params, self.token_embeddings.weight
-        d_head = params.d_model // params.num_heads
-        shape = (params.num_layers, 2, batch, params.kv_heads, params.context_length, d_head)
+        shape = (params.num_layers, 2, batch, params.kv_heads, params.context_length, params.d_head)
         # zeros: a masked value is multiplied by 0, and 0 * NaN would be NaN
         return KVCache(weight.new_zeros(shape), [0] * batch, params.attention_window)
 

@@ -51,7 +51,7 @@ class CpuDecoder:
             "num_kv_heads": params.kv_heads,
             "window": params.attention_window,
             "context_length": params.context_length,
-            "d_head": params.d_model // params.num_heads,
+            "d_head": params.d_head,
             "d_ff": len(ffn.w1.weight),
             "q": self._address(attn.q_proj.weight),
             "k": self._address(attn.k_proj.weight),
@@ -159,7 +159,7 @@ def fits(model: TransformerLM) -> bool:
     """Return whether the kernels support the model's device, dtype and sizes."""
     params = model.params
     ffn: Any = model.layers[0].ffn
-    summed = (params.d_model, params.d_model // params.num_heads, len(ffn.w1.weight))
+    summed = (params.d_model, params.d_head, len(ffn.w1.weight))
     return (
         type(model) is TransformerLM
         and all(
