@@ -21,7 +21,7 @@ import torch
 from lmlib.digests import write_digests
 from lmlib.export import (
     gguf_obstacle,
-    llama_obstacle,
+    hf_obstacle,
     model_card,
     no_model_card,
     save_pretrained,
@@ -51,7 +51,7 @@ def main() -> None:
 
 def _export(model: TransformerLM, tokenizer: Tokenizer) -> None:
     shutil.rmtree(EXPORTED, ignore_errors=True)
-    if obstacle := llama_obstacle(model.params):
+    if obstacle := hf_obstacle(model.params):
         logger.warning("not exported: %s", obstacle)
         write_atomically(EXPORTED / "README.md", no_model_card(NAME, obstacle).encode("utf-8"))
         return

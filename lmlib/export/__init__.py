@@ -2,15 +2,15 @@
 
 from lmlib.export.card import model_card, no_model_card
 from lmlib.export.gguf import gguf_obstacle, write_gguf
-from lmlib.export.llama import llama_config, llama_obstacle, llama_state_dict
+from lmlib.export.hf import hf_config, hf_obstacle, hf_state_dict
 from lmlib.export.pretrained import load_pretrained, save_pretrained
 from lmlib.export.tiktoken import tiktoken_bpe
 
 __all__ = [
     "gguf_obstacle",
-    "llama_config",
-    "llama_obstacle",
-    "llama_state_dict",
+    "hf_config",
+    "hf_obstacle",
+    "hf_state_dict",
     "load_pretrained",
     "model_card",
     "no_model_card",

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from lmlib.export.llama import architecture
+from lmlib.export.hf import architecture
 from lmlib.export.tiktoken import tiktoken_bpe
 from lmlib.model import TransformerLM
 from lmlib.separator import SEPARATOR

@@ -5,13 +5,7 @@ from pathlib import Path
 from gguf import MODEL_ARCH, GGUFWriter, LlamaFileType, TokenType, get_tensor_name_map
 
 from lmlib.checkpoint import plain_state_dict
-from lmlib.export.llama import (
-    QWEN3,
-    architecture,
-    llama_names,
-    llama_obstacle,
-    llama_state_dict,
-)
+from lmlib.export.hf import QWEN3, architecture, hf_names, hf_obstacle, hf_state_dict
 from lmlib.files import replacing
 from lmlib.model import TransformerLM
 from lmlib.separator import SEPARATOR
@@ -25,7 +19,7 @@ PRE_TOKENIZERS = {"gpt2": "gpt-2", "cl100k": "dbrx", "o200k": "gpt-4o"}
 
 def gguf_obstacle(model: TransformerLM, tokenizer: Tokenizer) -> str | None:
     """Return, in a sentence, why a GGUF cannot hold the two, or None."""
-    if obstacle := llama_obstacle(model.params):
+    if obstacle := hf_obstacle(model.params):
         return obstacle
     if 0 < model.params.attention_window < model.params.context_length:
         return (
@@ -84,9 +78,9 @@ def _write(writer: GGUFWriter, model: TransformerLM, tokenizer: Tokenizer, name:
     writer.add_rope_freq_base(params.rope_theta)
     writer.add_layer_norm_rms_eps(params.norm_eps)
     _add_tokenizer(writer, tokenizer)
-    state, moved = plain_state_dict(model), llama_state_dict(model)
+    state, moved = plain_state_dict(model), hf_state_dict(model)
     gguf_names = get_tensor_name_map(MODEL_ARCH[kind.gguf.upper()], params.num_layers)
-    for ours, theirs in llama_names(params).items():
+    for ours, theirs in hf_names(params).items():
         gguf_name = gguf_names.get_name(theirs, try_suffixes=(".weight",))
         assert gguf_name is not None
         weight = moved[theirs] if kind is QWEN3 else state[ours]

@@ -8,13 +8,7 @@ from safetensors.torch import save
 
 from lmlib.checkpoint import build_model, read_weights
 from lmlib.digests import check_digests
-from lmlib.export.llama import (
-    from_llama,
-    llama_config,
-    llama_params,
-    llama_shapes,
-    llama_state_dict,
-)
+from lmlib.export.hf import from_hf, hf_config, hf_params, hf_shapes, hf_state_dict
 from lmlib.export.tokenizer_json import parse_tokenizer_json
 from lmlib.files import read_json, write_atomically, write_json
 from lmlib.model import TransformerLM
@@ -28,7 +22,7 @@ _ADVICE = "no such file; name a folder with config.json, tokenizer.json and mode
 def save_pretrained(folder: Path, model: TransformerLM, tokenizer: Tokenizer) -> None:
     """Write config.json, model.safetensors, and the files of the tokenizer and of generation.
 
-    Raises ValueError, naming the parameter, for a model that Llama cannot express, and if model
+    Raises ValueError, naming the parameter, for a model that cannot be expressed, and if model
     and tokenizer differ in vocabulary size.
     """
     if model.vocab_size != tokenizer.vocab_size:
@@ -37,9 +31,9 @@ def save_pretrained(folder: Path, model: TransformerLM, tokenizer: Tokenizer) ->
             "export the two that were trained together"
         )
     end_id = separator_id(tokenizer.special_ids)
-    config = llama_config(model.params, model.vocab_size, end_id)
+    config = hf_config(model.params, model.vocab_size, end_id)
     # transformers 4 rejects a file that does not name its framework
-    weights = save(llama_state_dict(model), metadata={"format": "pt"})
+    weights = save(hf_state_dict(model), metadata={"format": "pt"})
     write_json(folder / "config.json", config)
     write_atomically(folder / "model.safetensors", weights)
     write_json(
@@ -84,7 +78,7 @@ def load_pretrained(folder: Path) -> tuple[TransformerLM, Tokenizer]:
     config_path, tokenizer_path = _member(folder, "config.json"), _member(folder, "tokenizer.json")
     weight_paths = _weight_files(folder)
     check_digests(folder, config_path.name, tokenizer_path.name, *(p.name for p in weight_paths))
-    params, vocab_size = llama_params(read_json(config_path, missing=_ADVICE), str(config_path))
+    params, vocab_size = hf_params(read_json(config_path, missing=_ADVICE), str(config_path))
     tokenizer = parse_tokenizer_json(
         read_json(tokenizer_path, missing=_ADVICE), str(tokenizer_path)
     )
@@ -99,8 +93,8 @@ def load_pretrained(folder: Path) -> tuple[TransformerLM, Tokenizer]:
         is_tied = params.tie_embeddings and name == "lm_head.weight"
         return is_tied or name.endswith("rotary_emb.inv_freq")
 
-    weights = read_weights(weight_paths, llama_shapes(params, vocab_size), config_path, ignores)
-    return build_model(params, vocab_size, from_llama(weights, params), config_path), tokenizer
+    weights = read_weights(weight_paths, hf_shapes(params, vocab_size), config_path, ignores)
+    return build_model(params, vocab_size, from_hf(weights, params), config_path), tokenizer
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lmlib.evaluation import Evaluation, EvaluationParams, evaluate, position_curve, scoring
-from lmlib.export import llama_config, llama_state_dict
+from lmlib.export import hf_config, hf_state_dict
 from lmlib.model import ModelParams, TransformerLM
 from lmlib.runtime import Runtime
 from tests.tiny_models import bigram, shapes_seen_by, successor
@@ -129,8 +129,8 @@ def test_the_strided_perplexity_of_transformers() -> None:
     shorter.
     """
     tokens = np.random.default_rng(2).integers(VOCAB_SIZE, size=8 + 5 * 3)
-    llama = LlamaForCausalLM(LlamaConfig(**llama_config(MODEL.params, VOCAB_SIZE))).eval()
-    llama.load_state_dict(llama_state_dict(MODEL))
+    llama = LlamaForCausalLM(LlamaConfig(**hf_config(MODEL.params, VOCAB_SIZE))).eval()
+    llama.load_state_dict(hf_state_dict(MODEL))
     nats, scored = 0.0, 1
     for begin in range(0, len(tokens) - 7, 3):
         ids = torch.from_numpy(tokens[begin : begin + 8]).unsqueeze(0)

@@ -26,7 +26,7 @@ from lmlib.checkpoint import load_model, save_model
 from lmlib.corpus.documents import read_pieces
 from lmlib.corpus.params import CorpusParams
 from lmlib.data import TokenDataset
-from lmlib.export.llama import llama_state_dict
+from lmlib.export.hf import hf_state_dict
 from lmlib.export.pretrained import load_pretrained, save_pretrained
 from lmlib.files import write_json
 from lmlib.model import ModelParams, TransformerLM
@@ -80,7 +80,7 @@ def model() -> TransformerLM:
 
 def write_sharded(folder: Path) -> None:
     save_pretrained(folder, model(), tokenizer())
-    names = {name: "model.safetensors" for name in llama_state_dict(model())}
+    names = {name: "model.safetensors" for name in hf_state_dict(model())}
     write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": names})
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import MistralConfig, Qwen3Config
 
-from lmlib.export import llama_config, llama_obstacle, llama_state_dict
-from lmlib.export.llama import QWEN3, from_llama, llama_params, to_halves, to_neighbours
+from lmlib.export import hf_config, hf_obstacle, hf_state_dict
+from lmlib.export.hf import QWEN3, from_hf, hf_params, to_halves, to_neighbours
 from lmlib.model import ModelParams, TransformerLM
 from tests.export.conftest import make_model
 
@@ -24,7 +24,7 @@ def test_rows_by_hand() -> None:
 def test_rows_of_groups_by_hand() -> None:
     """Of one head of keys of size 8, the rows 0 to 7; of two of queries, each on its own."""
     model = make_model(5, d_model=16, num_heads=2, num_kv_heads=1)
-    theirs, ours = llama_state_dict(model), model.state_dict()
+    theirs, ours = hf_state_dict(model), model.state_dict()
     order = [0, 2, 4, 6, 1, 3, 5, 7]
     for name, rows in (("k", order), ("q", order + [8 + row for row in order])):
         found = theirs[f"model.layers.0.self_attn.{name}_proj.weight"]
@@ -36,7 +36,7 @@ def test_gains_of_queries_and_keys_move_with_their_rows() -> None:
     model = make_model(17, num_heads=4, qk_norm=True)
     for name in ("layers.1.attn.q_norm.weight", "layers.0.attn.k_norm.weight"):
         model.get_parameter(name).data = torch.arange(6.0)
-    state = llama_state_dict(model)
+    state = hf_state_dict(model)
     for name in ("layers.1.self_attn.q_norm.weight", "layers.0.self_attn.k_norm.weight"):
         assert state[f"model.{name}"].tolist() == [0, 2, 4, 1, 3, 5]
 
@@ -46,14 +46,14 @@ def test_gains_of_queries_and_keys_move_with_their_rows() -> None:
 @pytest.mark.parametrize("tie", [True, False])
 def test_state_dict_and_back(tie: bool, qk_norm: bool, num_kv_heads: int) -> None:
     model = make_model(17, tie=tie, num_heads=3, num_kv_heads=num_kv_heads, qk_norm=qk_norm)
-    state = llama_state_dict(model)
+    state = hf_state_dict(model)
     assert ("lm_head.weight" in state) is not tie
-    back = from_llama(state, model.params)
+    back = from_hf(state, model.params)
     assert back.keys() == model.state_dict().keys()
     for name, weight in model.state_dict().items():
         assert back[name].equal(weight)
     # some writers store the tied matrix under both names
-    from_llama(state | {"lm_head.weight": state["model.embed_tokens.weight"]}, model.params)
+    from_hf(state | {"lm_head.weight": state["model.embed_tokens.weight"]}, model.params)
 
 
 @pytest.mark.parametrize(
@@ -74,17 +74,17 @@ def test_what_cannot_be_expressed_is_refused_by_name(
     params = replace(make_model(5, qk_norm=qk_norm).params, **{name: value})
     message = f"model.{name} is {value}, which the {kind} .* needs model.{name}: {needed}"
     with pytest.raises(ValueError, match=message):
-        llama_config(params, 5)
+        hf_config(params, 5)
     with pytest.raises(ValueError, match=message):
-        llama_state_dict(TransformerLM(params, 5))
+        hf_state_dict(TransformerLM(params, 5))
 
 
 @pytest.mark.parametrize("qk_norm", [False, True])
 def test_config_and_back(qk_norm: bool) -> None:
     params = make_model(5, tie=True, qk_norm=qk_norm).params
-    assert llama_obstacle(params) is None
-    assert llama_params(llama_config(params, 5, end_id=4), "c.json") == (params, 5)
-    assert llama_params(llama_config(params, 5), "c.json") == (params, 5)
+    assert hf_obstacle(params) is None
+    assert hf_params(hf_config(params, 5, end_id=4), "c.json") == (params, 5)
+    assert hf_params(hf_config(params, 5), "c.json") == (params, 5)
 
 
 @pytest.mark.parametrize("qk_norm", [False, True])
@@ -95,40 +95,40 @@ def test_config_of_groups_and_windows_and_back(
 ) -> None:
     model = make_model(5, num_heads=4, num_kv_heads=num_kv_heads, window=window, qk_norm=qk_norm)
     params = model.params
-    config = llama_config(params, 5)
+    config = hf_config(params, 5)
     without_norms = "mistral" if window else "llama"
     assert config["model_type"] == ("qwen3" if qk_norm else without_norms)
     assert config["num_key_value_heads"] == (num_kv_heads or 4)
-    assert llama_params(config, "c.json") == (params, 5)
+    assert hf_params(config, "c.json") == (params, 5)
 
 
 def test_a_mistral_of_defaults() -> None:
     """What its config.json leaves out is what MistralConfig has, and null means off."""
-    config = llama_config(make_model(5, num_heads=12, window=7).params, 5)
+    config = hf_config(make_model(5, num_heads=12, window=7).params, 5)
     with pytest.raises(ValueError, match="num_kv_heads is 8, which does not divide num_heads 12"):
-        llama_params({k: v for k, v in config.items() if k != "num_key_value_heads"}, "c.json")
+        hf_params({k: v for k, v in config.items() if k != "num_key_value_heads"}, "c.json")
     left_out = {k: v for k, v in config.items() if k != "sliding_window"}
     for given, window in (({}, MistralConfig().sliding_window), ({"sliding_window": None}, 0)):
-        assert llama_params(left_out | given, "c.json")[0].attention_window == window
+        assert hf_params(left_out | given, "c.json")[0].attention_window == window
     assert MistralConfig().num_key_value_heads == 8
 
 
 @pytest.mark.parametrize("qk_norm", [False, True])
 def test_a_window_or_heads_of_none(qk_norm: bool) -> None:
     """0 means no bound here; there, nothing would be seen."""
-    config = llama_config(make_model(5, window=7, qk_norm=qk_norm).params, 5)
+    config = hf_config(make_model(5, window=7, qk_norm=qk_norm).params, 5)
     for name in ("sliding_window", "num_key_value_heads"):
         with pytest.raises(ValueError, match=rf"^c\.json: {name} is 0; it should be at least 1"):
-            llama_params(config | {name: 0}, "c.json")
+            hf_params(config | {name: 0}, "c.json")
 
 
 def test_config_as_transformers_5_writes_it() -> None:
     """RoPE in a table of its own."""
     params = make_model(5).params
-    config = llama_config(params, 5)
+    config = hf_config(params, 5)
     del config["rope_scaling"], config["rope_theta"]
     config["rope_parameters"] = {"rope_type": "default", "rope_theta": params.rope_theta}
-    assert llama_params(config, "c.json") == (params, 5)
+    assert hf_params(config, "c.json") == (params, 5)
 
 
 @pytest.mark.parametrize(
@@ -156,9 +156,9 @@ def test_config_as_transformers_5_writes_it() -> None:
     ],
 )
 def test_a_setting_of_another_model_is_refused_by_name(name: str, value: object) -> None:
-    config = llama_config(make_model(5).params, 5)
+    config = hf_config(make_model(5).params, 5)
     with pytest.raises(ValueError, match=rf"^c\.json: {name}"):
-        llama_params(config | {name: value}, "c.json")
+        hf_params(config | {name: value}, "c.json")
 
 
 @pytest.mark.parametrize(
@@ -171,9 +171,9 @@ def test_a_setting_of_another_model_is_refused_by_name(name: str, value: object)
     ],
 )
 def test_a_setting_that_a_qwen3_should_not_have_is_refused(name: str, value: object) -> None:
-    config = llama_config(make_model(5, qk_norm=True).params, 5)
+    config = hf_config(make_model(5, qk_norm=True).params, 5)
     with pytest.raises(ValueError, match=rf"^c\.json: {name}"):
-        llama_params(config | {name: value}, "c.json")
+        hf_params(config | {name: value}, "c.json")
 
 
 @pytest.mark.parametrize(
@@ -189,10 +189,10 @@ def test_what_a_qwen3_leaves_out_is_not_ours(name: str, message: str) -> None:
 
     And the window begins at layer 28.
     """
-    config = llama_config(make_model(5, qk_norm=True, window=7).params, 5)
+    config = hf_config(make_model(5, qk_norm=True, window=7).params, 5)
     del config[name]
     with pytest.raises(ValueError, match=rf"^c\.json: {message}"):
-        llama_params(config, "c.json")
+        hf_params(config, "c.json")
 
 
 @pytest.mark.parametrize(
@@ -204,22 +204,22 @@ def test_what_a_qwen3_leaves_out_is_not_ours(name: str, message: str) -> None:
     ],
 )
 def test_a_window_in_some_layers_of_a_qwen3_is_refused(name: str, value: object) -> None:
-    config = llama_config(make_model(5, qk_norm=True, window=7).params, 5)
+    config = hf_config(make_model(5, qk_norm=True, window=7).params, 5)
     with pytest.raises(ValueError, match=rf"^c\.json: {name}"):
-        llama_params(config | {name: value}, "c.json")
+        hf_params(config | {name: value}, "c.json")
 
 
 def test_a_qwen3_of_defaults() -> None:
     """Qwen3Config has a window of 4096, of which it makes use only when told to."""
     params = make_model(5, qk_norm=True, window=7).params
-    config = llama_config(params, 5)
+    config = hf_config(params, 5)
     theirs = Qwen3Config(use_sliding_window=True)
     for name in ("head_dim", "max_window_layers", "num_key_value_heads", "sliding_window"):
         assert QWEN3.defaults[name] == getattr(theirs, name)
     del config["sliding_window"]
-    assert llama_params(config, "c.json")[0] == replace(params, attention_window=4096)
+    assert hf_params(config, "c.json")[0] == replace(params, attention_window=4096)
     del config["use_sliding_window"]
-    assert llama_params(config, "c.json")[0] == replace(params, attention_window=0)
+    assert hf_params(config, "c.json")[0] == replace(params, attention_window=0)
 
 
 def test_settings_of_a_published_qwen3() -> None:
@@ -233,7 +233,7 @@ def test_settings_of_a_published_qwen3() -> None:
         "use_cache": True,
         "use_sliding_window": False,
     }
-    assert llama_params(llama_config(params, 5) | extra, "c.json") == (params, 5)
+    assert hf_params(hf_config(params, 5) | extra, "c.json") == (params, 5)
 
 
 @pytest.mark.parametrize(
@@ -261,21 +261,21 @@ def test_settings_of_a_published_qwen3() -> None:
 )
 def test_a_setting_that_changes_nothing_is_accepted(name: str, value: object) -> None:
     params = make_model(5).params
-    assert llama_params(llama_config(params, 5) | {name: value}, "c.json") == (params, 5)
+    assert hf_params(hf_config(params, 5) | {name: value}, "c.json") == (params, 5)
 
 
 def test_weights_of_another_model_are_refused_by_name() -> None:
     model = make_model(5)
-    state = llama_state_dict(model)
+    state = hf_state_dict(model)
     bias = "model.layers.0.self_attn.q_proj.bias"
     with pytest.raises(ValueError, match=f"missing weights: none; unknown: {bias}"):
-        from_llama(state | {bias: torch.zeros(24)}, model.params)
+        from_hf(state | {bias: torch.zeros(24)}, model.params)
     del state["model.norm.weight"]
     with pytest.raises(ValueError, match=r"missing weights: model\.norm\.weight; unknown: none"):
-        from_llama(state, model.params)
+        from_hf(state, model.params)
 
 
 def test_params_that_cannot_be_are_refused() -> None:
-    config = llama_config(ModelParams(8, 8, 1, 2, 8), 5)
+    config = hf_config(ModelParams(8, 8, 1, 2, 8), 5)
     with pytest.raises(ValueError, match=r"c\.json: num_layers is 0"):
-        llama_params(config | {"num_hidden_layers": 0}, "c.json")
+        hf_params(config | {"num_hidden_layers": 0}, "c.json")

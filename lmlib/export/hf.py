@@ -122,7 +122,7 @@ def architecture(params: ModelParams) -> Architecture:
     return MISTRAL if params.attention_window else LLAMA
 
 
-def llama_obstacle(params: ModelParams) -> str | None:
+def hf_obstacle(params: ModelParams) -> str | None:
     """Return, in a sentence, why its architecture cannot express a model, or None."""
     for name, needed in _NEEDED.items():
         value = getattr(params, name)
@@ -134,17 +134,17 @@ def llama_obstacle(params: ModelParams) -> str | None:
     return None
 
 
-def _refuse_unless_llama(params: ModelParams) -> None:
-    if obstacle := llama_obstacle(params):
+def _refuse_obstacle(params: ModelParams) -> None:
+    if obstacle := hf_obstacle(params):
         raise ValueError(obstacle)
 
 
-def llama_names(params: ModelParams) -> dict[str, str]:
+def hf_names(params: ModelParams) -> dict[str, str]:
     """Return the names of the weights, ours -> theirs; a tied matrix has one name."""
-    return {name: _llama_name(name) for name, _ in weight_shapes(params, vocab_size=1)}
+    return {name: _hf_name(name) for name, _ in weight_shapes(params, vocab_size=1)}
 
 
-def _llama_name(ours: str) -> str:
+def _hf_name(ours: str) -> str:
     name = ours.removesuffix(".weight")
     if name in _NAMES:
         return f"{_NAMES[name]}.weight"
@@ -152,18 +152,18 @@ def _llama_name(ours: str) -> str:
     return f"model.layers.{i}.{_LAYER_NAMES[name]}.weight"
 
 
-def llama_shapes(params: ModelParams, vocab_size: int) -> Iterator[tuple[str, Shape]]:
+def hf_shapes(params: ModelParams, vocab_size: int) -> Iterator[tuple[str, Shape]]:
     """Yield their name and the shape of each weight; see `weight_shapes`."""
-    return ((_llama_name(name), shape) for name, shape in weight_shapes(params, vocab_size))
+    return ((_hf_name(name), shape) for name, shape in weight_shapes(params, vocab_size))
 
 
-def llama_config(params: ModelParams, vocab_size: int, end_id: int | None = None) -> dict[str, Any]:
+def hf_config(params: ModelParams, vocab_size: int, end_id: int | None = None) -> dict[str, Any]:
     """Return config.json, as versions 4 and 5 of `transformers` read it.
 
     `end_id` is the token that separates texts: it ends each text and precedes the first.
     Raises ValueError, naming the parameter, for a model that cannot be expressed.
     """
-    _refuse_unless_llama(params)
+    _refuse_obstacle(params)
     kind = architecture(params)
     config: dict[str, Any] = {
         "architectures": [f"{kind.name}ForCausalLM"],
@@ -193,15 +193,15 @@ def llama_config(params: ModelParams, vocab_size: int, end_id: int | None = None
     return config
 
 
-def llama_state_dict(model: TransformerLM) -> dict[str, Tensor]:
+def hf_state_dict(model: TransformerLM) -> dict[str, Tensor]:
     """Return the weights under the names and in the layout of transformers, on the CPU.
 
     Raises ValueError, naming the parameter, for a model that cannot be expressed.
     """
-    _refuse_unless_llama(model.params)
+    _refuse_obstacle(model.params)
     state = plain_state_dict(model)
     weights = {}
-    for ours, theirs in llama_names(model.params).items():
+    for ours, theirs in hf_names(model.params).items():
         weight = state[ours].detach().cpu().float()
         if theirs.endswith(_ROTATED):
             weight = to_halves(weight, model.params.d_head)
@@ -209,7 +209,7 @@ def llama_state_dict(model: TransformerLM) -> dict[str, Tensor]:
     return weights
 
 
-def llama_params(config: Mapping[str, Any], where: str) -> tuple[ModelParams, int]:
+def hf_params(config: Mapping[str, Any], where: str) -> tuple[ModelParams, int]:
     """Return the params of a config.json, and its vocabulary size.
 
     The attention kernel is not part of a checkpoint: it comes back as `auto`. As many heads of keys
@@ -313,12 +313,12 @@ def _refuse_unknown(names: set[str], config: Mapping[str, Any], where: str) -> N
             )
 
 
-def from_llama(weights: Mapping[str, Tensor], params: ModelParams) -> dict[str, Tensor]:
-    """Return the weights under our names and in our layout: the inverse of `llama_state_dict`.
+def from_hf(weights: Mapping[str, Tensor], params: ModelParams) -> dict[str, Tensor]:
+    """Return the weights under our names and in our layout: the inverse of `hf_state_dict`.
 
     Raises ValueError if names are missing or unknown.
     """
-    names = llama_names(params)
+    names = hf_names(params)
     needed, found = set(names.values()), set(weights)
     if params.tie_embeddings:
         found.discard("lm_head.weight")  # some writers store the tied matrix twice
