@@ -1,6 +1,7 @@
 """Training data: token files as memory maps, and seeded batches."""
 
 import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,7 @@ from lmlib.tokens import TokenInfo, blocks, read_token_info, read_tokens
 
 Batch = tuple[Int[Tensor, "batch context"], Int[Tensor, "batch context"]]
 Order = Literal["random", "epochs"]
+Windows = Literal["any", "documents"]
 
 
 class TokenDataset:
@@ -27,6 +29,7 @@ class TokenDataset:
         self.name = name  # for error messages
         self.device = torch.device("cpu")  # of the batches
         self._on_device: Tensor | None = None  # all tokens, when they are kept there
+        self._document_starts: dict[int, np.ndarray] = {}  # by context length
 
     @classmethod
     def open(cls, path: str | Path) -> "TokenDataset":
@@ -77,23 +80,46 @@ class TokenDataset:
             if self.tokens.nbytes <= free // 4:
                 self._on_device = _signed(self.tokens).to(device)
 
+    def starts(self, context_length: int, windows: Windows = "any") -> Sequence[int] | np.ndarray:
+        """Return the index of the first token of each window: any, or those of `document_starts`.
+
+        Raises ValueError if the file is too short for a window.
+        """
+        self.require_context(context_length)
+        if windows == "any":
+            return range(len(self.tokens) - context_length)
+        if context_length not in self._document_starts:
+            self._document_starts[context_length] = document_starts(
+                self.tokens, self.info.separator_id, context_length
+            )
+        return self._document_starts[context_length]
+
     def batch(
-        self, step: int, *, seed: int, batch_size: int, context_length: int, order: Order = "random"
+        self,
+        step: int,
+        *,
+        seed: int,
+        batch_size: int,
+        context_length: int,
+        order: Order = "random",
+        windows: Windows = "any",
     ) -> Batch:
         """Return inputs and targets of `step`, counted from 1: a pure function of its arguments.
 
-        random  every window of context_length tokens is equally likely at every step
-        epochs  windows without overlap, each used once before any is repeated (see `epoch_starts`)
+        random  every window of `starts` is equally likely at every step
+        epochs  each window is used once before any is repeated; if they may begin anywhere, these
+                are windows without overlap (see `epoch_starts`)
         """
-        self.require_context(context_length)
-        if order == "epochs":
-            first = (step - 1) * batch_size
-            starts = epoch_starts(
-                np.arange(first, first + batch_size), len(self.tokens), context_length, seed=seed
-            )
-        else:
+        possible = self.starts(context_length, windows)
+        positions = np.arange((step - 1) * batch_size, step * batch_size)
+        if order == "random":
             rng = np.random.Generator(np.random.PCG64([seed, step]))
-            starts = _random_starts(len(self.tokens), batch_size, context_length, rng)
+            drawn = rng.integers(0, len(possible), size=batch_size)
+            starts = drawn if windows == "any" else np.asarray(possible)[drawn]
+        elif windows == "any":
+            starts = epoch_starts(positions, len(self.tokens), context_length, seed=seed)
+        else:
+            starts = np.asarray(possible)[epoch_order(positions, len(possible), seed=seed)]
         if self._on_device is None:
             return _split(to_device(_windows(self.tokens, starts, context_length), self.device))
         columns = torch.arange(context_length + 1, device=self.device)
@@ -117,13 +143,58 @@ def epoch_starts(
     windows = max(1, (num_tokens - context_length) // context_length)
     offsets = min(context_length, num_tokens - windows * context_length)
     starts = np.empty_like(positions)
-    for epoch in np.unique(positions // windows):
-        rng = np.random.Generator(np.random.PCG64([seed, int(epoch)]))
+    for here, rng in _epochs(positions, windows, seed):
         offset = rng.integers(offsets)
-        here = positions // windows == epoch
         order = permute(positions[here] % windows, windows, rng)
         starts[here] = offset + order * context_length
     return starts
+
+
+def epoch_order(
+    positions: Int[np.ndarray, " rows"], num_windows: int, *, seed: int
+) -> Int[np.ndarray, " rows"]:
+    """Return which of `num_windows` windows stands at each place in the order of all epochs.
+
+    Each epoch takes each window once, in an order of its own, which depends on (seed, epoch) alone.
+    """
+    order = np.empty_like(positions)
+    for here, rng in _epochs(positions, num_windows, seed):
+        order[here] = permute(positions[here] % num_windows, num_windows, rng)
+    return order
+
+
+def _epochs(
+    positions: np.ndarray, num_windows: int, seed: int
+) -> Iterator[tuple[np.ndarray, np.random.Generator]]:
+    """Yield, for each epoch, which positions are in it, and its generator."""
+    epochs = positions // num_windows
+    for epoch in np.unique(epochs):
+        yield epochs == epoch, np.random.Generator(np.random.PCG64([seed, int(epoch)]))
+
+
+def document_starts(
+    tokens: np.ndarray, separator_id: int | None, context_length: int
+) -> Int[np.ndarray, " windows"]:
+    """Return the first token of windows that begin where documents begin and cover all tokens.
+
+    A document begins with the separator before it. After a window comes the one that begins with
+    the first document that does not end in it; a document longer than a window goes on in windows
+    side by side. The last window ends with the text. A text without separators is one document.
+    """
+    found = [np.zeros(1, dtype=np.int64)]
+    first = 0
+    for block in blocks(tokens) if separator_id is not None else ():
+        found.append(np.flatnonzero(block == separator_id) + first)
+        first += len(block)
+    documents = np.concatenate(found)
+    last = len(tokens) - context_length - 1
+    starts = [0]
+    while starts[-1] < last:
+        start = starts[-1]
+        # the window's last target is at start + context_length: a separator there ends a document
+        whole = int(documents[documents.searchsorted(start + context_length, side="right") - 1])
+        starts.append(min(whole if whole > start else start + context_length, last))
+    return np.array(starts, dtype=np.int64)
 
 
 def permute(

@@ -21,6 +21,7 @@ class TokenInfo:
     tokenizer_sha256:  hash of the tokenizer's tokenizer.json
     source_bytes:      bytes of the text that was encoded, separators included
     documents:         texts between separators
+    separator_id:      the token between documents; None if the vocabulary has none
     """
 
     tokens: CountOrZero
@@ -28,9 +29,14 @@ class TokenInfo:
     tokenizer_sha256: str
     source_bytes: CountOrZero
     documents: CountOrZero
+    separator_id: int | None = None
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        if self.separator_id is not None and not 0 <= self.separator_id < self.vocab_size:
+            raise ValueError(
+                f"separator_id is {self.separator_id}; the ids are 0 to {self.vocab_size - 1}"
+            )
         if self.tokens and not self.source_bytes:
             raise ValueError(f"source_bytes is 0, but tokens is {self.tokens}")
 

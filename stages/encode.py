@@ -20,6 +20,7 @@ def main() -> None:
     with remedy():
         tokenizer = Tokenizer.load(TOKENIZER)
     tokenizer_sha256 = sha256_file(TOKENIZER / "tokenizer.json")
+    separator = separator_id(tokenizer.special_ids)
     with stage_run("encode", makes_model=False) as run:
         TRAIN_TOKENS.parent.mkdir(parents=True, exist_ok=True)
         for name, text, tokens in (
@@ -35,9 +36,10 @@ def main() -> None:
                 source_bytes=text.stat().st_size,
                 documents=count_documents(
                     read_tokens(tokens),
-                    separator_id(tokenizer.special_ids),
+                    separator,
                     {token_id for token_id, token in tokenizer.vocab.items() if not token.strip()},
                 ),
+                separator_id=separator,
             )
             write_token_info(tokens, info)
             numbers = {

@@ -63,6 +63,7 @@ def main() -> None:
             valid_data.tokens,
             valid_data.info.source_bytes,
             context_length=model.params.context_length,
+            windows=params.windows,
             stride=params.stride,
             start_id=separator,
         )

@@ -46,6 +46,7 @@ def main() -> None:
             read_tokens(tokens_path),
             size,
             context_length=model.params.context_length,
+            windows=defaults.windows,
             stride=stride,
             start_id=separator_id(tokenizer.special_ids),
         )
@@ -84,7 +85,7 @@ def _parse_arguments(defaults: EvaluationParams) -> argparse.Namespace:
     add = parser.add_argument
     add("file", type=Path, metavar="FILE", help="the text, in any format of a corpus")
     add("--json", action="store_true", help="print JSON")
-    stride_help = "tokens that each window after the first scores"
+    stride_help = "tokens that each window scores after the first (of a document)"
     add("--stride", type=int, default=defaults.stride, help=stride_help)
     add("--device", default=defaults.device, help="auto, cpu, cuda, cuda:N or mps")
     return parser.parse_args()

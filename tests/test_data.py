@@ -12,7 +12,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmlib.data import TokenDataset, _signed, epoch_starts, get_batch, permute
+from lmlib.data import (
+    TokenDataset,
+    _signed,
+    document_starts,
+    epoch_starts,
+    get_batch,
+    permute,
+)
 from lmlib.files import sha256_file
 from lmlib.tokens import TokenInfo, count_documents, read_token_info, write_token_info
 
@@ -182,6 +189,77 @@ def test_epochs_differ_in_offset_and_order() -> None:
     assert set(offsets.tolist()) == set(range(10))
     orders = {tuple(epoch - offset) for epoch, offset in zip(epochs, offsets, strict=True)}
     assert len(orders) == 40
+
+
+# -- windows that begin at documents
+
+SEPARATOR_ID = 9
+
+
+@pytest.mark.parametrize(
+    ("lengths", "context_length", "expected"),
+    [
+        ([3, 3, 3], 4, [0, 3, 7]),  # one document fits
+        ([3, 3, 3, 3], 8, [0, 7]),  # two fit: the third begins the next window
+        ([10, 3], 4, [0, 4, 8, 10]),  # a long one goes on; the last window ends with the text
+        ([1, 9, 1], 4, [0, 1, 5, 9]),
+        ([30], 10, [0, 10, 20]),
+        ([2], 2, [0]),
+    ],
+)
+def test_windows_at_documents(lengths: list[int], context_length: int, expected: list[int]) -> None:
+    """Documents of so many tokens with a separator after each; the first has none before it."""
+    tokens = np.array([t for n in lengths for t in [*[1] * n, SEPARATOR_ID]], dtype=np.uint16)
+    assert document_starts(tokens, SEPARATOR_ID, context_length).tolist() == expected
+
+
+@given(
+    tokens=st.lists(st.integers(7, 9), min_size=2, max_size=60), context_length=st.integers(1, 12)
+)
+@settings(deadline=None, max_examples=200)
+def test_windows_at_documents_cover_the_text(tokens: list[int], context_length: int) -> None:
+    """Each token but the first is a target, and each document that fits is whole in a window."""
+    context_length = min(context_length, len(tokens) - 1)
+    starts = document_starts(np.array(tokens, dtype=np.uint16), SEPARATOR_ID, context_length)
+    assert starts[0] == 0
+    assert (np.diff(starts) > 0).all()
+    targets = {start + i for start in starts.tolist() for i in range(1, context_length + 1)}
+    assert targets == set(range(1, len(tokens)))
+    ends = [i for i, token in enumerate(tokens) if token == SEPARATOR_ID]
+    for first, end in zip([0, *ends], ends, strict=False):
+        if end - first <= context_length:
+            assert any(s <= first and end <= s + context_length for s in starts.tolist())
+
+
+def test_windows_at_documents_without_a_separator() -> None:
+    assert document_starts(np.arange(50), None, 20).tolist() == [0, 20, 29]
+
+
+@pytest.mark.parametrize("order", ["random", "epochs"])
+def test_batches_of_windows_at_documents(order: Any) -> None:
+    """Documents of 4 tokens and their separator: all windows of 6 begin at a separator but two.
+
+    In `epochs` each stands once in the first 11 places.
+    """
+    tokens = np.array([1, 2, 3, 4, SEPARATOR_ID] * 11, dtype=np.uint16)
+    dataset = TokenDataset(tokens, replace(INFO, tokens=55, separator_id=SEPARATOR_ID))
+    sizes: dict[str, Any] = {"batch_size": 11, "context_length": 6, "windows": "documents"}
+    rows = dataset.batch(1, seed=1, order=order, **sizes)[0].tolist()
+    assert all(
+        row[0] == SEPARATOR_ID or row in (rows_at(tokens, 0), rows_at(tokens, 48)) for row in rows
+    )
+    if order == "epochs":
+        starts = dataset.starts(6, "documents")
+        assert sorted(rows) == sorted(rows_at(tokens, int(start)) for start in starts)
+
+
+def rows_at(tokens: np.ndarray, start: int) -> list[int]:
+    return tokens[start : start + 6].tolist()
+
+
+def test_a_separator_beyond_the_vocabulary() -> None:
+    with pytest.raises(ValueError, match=r"^separator_id is 100; the ids are 0 to 99$"):
+        replace(INFO, separator_id=100)
 
 
 # -- files

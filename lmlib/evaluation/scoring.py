@@ -11,10 +11,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from lmlib.data import Windows
 from lmlib.model import TransformerLM
 from lmlib.model.loss import CPU_LOGITS, GPU_LOGITS, LEAST_ROWS
 from lmlib.params import Count, check_bounds
 from lmlib.runtime import Runtime, to_device
+from lmlib.tokens import blocks
 
 CPU_TOKENS, GPU_TOKENS = 1 << 12, 1 << 16  # per pass, chosen for memory and speed
 COMPILE_PASSES = 1000  # from this many on, half a minute of compiling pays off on a GPU
@@ -24,13 +26,15 @@ COMPILE_PASSES = 1000  # from this many on, half a minute of compiling pays off 
 class EvaluationParams:
     """How the validation text is scored: the section `evaluation` of params.yaml.
 
-    stride:         number of tokens that each window after the first scores; if it is at least
-                    context_length, windows do not overlap
+    windows:        documents (a document is scored from its beginning) or any; see `evaluate`
+    stride:         number of tokens that each window scores after the first (of a document); if
+                    it is at least context_length, windows do not overlap
     copied_tokens:  a sample counts as copied when this many consecutive tokens of it are in the
                     training text; Carlini et al. 2023, arXiv:2202.07646, and others take 50
     device:         auto (cuda, mps, cpu), cpu, cuda, cuda:N or mps
     """
 
+    windows: Windows
     stride: Count
     copied_tokens: Count
     device: str
@@ -96,19 +100,24 @@ def evaluate(
     source_bytes: int,
     *,
     context_length: int,
+    windows: Windows = "any",
     stride: int | None = None,
     batch_size: int | None = None,
     start_id: int | None = None,
 ) -> Evaluation:
     """Score every token of a text once, in windows of `context_length` tokens.
 
-    The first window scores all its tokens; each later one its last `stride` (default:
-    context_length), with at least context_length - stride tokens before them as context. The last
-    window ends with the text, and scores the rest.
+    any        The first window scores all its tokens; each later one its last `stride` (default:
+               context_length), with at least context_length - stride tokens before them as context.
+    documents  A window begins with a document and scores the documents that it holds whole, each
+               token with all of its document before it. Of a longer document the first window
+               scores all its tokens, each later one its last `stride`.
+
+    In both cases the last window ends with the text, and scores the rest.
 
     With `start_id`, the id of the document separator, the first token is scored as the first
     of a document; without it the first token is only context, since nothing precedes it (its
-    bytes still count in bits_per_byte).
+    bytes still count in bits_per_byte), and the text is one document.
 
     `batch_size` windows pass through the model together, by default a number that suits the device.
     Sums are in float64; on one machine equal arguments give equal bits.
@@ -118,11 +127,18 @@ def evaluate(
     if num_scored < 1:
         raise ValueError(f"evaluate: a text of {len(tokens)} tokens leaves none to score")
     length = min(context_length, num_scored)
-    ends = np.append(np.arange(length, num_scored, min(stride or length, length)), num_scored)
-    num_new = np.diff(ends, prepend=0)  # scored by each window: its last ones
+    stride = min(stride or length, length)
+    if windows == "any" or start_id is None:
+        ends = np.append(np.arange(length, num_scored, stride), num_scored)
+        done = np.append(0, ends[:-1])
+        spans = np.stack((ends - length, done, ends), axis=1)
+    else:
+        spans = _document_spans(tokens, start_id, length, stride)
     nats, right, nats_by_position = 0.0, 0, np.zeros(length)
-    for batch, losses, is_top in _scores(model, tokens, ends, length, batch_size, start_id):
-        is_new = np.arange(length) >= length - num_new[batch, None]
+    numbers = np.arange(1, length + 1)  # of the targets, from the window's start on
+    for batch, losses, is_top in _scores(model, tokens, spans, length, batch_size, start_id):
+        start, done, end = spans[batch].T[:, :, None]
+        is_new = (done < start + numbers) & (start + numbers <= end)
         nats += float(losses[is_new].sum())
         right += int(is_top[is_new].sum())
         nats_by_position += losses.sum(axis=0)
@@ -133,8 +149,34 @@ def evaluate(
         bits_per_byte=nats / math.log(2) / source_bytes,
         accuracy=right / num_scored,
         tokens=num_scored,
-        loss_by_position=tuple((nats_by_position / len(ends)).tolist()),
+        loss_by_position=tuple((nats_by_position / len(spans)).tolist()),
     )
+
+
+def _document_spans(
+    tokens: np.ndarray, separator_id: int, length: int, stride: int
+) -> Int[np.ndarray, "windows 3"]:
+    """Return (start, done, end) of each window that `evaluate` takes of a text by documents.
+
+    These are numbers of tokens, from 1, of the text; the separator before it has number 0. The
+    window has the inputs `start` to `start + length - 1` and scores the tokens `done + 1` to `end`.
+    """
+    separators = [np.flatnonzero(block == separator_id) for block in blocks(tokens)]
+    sizes = np.cumsum([0, *map(len, blocks(tokens))])[:-1]
+    found = [1 + first + here for first, here in zip(sizes, separators, strict=True)]
+    documents = np.concatenate([np.zeros(1, dtype=np.int64), *found])  # the separators before them
+    spans, done = [], 0
+    while done < len(tokens):
+        document = int(documents[documents.searchsorted(done, side="right") - 1])
+        start = done if done == document else max(document, done - (length - stride))
+        start = min(start, len(tokens) - length)
+        whole = int(documents[documents.searchsorted(start + length, side="right") - 1])
+        end = whole if whole > done else start + length
+        if start + length == len(tokens):
+            end = len(tokens)
+        spans.append((start, done, end))
+        done = end
+    return np.array(spans)
 
 
 def position_curve(scores: Evaluation, points: int = 64) -> list[tuple[float, float]]:
@@ -154,7 +196,7 @@ def position_curve(scores: Evaluation, points: int = 64) -> list[tuple[float, fl
 def _scores(
     model: TransformerLM,
     tokens: np.ndarray,
-    ends: np.ndarray,
+    spans: np.ndarray,
     length: int,
     batch_size: int | None,
     start_id: int | None,
@@ -165,9 +207,9 @@ def _scores(
     """
     device = next(model.parameters()).device
     at_a_time = CPU_TOKENS if device.type == "cpu" else GPU_TOKENS
-    passes = math.ceil(len(ends) / (batch_size or max(1, at_a_time // length)))
-    rows = math.ceil(len(ends) / passes)
-    batches = np.array_split(np.arange(len(ends)), passes)
+    passes = math.ceil(len(spans) / (batch_size or max(1, at_a_time // length)))
+    rows = math.ceil(len(spans) / passes)
+    batches = np.array_split(np.arange(len(spans)), passes)
     scores: nn.Module = TokenScores(model)
     runtime = Runtime(device)
     runtime.keep_freed_memory()
@@ -176,8 +218,8 @@ def _scores(
             zeros = torch.zeros(rows, length, dtype=torch.int64, device=device)
             scores = runtime.compile(scores, lambda module: module(zeros, zeros), "auto")
         for batch in tqdm(batches, desc="evaluate", unit="batch", disable=None):
-            filled = ends[np.resize(batch, rows)]  # one shape for all: compiled once
-            ids = np.stack([_window(tokens, end, length, start_id) for end in filled.tolist()])
+            filled = spans[np.resize(batch, rows), 0]  # one shape for all: compiled once
+            ids = np.stack([_window(tokens, start, length, start_id) for start in filled.tolist()])
             windows = to_device(_to_tensor(ids), device)
             losses, is_top = scores(windows[:, :-1], windows[:, 1:])
             yield (
@@ -191,9 +233,12 @@ def _to_tensor(tokens: np.ndarray) -> Int[Tensor, "..."]:
     return torch.from_numpy(tokens.astype(np.int64))
 
 
-def _window(tokens: np.ndarray, end: int, length: int, start_id: int | None) -> np.ndarray:
-    """Return `length` inputs and the last target: the scored token number `end`, from 1."""
+def _window(tokens: np.ndarray, start: int, length: int, start_id: int | None) -> np.ndarray:
+    """Return `length` inputs, from number `start` on, and the last target.
+
+    Number 0 is the separator before the text, or without one the text's first token.
+    """
     if start_id is None:
-        return tokens[end - length : end + 1]
-    window = tokens[max(0, end - length - 1) : end]
-    return window if end > length else np.append(start_id, window)
+        return tokens[start : start + length + 1]
+    window = tokens[max(0, start - 1) : start + length]
+    return window if start else np.append(start_id, window)

@@ -1,5 +1,7 @@
 """The validation loss during a run, always on the same few windows."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import nn
@@ -15,19 +17,23 @@ def sampled_loss(
     context_length: int,
     batch_size: int,
     batches: int,
+    starts: Sequence[int] | np.ndarray | None = None,
 ) -> float:
     """Return the mean loss, in nats, of `batches` batches of windows spread evenly over a text.
 
-    The windows are always the same, so the values of one run compare without noise. A quick
+    `starts` are the first tokens of the windows to choose from; None: they may begin anywhere. The
+    windows are always the same, so the values of one run compare without noise. A quick
     estimate; `lmlib.evaluation` scores the whole text. `next_token_loss(inputs, targets)` is the
     mean loss of a batch, as in `lmlib.model.NextTokenLoss`.
     """
     device = next(next_token_loss.parameters()).device
-    last = len(tokens) - context_length - 1
-    starts = np.linspace(0, last, num=min(batches * batch_size, last + 1), dtype=np.int64)
+    if starts is None:
+        starts = range(len(tokens) - context_length)
+    num = min(batches * batch_size, len(starts))
+    chosen = [int(starts[i]) for i in np.linspace(0, len(starts) - 1, num=num, dtype=np.int64)]
     nats = 0.0
-    for first in range(0, len(starts), batch_size):
-        rows = [tokens[s : s + context_length + 1] for s in starts[first : first + batch_size]]
+    for first in range(0, num, batch_size):
+        rows = [tokens[s : s + context_length + 1] for s in chosen[first : first + batch_size]]
         windows = to_device(torch.from_numpy(np.stack(rows).astype(np.int64)), device)
         nats += next_token_loss(windows[:, :-1], windows[:, 1:]).item() * len(rows)
-    return nats / len(starts)
+    return nats / num

@@ -64,6 +64,69 @@ def one_by_one(
     return scores
 
 
+def spans_by_documents(
+    preceded: list[int], separator_id: int, length: int, stride: int
+) -> list[tuple[int, int, int]]:
+    """Return (first input, first scored, last scored) of each window, token by token."""
+    spans, done = [], 0
+    while done < len(preceded) - 1:
+        document = max(i for i in range(done + 1) if preceded[i] == separator_id)
+        start = document if document == done else max(document, done - (length - stride))
+        start = min(start, len(preceded) - 1 - length)
+        end = start + length
+        ends = [i for i in range(done + 1, end + 1) if preceded[i] == separator_id]
+        if end < len(preceded) - 1 and ends:
+            end = ends[-1]
+        spans.append((start, done + 1, end))
+        done = end
+    return spans
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    tokens=TEXTS,
+    context_length=st.integers(1, 8),
+    stride=st.integers(1, 10),
+    batch_size=st.integers(1, 4),
+)
+def test_documents_are_scored_from_their_beginning(
+    tokens: list[int], context_length: int, stride: int, batch_size: int
+) -> None:
+    preceded = [0, *tokens]
+    length = min(context_length, len(tokens))
+    expected = [
+        nats_of(preceded, place, context=place - start)
+        for start, first, last in spans_by_documents(preceded, 0, length, min(stride, length))
+        for place in range(first, last + 1)
+    ]
+    scores = evaluate(
+        MODEL,
+        np.array(tokens, dtype=np.uint16),
+        source_bytes=37,
+        context_length=context_length,
+        windows="documents",
+        stride=stride,
+        batch_size=batch_size,
+        start_id=0,
+    )
+    assert scores.tokens == len(tokens) == len(expected)
+    nats = math.fsum(loss for loss, _ in expected)
+    assert scores.loss * len(tokens) == pytest.approx(nats, rel=1e-5)
+    assert scores.accuracy == pytest.approx(sum(right for _, right in expected) / len(tokens))
+
+
+def test_a_short_document_is_scored_with_nothing_before_it() -> None:
+    """Documents of 2 tokens in windows of 3: each document's scores are those of it alone."""
+    text = [0, 4, 5, 0, 6, 7, 0, 4, 5, 0]
+    alone = [
+        nats_of([0, *part], i, context=i)[0] for part in ([4, 5, 0], [6, 7, 0]) for i in (1, 2, 3)
+    ]
+    scores = evaluate(
+        MODEL, np.array(text[1:]), 1, context_length=3, windows="documents", start_id=0
+    )
+    assert scores.loss == pytest.approx((2 * sum(alone[:3]) + sum(alone[3:])) / 9, rel=1e-5)
+
+
 def test_logits_are_capped() -> None:
     """Of 4 tokens each next one has a logit of 4 * tanh(10 / 4), the others 0."""
     model = successor(4, 10.0)
@@ -342,6 +405,6 @@ def test_evaluation_builds_no_graph() -> None:
 
 @pytest.mark.parametrize("name", ["stride", "copied_tokens"])
 def test_params_below_1_are_refused(name: str) -> None:
-    params = EvaluationParams(stride=1, copied_tokens=1, device="auto")
+    params = EvaluationParams(windows="any", stride=1, copied_tokens=1, device="auto")
     with pytest.raises(ValueError, match=f"^{name} is 0; it must be from 1 to 10"):
         replace(params, **{name: 0})

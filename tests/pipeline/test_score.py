@@ -70,6 +70,7 @@ def test_any_text(score: Callable[..., str], trained: Path, tmp_path: Path, cont
         tokens,
         len(content),
         context_length=CONTEXT_LENGTH,
+        windows="documents",
         stride=5,
         start_id=tokenizer.special_ids[SEPARATOR],
     )
