@@ -22,15 +22,22 @@ class NextTokenLoss(nn.Module):
         self.model = model
 
     def forward(
-        self, inputs: Int[Tensor, "... seq"], targets: Int[Tensor, "... seq"]
+        self,
+        inputs: Int[Tensor, "... seq"],
+        targets: Int[Tensor, "... seq"],
+        weights: Float[Tensor, "... seq"] | None = None,
     ) -> Float[Tensor, ""]:
-        """Return the mean over all positions of -log p(target), a float32 scalar."""
+        """Return the mean over all positions of -log p(target), times its weight if there are any.
+
+        A float32 scalar.
+        """
         hidden = self.model.hidden(inputs)
         return linear_cross_entropy(
             hidden.flatten(0, -2),
             self.model.lm_head.weight,
             targets.flatten(),
             self.model.params.logit_softcap,
+            None if weights is None else weights.flatten(),
         )
 
 
@@ -39,10 +46,12 @@ def linear_cross_entropy(
     weight: Float[Tensor, "vocab d_model"],
     targets: Int[Tensor, " tokens"],
     softcap: float = 0.0,
+    token_weights: Float[Tensor, " tokens"] | None = None,
 ) -> Float[Tensor, ""]:
     """Return `cross_entropy(soft_cap(hidden @ weight.T, softcap), targets)`, a few rows at a time.
 
-    In nats, as a float32 scalar, or a wider one if hidden is wider.
+    In nats, as a float32 scalar, or a wider one if hidden is wider. With `token_weights` it is the
+    mean of the tokens' losses times their weights.
 
     The gradients are computed along with the loss, while the logits are in memory; the backward
     pass only scales them. So a step holds the logits of one part, not of all tokens: with a large
@@ -52,28 +61,43 @@ def linear_cross_entropy(
     """
     needs = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     if not needs:
-        return _loss_and_gradients(hidden, weight, targets, softcap, False)[0]
-    return _LinearCrossEntropy.apply(hidden, weight, targets, softcap)  # type: ignore[return-value]
+        return _loss_and_gradients(hidden, weight, targets, softcap, token_weights, False)[0]
+    return _LinearCrossEntropy.apply(  # type: ignore[return-value]
+        hidden, weight, targets, softcap, token_weights
+    )
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        softcap: float,
+        token_weights: Tensor | None,
     ) -> Tensor:
-        loss, *gradients = _loss_and_gradients(hidden, weight, targets, softcap, True)
+        loss, *gradients = _loss_and_gradients(
+            hidden, weight, targets, softcap, token_weights, True
+        )
         ctx.save_for_backward(*gradients)
         return loss
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
         (grad_loss,) = grad_outputs
-        return grad_hidden * grad_loss.to(grad_hidden.dtype), grad_weight * grad_loss, None, None
+        scaled = grad_hidden * grad_loss.to(grad_hidden.dtype), grad_weight * grad_loss
+        return *scaled, None, None, None
 
 
 def _loss_and_gradients(
-    hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float, with_gradients: bool
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    softcap: float,
+    token_weights: Tensor | None,
+    with_gradients: bool,
 ) -> tuple[Tensor, ...]:
     """Return the loss and, if wanted, its gradients with respect to hidden and weight."""
     num_tokens = len(hidden)
@@ -94,9 +118,15 @@ def _loss_and_gradients(
         if softcap:
             logits = soft_cap(logits.to(wide), softcap)
         log_p = torch.log_softmax(logits, dim=-1, dtype=wide)
-        loss = loss - log_p.gather(-1, target).sum()
+        weights = None
+        if token_weights is not None:
+            weights = token_weights[first : first + rows].unsqueeze(-1)
+        log_p_target = log_p.gather(-1, target)
+        loss = loss - (log_p_target if weights is None else log_p_target * weights).sum()
         if with_gradients:
             by_logits = _without_target(log_p.exp_(), target)
+            if weights is not None:
+                by_logits *= weights
             if softcap:  # the derivative of the cap: 1 - tanh**2
                 by_logits *= logits.div_(softcap).square_().neg_().add_(1)
             by_logits = by_logits.to(dtype)

@@ -5,10 +5,18 @@ from typing import Annotated, Literal
 
 import torch
 
-from lmlib.data import Order, TokenDataset
+from lmlib.data import Order, TokenDataset, Windows
 from lmlib.model import ModelParams
 from lmlib.optim import OptimParams
-from lmlib.params import Bound, Count, CountOrZero, PositiveOrZero, Seed, check_bounds
+from lmlib.params import (
+    Bound,
+    Count,
+    CountOrZero,
+    Fraction,
+    PositiveOrZero,
+    Seed,
+    check_bounds,
+)
 from lmlib.runtime import CompileMode, Runtime, resolve_device, resolve_dtype
 from lmlib.training.distributed import Parallel
 
@@ -17,7 +25,10 @@ from lmlib.training.distributed import Parallel
 class TrainParams:
     """Length, batches, device and intervals of a run: the section `train` of params.yaml.
 
-    One step takes `batch_size` sequences of model.context_length tokens. Each of `num_processes`
+    One step takes `batch_size` sequences of model.context_length tokens, from `windows` of the text
+    in an `order`; see `TokenDataset.batch`. Targets that can be copied from the context weigh
+    `copy_weight` at first, and in a straight line less, until they weigh as much as all others
+    after `copy_fraction` of the steps; see `CopyWeights`. Each of `num_processes`
     (`auto`: one for each CUDA device) takes an equal share of them, `micro_batch_size` at a time
     (0: all), and holds the whole model (`parallel` ddp) or a part of it (fsdp). Intervals are in
     steps; the last step is always logged, validated and checkpointed. A 0 switches off
@@ -33,7 +44,10 @@ class TrainParams:
         Bound("from 1 to 1024, or auto", lambda n: n == "auto" or 1 <= n <= 1024),
     ]
     parallel: Parallel
+    windows: Windows
     order: Order
+    copy_weight: Annotated[float, Bound("from 1 to 1000", lambda x: 1 <= x <= 1000)]
+    copy_fraction: Fraction
     overfit_one_batch: bool
     device: str
     dtype: Literal["auto", "float32", "bfloat16", "float16"]

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn.utils import get_total_norm
 
-from lmlib.data import Batch
 from lmlib.model import NextTokenLoss, TransformerLM
 from lmlib.monitoring.throughput import Meter
 from lmlib.optim import build_optimizer, clip_scale
 from lmlib.sharding import whole
+from lmlib.training.copying import CopyWeights, copy_weight_at
 from lmlib.training.distributed import SharedLoss, averaging, replicate, shard
 from lmlib.training.settings import Datasets, Settings
 from lmlib.training.stopping import EarlyStopping, FiniteGuard, require_finite
@@ -84,6 +84,9 @@ class Trainer:
         if (saved := store.load(model, self.optimizer, **self.kept)) is not None:
             self.step, self.rows = saved
             logger.info("resuming after step %d of %d", self.step, settings.train.num_steps)
+        self.copy_weights: CopyWeights | None = None
+        if settings.train.copy_weight > 1:
+            self.copy_weights = CopyWeights.of(data.train, self.runtime.device)
         self.meter = Meter(model, self.runtime.device, self.runtime.dtype, self.world.size)
         self.last_save = time.monotonic()
 
@@ -151,26 +154,33 @@ class Trainer:
         self.meter.count(batch[0].numel() * self.world.size)
         return Step(loss, lr, grad_norm)
 
-    def _batch(self, step: int) -> Batch:
-        """Return this process's part of a step's batch."""
-        inputs, targets = self.data.train.batch(
+    def _batch(self, step: int) -> tuple[Tensor, ...]:
+        """Return this process's part of a step's batch: inputs, targets and, if any, weights."""
+        params = self.settings.train
+        batch: tuple[Tensor, ...] = self.data.train.batch(
             step,
-            seed=self.settings.train.seed,
-            batch_size=self.settings.train.batch_size,
+            seed=params.seed,
+            batch_size=params.batch_size,
             context_length=self.settings.model.context_length,
-            order=self.settings.train.order,
+            order=params.order,
+            windows=params.windows,
         )
-        return self.world.part(inputs), self.world.part(targets)
+        if self.copy_weights:
+            weight = copy_weight_at(
+                step, params.num_steps, params.copy_weight, params.copy_fraction
+            )
+            batch += (self.copy_weights(*batch, weight),)
+        return tuple(map(self.world.part, batch))
 
-    def _add_gradients(self, next_token_loss: nn.Module, batch: Batch) -> Tensor:
+    def _add_gradients(self, next_token_loss: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         """Add the gradients of the mean loss over a batch, part by part; return that loss."""
         size, rows = self.sequences_at_a_time, len(batch[0])
-        parts = list(zip(*(ids.split(size) for ids in batch), strict=True))
+        parts = list(zip(*(rows_of.split(size) for rows_of in batch), strict=True))
         total = torch.zeros((), device=self.runtime.device)
-        for number, (inputs, targets) in enumerate(parts, 1):
+        for number, part in enumerate(parts, 1):
             with averaging(next_token_loss, now=number == len(parts)):
                 with self.runtime.autocast():
-                    loss = next_token_loss(inputs, targets) * (size / rows)
+                    loss = next_token_loss(*part) * (size / rows)
                 self.scaler.scale(loss).backward()
             total += loss.detach()
         return total
@@ -220,6 +230,7 @@ class Trainer:
                 context_length=self.settings.model.context_length,
                 batch_size=size,
                 batches=params.valid_batches * params.batch_size // size,
+                starts=self.data.valid.starts(self.settings.model.context_length, params.windows),
             )
         require_finite(self.step, "the validation loss", loss)
         self.stopping.update(loss, self.model)

@@ -56,6 +56,23 @@ def test_gradients_in_float64_are_those_of_differences(softcap: float) -> None:
 
 @pytest.mark.usefixtures("at_a_time")
 @pytest.mark.parametrize("softcap", CAPS)
+def test_weights_of_the_tokens(softcap: float) -> None:
+    """The mean of weight times loss, and its gradients; weights need not have a mean of 1."""
+    hidden, weight, targets = random_inputs(torch.float64)
+    token_weights = torch.rand(TOKENS, generator=torch.Generator().manual_seed(1)).double() * 3
+    log_p = torch.log_softmax(soft_cap(hidden @ weight.T, softcap), dim=-1)
+    expected = -(log_p[torch.arange(TOKENS), targets] * token_weights).sum() / TOKENS
+    found = linear_cross_entropy(hidden, weight, targets, softcap, token_weights)
+    torch.testing.assert_close(found, expected)
+    gradients = torch.autograd.grad(found, (hidden, weight))
+    for gradient, by_hand in zip(
+        gradients, torch.autograd.grad(expected, (hidden, weight)), strict=True
+    ):
+        torch.testing.assert_close(gradient, by_hand)
+
+
+@pytest.mark.usefixtures("at_a_time")
+@pytest.mark.parametrize("softcap", CAPS)
 def test_bfloat16_under_autocast(softcap: float) -> None:
     """Products in bfloat16 and sums in float32; gradients in the dtypes of their tensors."""
     hidden, weight, targets = random_inputs(torch.float32)

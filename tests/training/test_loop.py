@@ -62,7 +62,10 @@ TRAIN = TrainParams(
     micro_batch_size=0,
     num_processes=1,
     parallel="ddp",
+    windows="any",
     order="random",
+    copy_weight=1.0,
+    copy_fraction=0.0,
     overfit_one_batch=False,
     device="cpu",
     dtype="float32",
@@ -187,6 +190,7 @@ def test_interrupted_training_equals_an_uninterrupted_one(
     [
         {"order": "epochs"},  # 24 windows: the interruption falls into the second epoch
         {"micro_batch_size": 2},
+        {"windows": "documents", "copy_weight": 9.0, "copy_fraction": 0.8},
         {"overfit_one_batch": True},
         {"patience": 100},
         {"order": "epochs", "micro_batch_size": 1, "patience": 100, "checkpoint_minutes": 1e-9},
