@@ -170,7 +170,10 @@ def polish(text: str, cast: Mapping[str, Entity]) -> str:
 
     def pronoun(match: re.Match[str]) -> str:
         person = people.get(match[1])
-        if person is None or any(name in match[2] for name in people):
+        before = text[text.rfind("\n", 0, match.start()) + 1 : match.start()]
+        before = re.split("[.!?] ", before)[-1]  # the sentence up to the name
+        others = (name for name in people if name in before + match[2])
+        if person is None or any(others) or re.search(rf"(?i)\b{person['he']}\b", before):
             return match[0]  # with two people in the sentence, a pronoun could mean either
         return f"{match[1]}{match[2]} {person['his' if match[3] else 'he']}"
 

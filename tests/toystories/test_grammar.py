@@ -50,6 +50,13 @@ def test_polish_keeps_a_name_where_a_pronoun_could_mean_another() -> None:
     assert polish("Lily saw Mia. Lily ran.", cast) == "Lily saw Mia. Lily ran."
 
 
+def test_polish_keeps_a_name_after_a_pronoun_for_another() -> None:
+    cast = {"hero": LILY, "pet": {"name": "Rex", "he": "he", "his": "his"}}
+    assert polish("She had a dog named Rex. Rex ran.", cast) == "She had a dog named Rex. He ran."
+    cast["pet"] = {"name": "Luna", "he": "she", "his": "her"}
+    assert polish("She had a cat named Luna. Luna ran.", cast).endswith("Luna. Luna ran.")
+
+
 @pytest.mark.parametrize(
     ("bare", "article"),
     [
