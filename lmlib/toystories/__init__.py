@@ -12,6 +12,9 @@ agree from the first sentence to the last.
     grammar.py    the template language, and the editor's touches (a/an, capitals, pronouns)
     generate.py   the stream and the files
 
+The random process is known, and so is the entropy of the stories: `write_corpus` returns the bits
+per byte that the best possible model would need for the validation text.
+
 To add a story, write a plot in the file of its theme; `python -m pytest tests/toystories` tries
 every alternative with every row, and so finds any slot that no row fills. It also pins the first
 megabyte of the stream, which every new plot changes.

@@ -1,4 +1,4 @@
-"""The template language of the stories: parsing, rendering, polishing.
+"""The template language of the stories: parsing, drawing, rendering, polishing.
 
 A template is plain text with three kinds of markup:
 
@@ -15,10 +15,14 @@ begin sentences in either case: `polish` turns `a` into `an` where needed and ad
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import NamedTuple, TypeAlias
+from math import log2
+from operator import itemgetter
+from typing import NamedTuple, TypeAlias, TypeVar
 
+T = TypeVar("T")
 Entity: TypeAlias = Mapping[str, str]
 Table: TypeAlias = tuple[Entity, ...]
 
@@ -96,27 +100,70 @@ def _slot(text: str) -> Slot:
     return Slot(role, column or "name", capital=text[0].isupper())
 
 
-def draw_cast(cast: Mapping[str, Table], random: Callable[[], float]) -> dict[str, Entity]:
-    """Return one row for each role of `cast`, no two with the same name.
+class Draws:
+    """Random draws, and the bits that it takes to say what they gave.
 
-    random: `random.Random.random`, uniform in [0, 1). It is the only source of randomness: Python
-    guarantees its sequence for a seed, unlike those of `choice` and `sample`.
+    random:  `random.Random.random`, uniform in [0, 1). It is the only source of randomness: Python
+             guarantees its sequence for a seed, unlike those of `choice` and `sample`.
+    bits:    -log2 of the probability of all that was drawn; equal options count as one
     """
-    drawn: dict[str, Entity] = {}
-    names: list[str] = []
-    for role, rows in cast.items():
-        entity = rows[int(random() * len(rows))]
-        while entity["name"] in names:
+
+    def __init__(self, random: Callable[[], float]) -> None:
+        self.random = random
+        self.bits = 0.0
+
+    def one_of(self, options: Sequence[T]) -> T:
+        """Return one of equally likely options."""
+        option = options[int(self.random() * len(options))]
+        self.bits += log2(len(options) / options.count(option))
+        return option
+
+    def either(self, first: T, second: T, share: float) -> T:
+        """Return `first` with probability `share`, else `second`."""
+        is_first = self.random() < share
+        if first != second:
+            self.bits -= log2(share if is_first else 1 - share)
+        return first if is_first else second
+
+
+class Cast(dict[str, Entity]):
+    """One row for each role of a plot, no two with the same name."""
+
+    def __init__(self, tables: Mapping[str, Table], random: Callable[[], float]) -> None:
+        """Draw the rows; see `Draws` for `random`."""
+        super().__init__()
+        self._free: dict[str, Table] = {}  # the rows that could be drawn for a role
+        self._shown: defaultdict[str, set[str]] = defaultdict(set)
+        for role, rows in tables.items():
+            names = {entity["name"] for entity in self.values()}
+            self._free[role] = tuple(row for row in rows if row["name"] not in names)
             entity = rows[int(random() * len(rows))]
-        names.append(entity["name"])
-        drawn[role] = entity
-    return drawn
+            while entity["name"] in names:
+                entity = rows[int(random() * len(rows))]
+            self[role] = entity
+
+    def show(self, role: str, column: str) -> str:
+        """Return a cell for the text of the story."""
+        self._shown[role].add(column)
+        return self[role][column]
+
+    @property
+    def bits(self) -> float:
+        """The bits that it takes to say which cells were shown.
+
+        A role that was not shown costs nothing, and rows with the same shown cells count as one.
+        """
+        bits = 0.0
+        for role, columns in self._shown.items():
+            cells, free = itemgetter(*columns), self._free[role]
+            bits += log2(len(free) / [cells(row) for row in free].count(cells(self[role])))
+        return bits
 
 
-def render(nodes: list[Node], cast: Mapping[str, Entity], random: Callable[[], float]) -> str:
+def render(nodes: list[Node], cast: Cast, draws: Draws) -> str:
     """Return the unpolished text of `nodes`, with one alternative drawn for each choice."""
     out: list[str] = []
-    _render(nodes, cast, random, out.append)
+    _render(nodes, cast, draws, out.append)
     return "".join(out)
 
 
@@ -125,23 +172,17 @@ def _parse_cell(value: str) -> list[Node]:
     return parse(value, {})
 
 
-def _render(
-    nodes: list[Node],
-    cast: Mapping[str, Entity],
-    random: Callable[[], float],
-    write: Callable[[str], None],
-) -> None:
+def _render(nodes: list[Node], cast: Cast, draws: Draws, write: Callable[[str], None]) -> None:
     for node in nodes:
         if isinstance(node, str):
             write(node)
         elif isinstance(node, Slot):
-            value = cast[node.role][node.column]
+            value = cast.show(node.role, node.column)
             if "{" in value:
-                value = render(_parse_cell(value), cast, random)
+                value = render(_parse_cell(value), cast, draws)
             write(value[0].upper() + value[1:] if node.capital else value)
         else:
-            options = node.options
-            _render(options[int(random() * len(options))], cast, random, write)
+            _render(draws.one_of(node.options), cast, draws, write)
 
 
 # a sentence begins a paragraph, or follows a full stop (inside or outside quotes) or `!` or `?`;

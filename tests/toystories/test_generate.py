@@ -5,17 +5,19 @@ import os
 import re
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import islice, pairwise
+from math import log2
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from lmlib.separator import SEPARATOR
 from lmlib.toystories import generate_stories, write_corpus
-from lmlib.toystories.generate import tell
-from lmlib.toystories.grammar import Choice, Node, Slot, parse
+from lmlib.toystories.generate import Story, tell
+from lmlib.toystories.grammar import Cast, Choice, Draws, Node, Slot, parse, render
 from lmlib.toystories.reader import FOLDER, Plot, plots, read_lists
 
 PLOTS = plots()
@@ -38,7 +40,8 @@ print(hashlib.sha256(text[:1_000_000]).hexdigest())
 @pytest.fixture(scope="module")
 def stories() -> list[tuple[str, str]]:
     """Return 4,000 stories as (name of the plot, text): about a hundred of each plot."""
-    return [tell(3, index) for index in range(4000)]
+    told = (tell(3, index) for index in range(4000))
+    return [(story.plot, story.text) for story in told]
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +263,50 @@ def test_pronouns_agree_with_the_hero(stories: list[tuple[str, str]]) -> None:
     assert min(checked["male"], checked["female"]) > 50
 
 
+# --- the bits of a story ---
+
+
+def ends(nodes: list[Node], cast: Cast, text: str, starts: dict[int, float]) -> dict[int, float]:
+    """Return the probability that `nodes` end at each place of `text`, given where they start."""
+    for node in nodes:
+        if isinstance(node, Choice):
+            found: defaultdict[int, float] = defaultdict(float)
+            for option in node.options:
+                for end, weight in ends(option, cast, text, starts).items():
+                    found[end] += weight / len(node.options)
+            starts = dict(found)
+        else:
+            part = node if isinstance(node, str) else render([node], cast, Draws(float))
+            starts = {
+                place + len(part): weight
+                for place, weight in starts.items()
+                if text.startswith(part, place)
+            }
+    return starts
+
+
+def test_bits_are_of_the_text_however_it_was_drawn() -> None:
+    """The probability of a text, summed over all ways to draw it, which may be several."""
+    for plot in PLOTS:
+        random = Random(plot.name).random
+        for _ in range(10):
+            draws, cast = Draws(random), Cast(plot.cast, random)
+            text = render(plot.text, cast, draws)
+            probability = ends(plot.text, cast, text, {0: 1.0})[len(text)]
+            assert draws.bits == pytest.approx(-log2(probability)), plot.name
+
+
+def test_floor_of_a_file(tmp_path: Path) -> None:
+    """The bits of its stories over all of its bytes, those of the separators too."""
+    train, valid = tmp_path / "train.txt", tmp_path / "valid.txt"
+    floor = write_corpus(train, valid, seed=4, train_bytes=1_000, valid_bytes=20_000)
+    texts = documents(valid)
+    told = [tell(4, index) for index in range(len(texts))]
+    assert [story.text for story in told] == texts
+    assert floor == pytest.approx(sum(story.bits for story in told) / valid.stat().st_size)
+    assert 0.05 < floor < 0.08
+
+
 # --- the files ---
 
 
@@ -281,8 +328,8 @@ def test_no_story_is_written_twice(corpus: tuple[Path, Path, list[int]]) -> None
 
 def test_repeated_stories_are_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the stream yields everything twice, each story is still written once."""
-    twice = (f"Story {number // 2}." for number in range(10_000))
-    monkeypatch.setattr("lmlib.toystories.generate.generate_stories", lambda seed: twice)
+    twice = (Story("", f"Story {number // 2}.", 1.0) for number in range(10_000))
+    monkeypatch.setattr("lmlib.toystories.generate._stories", lambda seed: twice)
     train, valid = tmp_path / "train.txt", tmp_path / "valid.txt"
     write_corpus(train, valid, seed=0, train_bytes=2_000, valid_bytes=1_000)
     numbers = [int(re.sub(r"\D", "", text)) for text in documents(valid) + documents(train)]

@@ -1,10 +1,11 @@
 """The template language: slots, choices, phrases, and the editor's touches."""
 
 from itertools import cycle
+from math import log2
 
 import pytest
 
-from lmlib.toystories.grammar import contract, draw_cast, parse, polish, render
+from lmlib.toystories.grammar import Cast, Choice, Draws, contract, parse, polish, render
 
 LILY = {"name": "Lily", "he": "she", "him": "her", "his": "her"}
 CAST = {"hero": LILY, "toy": {"name": "orange ball", "place": "under {his} bed"}}
@@ -13,7 +14,9 @@ CAST = {"hero": LILY, "toy": {"name": "orange ball", "place": "under {his} bed"}
 def tell(template: str, numbers: tuple[float, ...] = (0.0,)) -> str:
     """Return `template` rendered with CAST, the given random numbers, and one phrase."""
     nodes = parse(template, {"said": "said $[| to $.him]"})
-    return polish(render(nodes, CAST, cycle(numbers).__next__), CAST)
+    random = cycle(numbers).__next__
+    cast = Cast({role: (row,) for role, row in CAST.items()}, random)
+    return polish(render(nodes, cast, Draws(random)), cast)
 
 
 def test_slots_choices_and_phrases() -> None:
@@ -82,8 +85,49 @@ def test_contract_keeps_what_ends_a_sentence() -> None:
 def test_cast_has_no_name_twice() -> None:
     rows = ({"name": "red"}, {"name": "blue"})
     numbers = iter((0.0, 0.1, 0.2, 0.9))  # red; red again, twice; blue
-    cast = draw_cast({"one": rows, "two": rows}, lambda: next(numbers))
+    cast = Cast({"one": rows, "two": rows}, lambda: next(numbers))
     assert [entity["name"] for entity in cast.values()] == ["red", "blue"]
+
+
+# --- the bits that say what was drawn ---
+
+
+def test_equal_options_count_as_one() -> None:
+    """Three of four options are `a`: log2(4 / 3) bits, then log2(4)."""
+    numbers = iter((0.3, 0.9))
+    draws = Draws(lambda: next(numbers))
+    options = parse("[a|a|b|a]", {})[0]
+    assert isinstance(options, Choice)
+    assert draws.one_of(options.options) == ["a"]
+    assert draws.bits == pytest.approx(log2(4 / 3))
+    assert draws.one_of("aaab") == "b"
+    assert draws.bits == pytest.approx(log2(4 / 3) + 2)
+
+
+def test_either() -> None:
+    numbers = iter((0.2, 0.8, 0.8))
+    draws = Draws(lambda: next(numbers))
+    assert [draws.either("a", "b", 0.75), draws.either("a", "b", 0.75)] == ["a", "b"]
+    assert draws.bits == pytest.approx(log2(4 / 3) + 2)
+    assert draws.either("a", "a", 0.75) == "a"  # nothing to say
+    assert draws.bits == pytest.approx(log2(4 / 3) + 2)
+
+
+def test_a_cast_costs_what_is_shown() -> None:
+    """Of four children, Mia is shown by her pronoun, then by name; of the others three are free."""
+    children = tuple(
+        {"name": name, "he": he}
+        for name, he in (("Tom", "he"), ("Mia", "she"), ("Ben", "he"), ("Eva", "she"))
+    )
+    numbers = iter((0.3, 0.3, 0.9))  # Mia; Mia again, then Eva
+    cast = Cast({"hero": children, "friend": children}, lambda: next(numbers))
+    assert cast.bits == 0
+    assert cast.show("hero", "he") == "she"
+    assert cast.bits == pytest.approx(1)
+    assert cast.show("hero", "name") == "Mia"
+    assert cast.bits == pytest.approx(2)
+    assert cast.show("friend", "he") == "she"  # one girl of Tom, Ben and Eva
+    assert cast.bits == pytest.approx(2 + log2(3))
 
 
 @pytest.mark.parametrize(
