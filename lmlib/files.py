@@ -135,13 +135,15 @@ def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
     write_atomically(path, text.encode("utf-8"))
 
 
-def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write a header and at least one row, all with the same columns, atomically.
+def write_csv(
+    path: str | Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()
+) -> None:
+    """Write a header and rows, all with the same columns, atomically.
 
-    A float is written with all its digits.
+    A float is written with all its digits. Without rows, `columns` is needed for the header.
     """
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, list(columns or rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_atomically(path, text.getvalue().encode("utf-8"))

@@ -1,11 +1,14 @@
 """Stage `evaluate`: score the validation text, write samples and measure how new they are.
 
-Params: evaluation, sampling. Reads: models/lm/, models/tokenizer/, data/tokens/.
-Writes: models/metrics/, models/plots/position.csv, models/samples.md.
+Params: evaluation, sampling, corpus.source.
+Reads:  models/lm/, models/tokenizer/, data/tokens/, models/metrics/{corpus,train}.json.
+Writes: models/metrics/, models/plots/, models/samples.md.
 Run:    dvc repro evaluate   (by hand, from the repository root: python -m stages.evaluate)
 """
 
 import dataclasses
+import math
+from collections.abc import Mapping, Sequence
 
 from lmlib.data import TokenDataset
 from lmlib.evaluation import (
@@ -16,25 +19,31 @@ from lmlib.evaluation import (
     continuation_ids,
     evaluate,
     first_documents,
+    names_kept,
     position_curve,
     quoted,
 )
-from lmlib.files import write_atomically, write_csv, write_json
-from lmlib.params import load_params
+from lmlib.files import read_metrics, write_atomically, write_csv, write_json
+from lmlib.model import TransformerLM
+from lmlib.params import load_params, read_section
 from lmlib.runtime import resolve_device
 from lmlib.sampling import SamplingParams, generate_text, require_sampling_memory
 from lmlib.separator import separator_id
 from lmlib.states import discard
 from lmlib.tokenizer import Tokenizer
+from lmlib.toystories import child_names
 from stages.cli import remedy, run_stage
 from stages.fingerprint import fingerprint
 from stages.paths import (
+    CORPUS_METRICS,
     EVALUATE_METRICS,
+    FLOOR_CURVE,
     MODEL,
     PARAMS,
     POSITION_CURVE,
     SAMPLES,
     TOKENIZER,
+    TRAIN_METRICS,
     TRAIN_TOKENS,
     VALID_TOKENS,
     resume_folder,
@@ -42,13 +51,20 @@ from stages.paths import (
 from stages.stage_run import stage_run
 from stages.trained import load_trained
 
+HELD_OUT_STORIES = 200  # validation stories of which the names are counted
+
 
 def main() -> None:
     """Score the validation text, continue the prompts, compare samples with the training text."""
     params = load_params(PARAMS, "evaluation", EvaluationParams)
     sampling = load_params(PARAMS, "sampling", SamplingParams)
     model, tokenizer = load_trained(resolve_device(params.device, "evaluation.device"))
-    require_sampling_memory(model, len(sampling.prompts), sampling)
+    is_toystories = read_section(PARAMS, "corpus").get("source") == "toystories"
+    stories = stories_to_write(sampling, params.stories if is_toystories else 0)
+    for each in (sampling, stories):
+        require_sampling_memory(model, len(each.prompts), each)
+    floor = read_metrics(CORPUS_METRICS).get("valid_floor_bits_per_byte")
+    steps = read_metrics(TRAIN_METRICS, "steps")["steps"]
     with remedy():
         train_data, valid_data = TokenDataset.open(TRAIN_TOKENS), TokenDataset.open(VALID_TOKENS)
         for data in (train_data, valid_data):
@@ -88,11 +104,22 @@ def main() -> None:
             params.copied_tokens,
         )
         metrics = scores.metrics() | comparison.metrics
+        if floor is not None:
+            excess = scores.bits_per_byte - floor
+            metrics |= {"floor_bits_per_byte": floor, "excess_bits_per_byte": excess}
+        if stories.prompts:
+            held_out = first_documents(
+                valid_data.tokens, separator, sampling.max_tokens, HELD_OUT_STORIES
+            )
+            written = write_stories(model, tokenizer, stories)[: params.stories]
+            metrics |= names_in(written, [tokenizer.decode(ids) for ids in held_out])
         curve = position_curve(scores)
 
         write_json(EVALUATE_METRICS, metrics)
+        line = floor_curve(floor, scores, valid_data.info.source_bytes, steps)
+        write_csv(FLOOR_CURVE, line, ("step", "loss"))
         write_csv(POSITION_CURVE, [{"context": f"{x:g}", "loss": loss} for x, loss in curve])
-        page = samples_page(sampling, scores, tokenizer, texts, samples, comparison.spans)
+        page = samples_page(sampling, metrics, tokenizer, texts, samples, comparison.spans)
         write_atomically(SAMPLES, page.encode("utf-8"))
         run.summary({f"evaluate/{name}": value for name, value in metrics.items()}, on_parent=True)
         run.artifact(POSITION_CURVE, "curves", on_parent=True)
@@ -108,20 +135,80 @@ def main() -> None:
     discard(resume_folder(trained_as))
 
 
+def stories_to_write(sampling: SamplingParams, count: int) -> SamplingParams:
+    """Return how to write `count` stories at least: the prompts in turn, each with new seeds."""
+    prompts = sampling.prompts[:count]
+    rounds = math.ceil(count / max(1, len(prompts)))
+    return dataclasses.replace(sampling, prompts=prompts, num_samples=max(1, rounds))
+
+
+def write_stories(
+    model: TransformerLM, tokenizer: Tokenizer, params: SamplingParams
+) -> list[tuple[str, str]]:
+    """Return prompts and their continuations: the first of each prompt, then the second, ..."""
+    texts = generate_text(model, tokenizer, params.prompts, params)
+    return [
+        pair
+        for of_seed in zip(*texts, strict=True)
+        for pair in zip(params.prompts, of_seed, strict=True)
+    ]
+
+
+def names_in(stories: Sequence[tuple[str, str]], held_out: Sequence[str]) -> dict[str, float]:
+    """Return how far stories keep to the names of their children, and how far held-out ones do.
+
+    Without names there is no share to report.
+    """
+    names = child_names()
+    of_stories = names_kept(stories, names)
+    of_held_out = names_kept([("", text) for text in held_out], names)
+    shares = {"names_kept": of_stories, "held_out_names_kept": of_held_out}
+    return {"names_counted": of_stories.counted} | {
+        name: each.share for name, each in shares.items() if each.counted
+    }
+
+
+def floor_curve(
+    floor: float | None, scores: Evaluation, source_bytes: int, steps: float
+) -> list[dict[str, float]]:
+    """Return the floor as a line from the first step of training to the last.
+
+    floor: in bits per byte; the line is in nats per token of the validation text. Without it there
+           are no rows, and `dvc plots` draws no line.
+    """
+    if floor is None:
+        return []
+    loss = floor * math.log(2) * source_bytes / scores.tokens
+    return [{"step": step, "loss": loss} for step in (1, int(steps))]
+
+
 def samples_page(
     params: SamplingParams,
-    scores: Evaluation,
+    metrics: Mapping[str, float],
     tokenizer: Tokenizer,
     texts: list[tuple[str, str]],
     samples: list[list[int]],
     spans: list[CopiedSpan],
 ) -> str:
     """Return the samples as Markdown, each with its longest run of tokens of the training text."""
+    scores = (
+        f"Validation loss {metrics['loss']:.4f} nats per token, "
+        f"{metrics['bits_per_byte']:.4f} bits per byte"
+    )
+    if "floor_bits_per_byte" in metrics:
+        scores += (
+            f", which is {metrics['excess_bits_per_byte']:.4f} above the floor of "
+            f"{metrics['floor_bits_per_byte']:.4f}, the entropy of the corpus"
+        )
+    if metrics.keys() >= {"names_kept", "held_out_names_kept"}:
+        scores += (
+            f". Of the names after the first in a story, {metrics['names_kept']:.1%} had been "
+            f"written before ({metrics['held_out_names_kept']:.1%} in validation stories)"
+        )
     lines = [
         "# Samples",
         "",
-        f"Validation loss {scores.loss:.4f} nats per token, {scores.bits_per_byte:.4f} bits per "
-        f"byte. Temperature {params.temperature:g}, top-k {params.top_k}, top-p "
+        f"{scores}. Temperature {params.temperature:g}, top-k {params.top_k}, top-p "
         f"{params.top_p:g}, seed {params.seed}; the prompt is in bold. Below each sample stands "
         "its longest run of tokens that occurs in the training text.",
     ]

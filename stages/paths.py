@@ -22,12 +22,14 @@ EXPORTED = Path("models/hf")
 IMPORTED = Path("models/imported")
 STUDIES = Path("models/studies")
 
+CORPUS_METRICS = Path("models/metrics/corpus.json")
 TOKENIZER_METRICS = Path("models/metrics/tokenizer.json")
 TRAIN_METRICS = Path("models/metrics/train.json")
 EVALUATE_METRICS = Path("models/metrics/evaluate.json")
 TOKEN_LENGTHS = Path("models/plots/token_lengths.csv")
 TRAIN_CURVE = Path("models/plots/train.csv")
 VALID_CURVE = Path("models/plots/valid.csv")
+FLOOR_CURVE = Path("models/plots/floor.csv")
 POSITION_CURVE = Path("models/plots/position.csv")
 VEGA = Path("dvc_plots/vega.js")  # where .dvc/plots/page.html looks for it
 

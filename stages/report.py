@@ -12,6 +12,8 @@ from stages.cli import run_stage, say
 from stages.paths import EVALUATE_METRICS, SAMPLES
 
 SCORES = ("loss", "perplexity", "bits_per_byte", "accuracy")
+OF_FLOOR = {"floor_bits_per_byte", "excess_bits_per_byte"}
+OF_NAMES = {"names_kept", "names_counted", "held_out_names_kept"}
 OF_SAMPLES = {"distinct_1", "distinct_2", "distinct_3", "copied_part", "held_out_copied_part"}
 
 
@@ -28,8 +30,10 @@ def main() -> None:
                 f"validation loss  {scores['loss']:.4f} nats per token",
                 f"perplexity       {scores['perplexity']:.3f}",
                 f"bits per byte    {scores['bits_per_byte']:.4f}",
+                *(_above_floor(scores) if scores.keys() >= OF_FLOOR else []),
                 f"token accuracy   {scores['accuracy']:.1%}",
                 *(_about_samples(scores) if scores.keys() >= OF_SAMPLES else []),
+                *(_about_names(scores) if scores.keys() >= OF_NAMES else []),
                 "",
                 "Compare runs in MLflow:  make ui",
                 "",
@@ -46,6 +50,20 @@ def _samples(page: str) -> list[str]:
             lines += [] if before.startswith(">") else ["", "-" * 20]
             lines.append(html.unescape(line.removeprefix(">").strip()))
     return lines
+
+
+def _above_floor(scores: dict[str, float]) -> list[str]:
+    return [
+        f"excess           {scores['excess_bits_per_byte']:.4f} bits per byte above the floor of "
+        f"{scores['floor_bits_per_byte']:.4f}, the entropy of the corpus"
+    ]
+
+
+def _about_names(scores: dict[str, float]) -> list[str]:
+    return [
+        f"names kept       {scores['names_kept']:.1%} of {scores['names_counted']:,.0f} names in "
+        f"stories had been written before (validation texts: {scores['held_out_names_kept']:.1%})"
+    ]
 
 
 def _about_samples(scores: dict[str, float]) -> list[str]:

@@ -47,6 +47,7 @@ class Result:
     tokens: int
     loss: float
     bits_per_byte: float
+    floor: float | None = None  # in bits per byte: the least to be expected, where it is known
 
 
 def load_studies(path: Path) -> dict[str, Study]:
@@ -130,11 +131,25 @@ def report(name: str, study: Study, own: Settings, results: list[Result]) -> str
         else:
             row += "| | did not finish | |"
         lines.append(row)
+    if (floor := _floor(results)) is not None:
+        lines += [
+            "",
+            f"No model can be expected below {floor:.4f} bits per byte (the dashed line).",
+        ]
     return "\n".join([*lines, "", f"![{study.title}]({name}.svg)", ""])
 
 
+def _floor(results: list[Result]) -> float | None:
+    """Return the floor of the validation text, if it is known and the same for all results."""
+    floors = {result.floor for result in results}
+    return floors.pop() if len(floors) == 1 else None
+
+
 def chart(study: Study, results: list[Result]) -> str:
-    """Return an SVG of bits per byte over the variants: a line, or a bar for each."""
+    """Return an SVG of bits per byte over the variants: a line, or a bar for each.
+
+    The floor, where it is known, is a dashed line.
+    """
     rows = [
         {study.axis: float(result.label) if study.numeric else result.label}
         | {"bits per byte": result.bits_per_byte}
@@ -151,23 +166,30 @@ def chart(study: Study, results: list[Result]) -> str:
         variants = {"type": "nominal", "sort": None, "axis": {"labelLimit": 400}}
         scores = {}
         across, up = "y", "x"
-    spec = {
+    spec: dict[str, Any] = {
         "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
         "title": study.title,
         "width": 480,
         "background": "white",
         "data": {"values": rows},
-        "mark": marks,
-        "encoding": {
-            across: {"field": study.axis, **variants},
-            up: {
-                "field": "bits per byte",
-                "type": "quantitative",
-                "title": "validation (bits per byte)",
-                **scores,
-            },
-        },
+        "layer": [
+            {
+                "mark": marks,
+                "encoding": {
+                    across: {"field": study.axis, **variants},
+                    up: {
+                        "field": "bits per byte",
+                        "type": "quantitative",
+                        "title": "validation (bits per byte)",
+                        **scores,
+                    },
+                },
+            }
+        ],
     }
+    if (floor := _floor(results)) is not None:
+        rule = {"type": "rule", "strokeDash": [4, 4]}
+        spec["layer"].append({"mark": rule, "encoding": {up: {"datum": floor}}})
     return vl_convert.vegalite_to_svg(spec)
 
 
@@ -182,7 +204,7 @@ def _results(names: dict[str, str]) -> list[Result]:
                 metrics[path.as_posix()]["data"] for path in (TRAIN_METRICS, EVALUATE_METRICS)
             )
             numbers = train["parameters"], train["tokens"], scores["loss"], scores["bits_per_byte"]
-            results.append(Result(label, *numbers))
+            results.append(Result(label, *numbers, scores.get("floor_bits_per_byte")))
     return results
 
 

@@ -12,8 +12,13 @@ from lmlib.monitoring.progress import byte_bar
 from lmlib.places import check_place, check_space
 
 
-def write_corpus(params: CorpusParams, train_path: Path, valid_path: Path, root: Path) -> None:
+def write_corpus(
+    params: CorpusParams, train_path: Path, valid_path: Path, root: Path
+) -> float | None:
     """Write the corpus that `params` describes to `train_path` and `valid_path`.
+
+    Returns the floor of the validation text in bits per byte, below which no model can be expected
+    to score, where it is known: for toystories.
 
     Both hold the bytes of the source, with documents separated by <|endoftext|>, and neither is
     empty. Paths in `params` are relative to `root`; an interrupted download stays in
@@ -22,11 +27,11 @@ def write_corpus(params: CorpusParams, train_path: Path, valid_path: Path, root:
     """
     for path in (train_path, valid_path):
         check_place(path)
-    folder = train_path.parent
+    folder, floor = train_path.parent, None
     if params.source == "toystories":
         check_space(folder, params.train_bytes + params.valid_bytes)
         with replacing(train_path, valid_path) as parts:
-            _write_toystories(params, *parts)
+            floor = _write_toystories(params, *parts)
     elif params.source == "local":
         train, valid = _local_files(params, root)
         with replacing(train_path, valid_path) as parts:
@@ -43,13 +48,14 @@ def write_corpus(params: CorpusParams, train_path: Path, valid_path: Path, root:
         train_file, valid_file = fetch_from_hub(params.source)
         with replacing(train_path, valid_path) as parts:
             _write_files(params, folder, [train_file], [valid_file], *parts)
+    return floor
 
 
-def _write_toystories(params: CorpusParams, train_path: Path, valid_path: Path) -> None:
+def _write_toystories(params: CorpusParams, train_path: Path, valid_path: Path) -> float:
     from lmlib import toystories
 
     with byte_bar("toystories", params.train_bytes + params.valid_bytes) as on_bytes:
-        toystories.write_corpus(
+        return toystories.write_corpus(
             train_path,
             valid_path,
             seed=params.seed,

@@ -1,5 +1,6 @@
 """How good a model is: its scores on a text, and how new its samples are."""
 
+from lmlib.evaluation.names import NamesKept, names_kept
 from lmlib.evaluation.novelty import CopiedSpan, copied_spans, distinct_n
 from lmlib.evaluation.samples import (
     Comparison,
@@ -16,6 +17,7 @@ __all__ = [
     "CopiedSpan",
     "Evaluation",
     "EvaluationParams",
+    "NamesKept",
     "compare_with_training",
     "continuation_ids",
     "copied_spans",
@@ -23,6 +25,7 @@ __all__ = [
     "distinct_n",
     "evaluate",
     "first_documents",
+    "names_kept",
     "position_curve",
     "quoted",
 ]

@@ -77,11 +77,11 @@ def copying(
 
 
 def first_documents(
-    tokens: np.ndarray, separator_id: int | None, max_tokens: int
+    tokens: np.ndarray, separator_id: int | None, max_tokens: int, count: int = HELD_OUT
 ) -> list[list[int]]:
-    """Return the first `max_tokens` tokens of each of the first HELD_OUT documents of a text."""
-    ends = np.flatnonzero(tokens == separator_id)[:HELD_OUT]
-    documents = (part[part != separator_id] for part in np.split(tokens, ends)[:HELD_OUT])
+    """Return the first `max_tokens` tokens of each of the first `count` documents of a text."""
+    ends = np.flatnonzero(tokens == separator_id)[:count]
+    documents = (part[part != separator_id] for part in np.split(tokens, ends)[:count])
     return [document[:max_tokens].tolist() for document in documents if len(document)]
 
 

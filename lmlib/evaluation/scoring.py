@@ -14,7 +14,7 @@ from tqdm import tqdm
 from lmlib.data import Windows
 from lmlib.model import TransformerLM
 from lmlib.model.loss import CPU_LOGITS, GPU_LOGITS, LEAST_ROWS
-from lmlib.params import Count, check_bounds
+from lmlib.params import Count, CountOrZero, check_bounds
 from lmlib.runtime import Runtime, to_device
 from lmlib.tokens import blocks
 
@@ -31,12 +31,14 @@ class EvaluationParams:
                     it is at least context_length, windows do not overlap
     copied_tokens:  a sample counts as copied when this many consecutive tokens of it are in the
                     training text; Carlini et al. 2023, arXiv:2202.07646, and others take 50
+    stories:        number of stories to write, of which the names are counted; 0: none
     device:         auto (cuda, mps, cpu), cpu, cuda, cuda:N or mps
     """
 
     windows: Windows
     stride: Count
     copied_tokens: Count
+    stories: CountOrZero
     device: str
 
     def __post_init__(self) -> None:

@@ -24,5 +24,6 @@ version of Python, and no order depends on a hash, so the stories are the same o
 """
 
 from lmlib.toystories.generate import generate_stories, write_corpus
+from lmlib.toystories.reader import child_names
 
-__all__ = ["generate_stories", "write_corpus"]
+__all__ = ["child_names", "generate_stories", "write_corpus"]

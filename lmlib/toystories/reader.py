@@ -67,6 +67,11 @@ def plots() -> tuple[Plot, ...]:
     return tuple(plot for file in files for plot in read_plots(file, lists, phrases))
 
 
+def child_names() -> list[str]:
+    """Return the names that children have in the stories."""
+    return [row["name"] for row in read_lists(FOLDER / "words.txt")["CHILDREN"]]
+
+
 def read_lists(path: Path) -> dict[str, Table]:
     """Return the lists of `path` by name."""
     lists: dict[str, Table] = {}

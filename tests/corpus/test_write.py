@@ -34,7 +34,8 @@ VALID = b"three\n"
 
 def write(params: CorpusParams, root: Path) -> tuple[bytes, bytes]:
     train, valid = root / "data" / "raw" / "train.txt", root / "data" / "raw" / "valid.txt"
-    write_corpus(params, train, valid, root)
+    floor = write_corpus(params, train, valid, root)
+    assert (floor is not None) == (params.source == "toystories")
     assert sorted(path.name for path in train.parent.iterdir()) == ["train.txt", "valid.txt"]
     return train.read_bytes(), valid.read_bytes()
 

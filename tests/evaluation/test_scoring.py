@@ -405,6 +405,6 @@ def test_evaluation_builds_no_graph() -> None:
 
 @pytest.mark.parametrize("name", ["stride", "copied_tokens"])
 def test_params_below_1_are_refused(name: str) -> None:
-    params = EvaluationParams(windows="any", stride=1, copied_tokens=1, device="auto")
+    params = EvaluationParams(windows="any", stride=1, copied_tokens=1, stories=0, device="auto")
     with pytest.raises(ValueError, match=f"^{name} is 0; it must be from 1 to 10"):
         replace(params, **{name: 0})

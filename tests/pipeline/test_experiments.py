@@ -338,7 +338,10 @@ def test_a_parameter_is_read_by_few_stages(
     [
         ("lmlib/sampling/warpers.py", {"evaluate"}),
         ("lmlib/optim/adamw.py", {"train"}),
-        ("lmlib/toystories/words.txt", {"download"}),  # data files belong to their package
+        (
+            "lmlib/toystories/words.txt",
+            {"download", "evaluate"},
+        ),  # data files belong to their package
         ("lmlib/tokenizer/CLUSTER.md", set()),
         ("lmlib/monitoring/tracking/journal.py", set()),
     ],

@@ -32,6 +32,7 @@ class Drawn(NamedTuple):
 DRAWN = [
     Drawn("Training and validation loss", "train.csv", "step", "loss", "step", LOSS, True),
     Drawn("Training and validation loss", "valid.csv", "step", "loss", "step", LOSS, True),
+    Drawn("Training and validation loss", "floor.csv", "step", "loss", "step", LOSS, True),
     Drawn(
         "Gradient norm", "train.csv", "step", "grad_norm", "step", "gradient norm before clipping"
     ),

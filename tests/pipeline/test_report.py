@@ -37,6 +37,22 @@ def test_a_sample_is_shown_to_its_end(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.usefixtures("folder")
+def test_the_floor_and_the_names_have_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    floor = {"floor_bits_per_byte": 0.0661, "excess_bits_per_byte": 0.6439}
+    names = {"names_kept": 0.11, "names_counted": 1234, "held_out_names_kept": 0.95}
+    write_json(EVALUATE_METRICS, SCORES | floor | names)
+    main()
+    assert (
+        "bits per byte    0.7100\n"
+        "excess           0.6439 bits per byte above the floor of 0.0661, the entropy of the "
+        "corpus\n"
+        "token accuracy   62.5%\n"
+        "names kept       11.0% of 1,234 names in stories had been written before (validation "
+        "texts: 95.0%)\n"
+    ) in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("scores", [{}, SCORES | {"loss": "low"}, SCORES | {"loss": None}])
 def test_damaged_results_are_named(scores: dict[str, object]) -> None:
     write_json(EVALUATE_METRICS, scores)

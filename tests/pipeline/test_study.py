@@ -112,6 +112,18 @@ def test_chart_names_its_axes(numeric: bool) -> None:
     assert {"Width", "d_model", "validation (bits per byte)", "64", "128"} <= set(texts)
 
 
+@pytest.mark.parametrize("numeric", [True, False])
+def test_the_floor_is_a_line_where_it_is_known(numeric: bool) -> None:
+    study = dataclasses.replace(SIZES, numeric=numeric)
+    known = [dataclasses.replace(result, floor=0.0661) for result in RESULTS]
+    page = report("width", study, {}, known)
+    assert "No model can be expected below 0.0661 bits per byte (the dashed line)." in page
+    assert "stroke-dasharray" in chart(study, known)
+    for results in (RESULTS, [known[0], RESULTS[1]]):  # unknown, or not the same text
+        assert "No model" not in report("width", study, {}, results)
+        assert "stroke-dasharray" not in chart(study, results)
+
+
 @pytest.mark.slow
 @pytest.mark.pipeline
 def test_study_of_real_experiments(project: Project, tmp_path: Path) -> None:
