@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lmlib.data import Windows
-from lmlib.model import TransformerLM
 from lmlib.model.loss import CPU_LOGITS, GPU_LOGITS, LEAST_ROWS
 from lmlib.params import Count, CountOrZero, check_bounds
 from lmlib.runtime import Runtime, to_device
@@ -72,10 +72,29 @@ class Evaluation:
         return {name: value for name, value in vars(self).items() if name != "loss_by_position"}
 
 
+@runtime_checkable
+class LanguageModel(Protocol):
+    """What a module needs to be scored; a TransformerLM has it."""
+
+    vocab_size: int
+
+    def hidden(self, token_ids: Int[Tensor, "batch seq"], /) -> Float[Tensor, "batch seq d_model"]:
+        """Return the vector of each token from which its logits are computed."""
+        ...
+
+    def logits(self, hidden: Float[Tensor, "... d_model"], /) -> Float[Tensor, "... vocab"]:
+        """Return the logits for the token after each."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Return the weights, which are on one device."""
+        ...
+
+
 class TokenScores(nn.Module):
     """The loss of each target in nats, and whether it is the most likely token."""
 
-    def __init__(self, model: TransformerLM) -> None:
+    def __init__(self, model: LanguageModel) -> None:
         super().__init__()
         self.model = model
 
@@ -97,7 +116,7 @@ class TokenScores(nn.Module):
 
 @torch.no_grad()
 def evaluate(
-    model: TransformerLM,
+    model: LanguageModel,
     tokens: np.ndarray,
     source_bytes: int,
     *,
@@ -196,7 +215,7 @@ def position_curve(scores: Evaluation, points: int = 64) -> list[tuple[float, fl
 
 
 def _scores(
-    model: TransformerLM,
+    model: LanguageModel,
     tokens: np.ndarray,
     spans: np.ndarray,
     length: int,

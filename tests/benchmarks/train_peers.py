@@ -117,13 +117,17 @@ class GPT(nn.Module):
         for matrix in (p for p in self.parameters() if p.ndim == 2):
             nn.init.normal_(matrix, std=0.02)
 
-    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss in nats; inputs and targets are (batch, seq)."""
+    def hidden(self, inputs: Tensor) -> Tensor:
+        """Return the input of `head` for token ids (batch, seq): (batch, seq, d_model)."""
         positions = torch.arange(inputs.shape[1], device=inputs.device)
         x = self.tokens(inputs) + self.positions(positions)
         for block in self.blocks:
             x = block(x)
-        logits = self.head(self.norm(x))
+        return self.norm(x)
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss in nats; inputs and targets are (batch, seq)."""
+        logits = self.head(self.hidden(inputs))
         return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
