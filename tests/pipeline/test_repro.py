@@ -31,7 +31,7 @@ SAME_EVERYWHERE = {
     "data/raw/train.txt": "fc8207b605ef70171f6080db0cdc18e5",
     "data/raw/valid.txt": "548144223960b0e99d7adff52c158978",
     "models/tokenizer": "1834b4ef371d8bb6d383cfc1e0ef14ea.dir",
-    "data/tokens": "1fa1e0b2d7f7c75a72f0401e1be4f2b8.dir",
+    "data/tokens": "6f5989899ef1975087c19d47a1fd746c.dir",
 }
 
 
