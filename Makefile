@@ -107,7 +107,7 @@ bench-train: $(DEV) $(BENCH) ## Compare training with other models: ARGS="--size
 	@python -m tests.benchmarks.bench_train --repeats $(or $(REPEATS),5) $(ARGS)
 
 .PHONY: bench-learning
-bench-learning: $(DEV) ## Compare what AdamW, Muon and a Llama learn: CORPUS=FILE
+bench-learning: $(DEV) ## Compare what ours, a Llama and a nanoGPT learn: CORPUS=FILE
 	@python -m tests.benchmarks.bench_learning "$(CORPUS)" $(ARGS)
 
 .PHONY: bench-sample

@@ -10,13 +10,20 @@ from lmlib.evaluation.samples import (
     first_documents,
     quoted,
 )
-from lmlib.evaluation.scoring import Evaluation, EvaluationParams, evaluate, position_curve
+from lmlib.evaluation.scoring import (
+    Evaluation,
+    EvaluationParams,
+    LanguageModel,
+    evaluate,
+    position_curve,
+)
 
 __all__ = [
     "Comparison",
     "CopiedSpan",
     "Evaluation",
     "EvaluationParams",
+    "LanguageModel",
     "NamesKept",
     "compare_with_training",
     "continuation_ids",

@@ -74,20 +74,20 @@ class Evaluation:
 
 @runtime_checkable
 class LanguageModel(Protocol):
-    """What a module needs to be scored; a TransformerLM has it."""
+    """What can be scored: a TransformerLM, or an adapter of another model."""
 
     vocab_size: int
 
-    def hidden(self, token_ids: Int[Tensor, "batch seq"], /) -> Float[Tensor, "batch seq d_model"]:
-        """Return the vector of each token from which its logits are computed."""
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Return the weights, which are all on one device."""
+        ...
+
+    def hidden(self, token_ids: Int[Tensor, "... seq"], /) -> Float[Tensor, "... seq d_model"]:
+        """Return the input of `logits` for each token."""
         ...
 
     def logits(self, hidden: Float[Tensor, "... d_model"], /) -> Float[Tensor, "... vocab"]:
-        """Return the logits for the token after each."""
-        ...
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Return the weights, which are on one device."""
+        """Return the logits of what `hidden` returned."""
         ...
 
 

@@ -93,7 +93,13 @@ def nanogpt(job: TrainJob) -> Callable[[], Training]:
     def build() -> Training:
         torch.set_float32_matmul_precision("high")  # TF32, as nanoGPT allows it
         torch.manual_seed(SEED)
-        model = GPT(job).to(job.device)
+        model = GPT(
+            vocab_size=job.vocab_size,
+            context_length=job.context_length,
+            d_model=job.d_model,
+            num_layers=job.num_layers,
+            num_heads=job.num_heads,
+        ).to(job.device)
         forward = torch.compile(model) if job.compiled else model
         step = TrainingStep(model, forward, job)
         return Training(step.take, step.loss, num_weights(model))
@@ -102,32 +108,49 @@ def nanogpt(job: TrainJob) -> Callable[[], Training]:
 
 
 class GPT(nn.Module):
-    """Token and position embeddings, blocks, a norm, logits, and their mean cross-entropy."""
+    """Token and position embeddings, blocks, a norm, logits, and their mean cross-entropy.
 
-    def __init__(self, job: TrainJob) -> None:
+    Initial weights have a standard deviation of 0.02, those of the two matrices in each block whose
+    output is added to x one of 0.02 / sqrt(2 num_layers).
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        context_length: int,
+        d_model: int,
+        num_layers: int,
+        num_heads: int,
+    ) -> None:
         super().__init__()
-        self.tokens = nn.Embedding(job.vocab_size, job.d_model)
-        self.positions = nn.Embedding(job.context_length, job.d_model)
-        self.blocks = nn.ModuleList(
-            GPTBlock(job.d_model, job.num_heads) for _ in range(job.num_layers)
-        )
-        self.norm = nn.LayerNorm(job.d_model, bias=False)
-        self.head = nn.Linear(job.d_model, job.vocab_size, bias=False)
+        self.vocab_size = vocab_size
+        self.tokens = nn.Embedding(vocab_size, d_model)
+        self.positions = nn.Embedding(context_length, d_model)
+        self.blocks = nn.ModuleList(GPTBlock(d_model, num_heads) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(d_model, bias=False)
+        self.head = nn.Linear(d_model, vocab_size, bias=False)
         self.head.weight = self.tokens.weight
-        for matrix in (p for p in self.parameters() if p.ndim == 2):
-            nn.init.normal_(matrix, std=0.02)
+        for name, weight in self.named_parameters():
+            if weight.ndim == 2:
+                added = name.endswith(("output.weight", "down.weight"))
+                nn.init.normal_(weight, std=0.02 / (2 * num_layers) ** 0.5 if added else 0.02)
 
     def hidden(self, inputs: Tensor) -> Tensor:
-        """Return the input of `head` for token ids (batch, seq): (batch, seq, d_model)."""
+        """Return the input of `logits`, (batch, seq, d_model), for inputs (batch, seq)."""
         positions = torch.arange(inputs.shape[1], device=inputs.device)
         x = self.tokens(inputs) + self.positions(positions)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
 
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the logits of what `hidden` returned, (..., vocab_size)."""
+        return self.head(hidden)
+
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the loss in nats; inputs and targets are (batch, seq)."""
-        logits = self.head(self.hidden(inputs))
+        logits = self.logits(self.hidden(inputs))
         return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
