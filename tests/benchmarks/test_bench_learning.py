@@ -48,10 +48,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "spec",
     [
-        "adamw optim.warmup_steps=0",
-        "muon optim.warmup_steps=0",
-        "llama warmup=0",
-        "nanogpt warmup=0",
+        "adamw optim.warmup_steps=0 train.batch_size=4 model.context_length=256",
+        "muon optim.warmup_steps=0 train.batch_size=4 model.context_length=256",
+        "llama warmup=0 batch_size=4 context_length=256",
+        "nanogpt warmup=0 batch_size=4 context_length=256",
         "llama warmup=0 windows=documents batch_size=8 context_length=128",
     ],
 )
@@ -162,7 +162,7 @@ def test_the_command_line_is_refused_at_once(
 
 def test_a_peer_that_ends_in_its_warm_up_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="llama: warmup is 100, not below the 5 steps"):
-        carry_out(Run("llama", 1, folder, 1, tokens=5 * 1024))
+        carry_out(Run("llama batch_size=4 context_length=256", 1, folder, 1, tokens=5 * 1024))
 
 
 # -- texts
