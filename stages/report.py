@@ -54,15 +54,15 @@ def _samples(page: str) -> list[str]:
 
 def _above_floor(scores: dict[str, float]) -> list[str]:
     return [
-        f"excess           {scores['excess_bits_per_byte']:.4f} bits per byte above the floor of "
-        f"{scores['floor_bits_per_byte']:.4f}, the entropy of the corpus"
+        f"above the floor  {scores['excess_bits_per_byte']:.4f} bits per byte; the floor, the "
+        f"text's entropy, is {scores['floor_bits_per_byte']:.4f}"
     ]
 
 
 def _about_names(scores: dict[str, float]) -> list[str]:
     return [
-        f"names kept       {scores['names_kept']:.1%} of {scores['names_counted']:,.0f} names in "
-        f"stories had been written before (validation texts: {scores['held_out_names_kept']:.1%})"
+        f"names kept       {scores['names_kept']:.1%} of {scores['names_counted']:,.0f} in stories "
+        f"(validation text: {scores['held_out_names_kept']:.1%})"
     ]
 
 
@@ -70,8 +70,8 @@ def _about_samples(scores: dict[str, float]) -> list[str]:
     distinct = " ".join(f"{scores[f'distinct_{n}']:.3f}" for n in (1, 2, 3))
     return [
         f"distinct 1 2 3   {distinct}",
-        f"copied           {scores['copied_part']:.1%} of a sample in one piece from the training "
-        f"text (validation texts: {scores['held_out_copied_part']:.1%})",
+        f"copied           {scores['copied_part']:.1%} of a sample, in one piece "
+        f"(validation text: {scores['held_out_copied_part']:.1%})",
     ]
 
 
