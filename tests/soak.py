@@ -287,7 +287,10 @@ def judge(undisturbed: Result, one: Round) -> None:
 
 
 def start(project: Project, command: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start a command in a project, in a session of its own; its output goes to a log."""
+    """Start a command in a project, in a session of its own; its output goes to a log.
+
+    Ctrl-C reaches it, even if this process was started in the background and ignores it.
+    """
     with log_of(project).open("ab") as output:
         return subprocess.Popen(
             command,
@@ -297,6 +300,7 @@ def start(project: Project, command: Sequence[str]) -> subprocess.Popen[bytes]:
             stdout=output,
             stderr=output,
             start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
 

@@ -196,7 +196,10 @@ def test_interrupted_training_equals_an_uninterrupted_one(
         {"order": "epochs", "micro_batch_size": 1, "patience": 100, "checkpoint_minutes": 1e-9},
     ],
 )
-def test_every_kind_of_training_resumes(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_every_kind_of_training_resumes(
+    tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmlib.training.copying.RARE", 1.0)  # in so short a text no token is rare
     params = replace(TRAIN, **settings)
     if params.checkpoint_minutes:  # a state after each step: 9 replaces 7
         model, _ = run(tmp_path / "whole", params)
@@ -207,6 +210,22 @@ def test_every_kind_of_training_resumes(tmp_path: Path, settings: dict[str, Any]
         assert_same_bits(resumed.state_dict(), model.state_dict())
     else:
         assert_resumes_to_the_bit(tmp_path, params)
+
+
+def test_copies_weigh_more_until_their_share_of_the_steps_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A weight of 9 changes the loss of the first step; after its share of the steps, none."""
+    monkeypatch.setattr("lmlib.training.copying.RARE", 1.0)
+    plain, weighted = (
+        [row["loss"] for row in run(tmp_path / str(weight), params)[1].train]
+        for weight in (1.0, 9.0)
+        for params in [replace(TRAIN, copy_weight=weight, copy_fraction=0.5)]
+    )
+    assert plain[0] != weighted[0]
+    over = replace(TRAIN, copy_weight=9.0, copy_fraction=0.0)
+    losses = [row["loss"] for row in run(tmp_path / "over", over)[1].train]
+    assert losses == pytest.approx(plain, rel=1e-5)
 
 
 def test_ctrl_c_saves_and_exits_with_130(tmp_path: Path) -> None:
