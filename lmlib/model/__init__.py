@@ -11,6 +11,7 @@ from lmlib.model.layers import (
     SwiGLU,
 )
 from lmlib.model.loss import NextTokenLoss, linear_cross_entropy
+from lmlib.model.mask import documents_of
 from lmlib.model.rope import RotaryEmbedding
 from lmlib.model.shapes import Shape, count_weights, model_bytes, weight_shapes
 from lmlib.model.transformer import ModelParams, TransformerBlock, TransformerLM
@@ -32,6 +33,7 @@ __all__ = [
     "TransformerBlock",
     "TransformerLM",
     "count_weights",
+    "documents_of",
     "linear_cross_entropy",
     "model_bytes",
     "scaled_dot_product_attention",

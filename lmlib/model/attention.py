@@ -98,11 +98,13 @@ class MultiHeadSelfAttention(nn.Module):
         x: Float[Tensor, "... seq d_model"],
         token_positions: Int[Tensor, "... seq"] | None = None,
         cache: LayerCache | None = None,
+        documents: Int[Tensor, "... seq"] | None = None,
     ) -> Float[Tensor, "... seq d_model"]:
         """Return the attended values; positions are (seq,), (1, seq) or (batch, seq).
 
         With a cache, the tokens follow the cached ones and attend to them too; the cache sets
-        their positions.
+        their positions. With `documents` (see `documents_of`), which cannot be combined with a
+        cache, no token attends to one of another document.
         """
         Q, K, V = (
             projection(x).unflatten(-1, (-1, self.d_head)).transpose(-3, -2)
@@ -119,10 +121,12 @@ class MultiHeadSelfAttention(nn.Module):
             K, V, mask = cache.append(K, V)
         if self.queries_per_key > 1:
             K, V = (x.repeat_interleave(self.queries_per_key, dim=-3) for x in (K, V))
-        attended = self._attend(Q, K, V, mask)
+        attended = self._attend(Q, K, V, mask, documents)
         return self.output_proj(attended.transpose(-3, -2).flatten(-2))
 
-    def _attend(self, Q: Tensor, K: Tensor, V: Tensor, mask: Tensor | None) -> Tensor:
+    def _attend(
+        self, Q: Tensor, K: Tensor, V: Tensor, mask: Tensor | None, documents: Tensor | None
+    ) -> Tensor:
         """Return the attended values; without a mask, the queries are the last of the tokens."""
         queries, keys = Q.shape[-2], K.shape[-2]
         window = self.window if self.window < keys else 0  # a larger one hides nothing
@@ -130,9 +134,12 @@ class MultiHeadSelfAttention(nn.Module):
         if is_whole and (
             self.kernel == "blocked" or (self.kernel == "auto" and blocked_is_faster(V))
         ):
-            return causal_attention(Q, K, V, window=window)
-        if mask is None and (window or self.kernel == "plain"):
-            mask = causal_mask(torch.arange(keys - queries, keys, device=Q.device), keys, window)
+            return causal_attention(Q, K, V, window=window, documents=documents)
+        if mask is None and (window or documents is not None or self.kernel == "plain"):
+            positions = torch.arange(keys - queries, keys, device=Q.device)
+            mask = causal_mask(positions, keys, window, documents)
+            if documents is not None:
+                mask = mask.unsqueeze(-3)  # the same for every head
         if self.kernel == "plain":
             return scaled_dot_product_attention(Q, K, V, mask)
         is_causal = is_whole and mask is None

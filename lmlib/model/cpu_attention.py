@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 QUERIES = 256  # per part; a part uses only the keys that its queries see
@@ -29,6 +29,7 @@ def causal_attention(
     v: Float[Tensor, "... heads seq d_head"],
     *,
     window: int = 0,
+    documents: Int[Tensor, "... seq"] | None = None,
 ) -> Float[Tensor, "... heads seq d_head"]:
     """Return softmax(Q K^T / sqrt(d_head)) V, where queries see the keys of `causal_mask`.
 
@@ -36,7 +37,9 @@ def causal_attention(
     """
     shape = q.shape
     keep = torch.is_grad_enabled() and shape[-2] <= KEPT_CONTEXT
-    out, _ = _forward(*(x.reshape(-1, *shape[-3:]) for x in (q, k, v)), window, keep)
+    if documents is not None:
+        documents = documents.reshape(-1, shape[-2])
+    out, _ = _forward(*(x.reshape(-1, *shape[-3:]) for x in (q, k, v)), documents, window, keep)
     return out.view(shape)
 
 
@@ -57,6 +60,15 @@ def _mask(part: Part, window: int, like: Tensor) -> Tensor:
     hidden = like.new_full((stop - first, stop - start), -torch.inf)
     later = hidden.triu(first - start + 1)
     return later + hidden.tril(first - start - window) if window else later
+
+
+def _isolated(mask: Tensor, documents: Tensor | None, b: int, part: Part) -> Tensor:
+    """Return the mask of a part for sequence b, which also hides the keys of other documents."""
+    if documents is None:
+        return mask
+    start, first, stop = part
+    keys = torch.arange(start, stop)
+    return mask.masked_fill(keys < documents[b, first:stop, None], -torch.inf)
 
 
 def _scores(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
@@ -84,7 +96,9 @@ def _kept_part(kept: Tensor, q: Tensor, b: int, part: Part, window: int) -> Tens
 
 
 @torch.library.custom_op("lmlib::causal_attention", mutates_args=())
-def _forward(q: Tensor, k: Tensor, v: Tensor, window: int, keep: bool) -> tuple[Tensor, Tensor]:
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None, window: int, keep: bool
+) -> tuple[Tensor, Tensor]:
     """Return the attended values, and the probabilities of all parts if `keep`."""
     out = torch.empty_like(q)
     kept = _room(q, window, keep)
@@ -92,7 +106,8 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, window: int, keep: bool) -> tuple[
         start, first, stop = part
         mask = _mask(part, window, q)
         for b in range(len(q)):
-            scores = _scores(q[b, :, first:stop], k[b, :, start:stop], mask)
+            in_document = _isolated(mask, documents, b, part)
+            scores = _scores(q[b, :, first:stop], k[b, :, start:stop], in_document)
             p = _kept_part(kept, q, b, part, window) if keep else torch.empty_like(scores)
             torch.softmax(scores, dim=-1, out=p)
             out[b, :, first:stop] = torch.bmm(p, v[b, :, start:stop])
@@ -100,13 +115,21 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, window: int, keep: bool) -> tuple[
 
 
 @_forward.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, window: int, keep: bool) -> tuple[Tensor, Tensor]:
+def _(
+    q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None, window: int, keep: bool
+) -> tuple[Tensor, Tensor]:
     return torch.empty_like(q), _room(q, window, keep)
 
 
 @torch.library.custom_op("lmlib::causal_attention_backward", mutates_args=())
 def _backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: Tensor, window: int
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    documents: Tensor | None,
+    kept: Tensor,
+    window: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients with respect to q, k and v."""
     grad_q, grad_k, grad_v = (torch.empty_like(x) for x in (q, k, v))
@@ -122,7 +145,8 @@ def _backward(
             if len(kept):
                 p = _kept_part(kept, q, b, part, window)
             else:
-                p = torch.softmax(_scores(queries, keys, mask), dim=-1)
+                in_document = _isolated(mask, documents, b, part)
+                p = torch.softmax(_scores(queries, keys, in_document), dim=-1)
             by_out = grad[b, :, first:stop]
             by_p = torch.bmm(by_out, v[b, :, start:stop].transpose(1, 2))
             by_scores = torch.ops.aten._softmax_backward_data(by_p, p, -1, p.dtype)
@@ -138,18 +162,24 @@ def _backward(
 
 @_backward.register_fake
 def _(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: Tensor, window: int
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    documents: Tensor | None,
+    kept: Tensor,
+    window: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:3], output[1])
-    ctx.window = inputs[3]
+    ctx.save_for_backward(*inputs[:4], output[1])
+    ctx.window = inputs[4]
 
 
 def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    return *_backward(grad, *ctx.saved_tensors, ctx.window), None, None
+    return *_backward(grad, *ctx.saved_tensors, ctx.window), None, None, None
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)

@@ -26,12 +26,13 @@ class NextTokenLoss(nn.Module):
         inputs: Int[Tensor, "... seq"],
         targets: Int[Tensor, "... seq"],
         weights: Float[Tensor, "... seq"] | None = None,
+        documents: Int[Tensor, "... seq"] | None = None,
     ) -> Float[Tensor, ""]:
         """Return the mean over all positions of -log p(target), times its weight if there are any.
 
-        A float32 scalar.
+        A float32 scalar. With the `documents_of` the inputs, each is predicted from its own alone.
         """
-        hidden = self.model.hidden(inputs)
+        hidden = self.model.hidden(inputs, documents=documents)
         return linear_cross_entropy(
             hidden.flatten(0, -2),
             self.model.lm_head.weight,

@@ -118,12 +118,13 @@ class TransformerBlock(nn.Module):
         x: Float[Tensor, "... seq d_model"],
         token_positions: Int[Tensor, "... seq"] | None = None,
         cache: LayerCache | None = None,
+        documents: Int[Tensor, "... seq"] | None = None,
     ) -> Float[Tensor, "... seq d_model"]:
         """Return the block's output, shaped as x."""
         if self.post:
-            x = self.ln1(x + self.attn(x, token_positions, cache))
+            x = self.ln1(x + self.attn(x, token_positions, cache, documents))
             return self.ln2(x + self.ffn(x))
-        x = x + self.attn(self.ln1(x), token_positions, cache)
+        x = x + self.attn(self.ln1(x), token_positions, cache, documents)
         return x + self.ffn(self.ln2(x))
 
 
@@ -169,12 +170,15 @@ class TransformerLM(nn.Module):
         token_positions: Int[Tensor, "... seq"] | None = None,
         *,
         cache: Cache | None = None,
+        documents: Int[Tensor, "... seq"] | None = None,
     ) -> Float[Tensor, "... seq vocab"]:
         """Return logits for the token after each position; raise ValueError if seq is too long.
 
-        With a cache (see `empty_cache`), the tokens follow those that it holds.
+        With a cache (see `empty_cache`), the tokens follow those that it holds. With `documents`
+        (see `documents_of`), a token sees only those of its own document; with both, ValueError.
         """
-        return self.logits(self.hidden(token_ids, token_positions, cache=cache))
+        hidden = self.hidden(token_ids, token_positions, cache=cache, documents=documents)
+        return self.logits(hidden)
 
     def logits(self, hidden: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
         """Return the logits of what `hidden` returned: `lm_head`, then the soft cap if any."""
@@ -186,17 +190,23 @@ class TransformerLM(nn.Module):
         token_positions: Int[Tensor, "... seq"] | None = None,
         *,
         cache: Cache | None = None,
+        documents: Int[Tensor, "... seq"] | None = None,
     ) -> Float[Tensor, "... seq d_model"]:
-        """Return the input of `lm_head` for each token; raise ValueError if seq is too long."""
+        """Return the input of `lm_head` for each token; arguments and errors as in `forward`."""
         if token_ids.shape[-1] > self.params.context_length:
             raise ValueError(
                 f"TransformerLM: {token_ids.shape[-1]} tokens do not fit context_length="
                 f"{self.params.context_length}; pass the last {self.params.context_length}"
             )
+        if cache is not None and documents is not None:
+            raise ValueError(
+                "TransformerLM: a cache does not know where documents begin; pass the whole "
+                "sequence with its documents, or begin a cache with each document"
+            )
         caches = [None] * len(self.layers) if cache is None else cache.extend(token_ids.shape[-1])
         x = self.token_embeddings(token_ids)
         for layer, layer_cache in zip(self.layers, caches, strict=True):
-            x = layer(x, token_positions, layer_cache)
+            x = layer(x, token_positions, layer_cache, documents)
         return self.ln_final(x)
 
     def empty_cache(self, batch: int) -> KVCache:
