@@ -11,6 +11,7 @@ from lmlib.model import (
     MultiHeadSelfAttention,
     RMSNorm,
     RotaryEmbedding,
+    documents_of,
     scaled_dot_product_attention,
 )
 from lmlib.model.attention import AttentionKernel
@@ -108,7 +109,7 @@ def test_multi_head_equals_torch(kernel: AttentionKernel, num_heads: int) -> Non
 
 
 def written_out(
-    Q: Tensor, K: Tensor, V: Tensor, window: int
+    Q: Tensor, K: Tensor, V: Tensor, window: int, documents: list[int]
 ) -> Tensor:  # (heads, seq, d) and (kv_heads, seq, d)
     """Attention one query at a time; consecutive heads share keys and values."""
     heads, seq, d_head = Q.shape
@@ -116,7 +117,7 @@ def written_out(
     attended = torch.empty_like(Q)
     for head in range(heads):
         for i in range(seq):
-            seen = slice(max(0, i - window + 1), i + 1)
+            seen = slice(max(documents[i], i - window + 1), i + 1)
             keys, values = K[head // shared, seen], V[head // shared, seen]
             weights = (keys @ Q[head, i] / math.sqrt(d_head)).exp()
             attended[head, i] = weights @ values / weights.sum()
@@ -135,8 +136,14 @@ GROUPS_AND_WINDOWS = [(4, 100), (1, 100), (2, 100), (4, 3), (2, 3), (1, 1), (2, 
 @pytest.mark.parametrize("rope", [False, True])
 @pytest.mark.parametrize("qk_norm_eps", [None, 0.1])
 @pytest.mark.parametrize(("num_kv_heads", "window"), GROUPS_AND_WINDOWS)
+@pytest.mark.parametrize("documents", [None, [0, 0, 2, 2, 2, 2], [0, 1, 1, 1, 4, 4]], ids=str)
 def test_attention_written_out(
-    kernel: AttentionKernel, rope: bool, qk_norm_eps: float | None, num_kv_heads: int, window: int
+    kernel: AttentionKernel,
+    rope: bool,
+    qk_norm_eps: float | None,
+    num_kv_heads: int,
+    window: int,
+    documents: list[int] | None,
 ) -> None:
     """Four heads of queries of size 2, and a window that is open, one token, or all six."""
     options = {"num_kv_heads": num_kv_heads, "window": window, "qk_norm_eps": qk_norm_eps}
@@ -150,9 +157,10 @@ def test_attention_written_out(
         Q, K = normed(Q, layer.q_norm, qk_norm_eps), normed(K, layer.k_norm, qk_norm_eps)
     if layer.rope is not None:
         Q, K = layer.rope(Q, None), layer.rope(K, None)
-    attended = written_out(Q, K, V, window).float()
+    attended = written_out(Q, K, V, window, documents or [0] * 6).float()
     expected = attended.transpose(0, 1).reshape(6, 8) @ layer.output_proj.weight.T
-    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
+    found = layer(x, documents=None if documents is None else torch.tensor(documents))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -198,15 +206,20 @@ def test_a_window_of_the_whole_sequence_has_the_bits_of_none(kernel: AttentionKe
     ],
     ids=str,
 )
+@pytest.mark.parametrize("isolated", [False, True])
 @pytest.mark.parametrize("rope", [False, True])
 @pytest.mark.parametrize("shape", [(6, 8), (3, 6, 8), (2, 3, 6, 8), (1, 1, 8)])
 def test_kernels_agree_in_values_and_gradients(
-    shape: tuple[int, ...], rope: bool, options: dict[str, Any]
+    shape: tuple[int, ...], rope: bool, isolated: bool, options: dict[str, Any]
 ) -> None:
     results = []
+    documents = None
+    if isolated:
+        ids = torch.randint(3, shape[:-1], generator=seeded(2))
+        documents = documents_of(ids, separator_id=0)
     for kernel in KERNELS:
         layer, x = make(kernel, rope, **options), random(*shape).requires_grad_()
-        y = layer(x)
+        y = layer(x, documents=documents)
         (y * random(*shape, seed=1)).sum().backward()
         results.append((y, x.grad, *(p.grad for p in layer.parameters())))
     for tensors in zip(*results, strict=True):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lmlib.model import cpu_attention, scaled_dot_product_attention
 from lmlib.model.cpu_attention import causal_attention
-from lmlib.model.mask import causal_mask
+from lmlib.model.mask import causal_mask, documents_of
 
 
 def heads(seq: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -22,9 +22,22 @@ def heads(seq: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
     ]
 
 
-def written_out(q: Tensor, k: Tensor, v: Tensor, window: int = 0) -> Tensor:
+def written_out(
+    q: Tensor, k: Tensor, v: Tensor, window: int = 0, documents: Tensor | None = None
+) -> Tensor:
     seq = q.shape[-2]
-    return scaled_dot_product_attention(q, k, v, causal_mask(torch.arange(seq), seq, window))
+    mask = causal_mask(torch.arange(seq), seq, window, documents)
+    if documents is not None:
+        mask = mask.unsqueeze(1)
+    return scaled_dot_product_attention(q, k, v, mask)
+
+
+def documents(seq: int) -> Tensor:
+    """Return the documents of two sequences; these are of different lengths, some of one token."""
+    ids = torch.ones(2, seq, dtype=torch.int64)
+    ids[0, [i for i in (2, 3, 9, 14) if i < seq]] = 0
+    ids[1, ::5] = 0
+    return documents_of(ids, 0)
 
 
 def with_gradients(function: Callable[..., Tensor], tensors: list[Tensor]) -> list[Tensor]:
@@ -35,30 +48,36 @@ def with_gradients(function: Callable[..., Tensor], tensors: list[Tensor]) -> li
 
 
 @pytest.mark.parametrize("kept_context", [0, 1 << 20], ids=["computed again", "kept"])
+@pytest.mark.parametrize("isolated", [False, True])
 @pytest.mark.parametrize("window", [0, 1, 2, 4, 7])
 @pytest.mark.parametrize("seq", [1, 3, 4, 5, 8, 21])
 def test_result_and_gradients_are_those_of_the_written_out_one(
-    monkeypatch: pytest.MonkeyPatch, seq: int, window: int, kept_context: int
+    monkeypatch: pytest.MonkeyPatch, seq: int, window: int, isolated: bool, kept_context: int
 ) -> None:
     """Sequences of less than one part, of exactly one and two, and with a shorter last part.
 
-    Windows within a part, of one part, and from a part into those before it.
+    Windows within a part, of one part, and from a part into those before it; documents as well.
     """
     monkeypatch.setattr(cpu_attention, "QUERIES", 4)
     monkeypatch.setattr(cpu_attention, "KEPT_CONTEXT", kept_context)
+    options = {"window": window, "documents": documents(seq) if isolated else None}
     # plain attention computes the softmax of float64 scores in float32
     for found, expected in zip(
-        with_gradients(partial(causal_attention, window=window), heads(seq)),
-        with_gradients(partial(written_out, window=window), heads(seq)),
+        with_gradients(partial(causal_attention, **options), heads(seq)),
+        with_gradients(partial(written_out, **options), heads(seq)),
         strict=True,
     ):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("isolated", [False, True])
 @pytest.mark.parametrize("window", [0, 3])
-def test_gradients_by_finite_differences(monkeypatch: pytest.MonkeyPatch, window: int) -> None:
+def test_gradients_by_finite_differences(
+    monkeypatch: pytest.MonkeyPatch, window: int, isolated: bool
+) -> None:
     monkeypatch.setattr(cpu_attention, "QUERIES", 4)
-    assert torch.autograd.gradcheck(partial(causal_attention, window=window), heads(9))
+    options = {"window": window, "documents": documents(9) if isolated else None}
+    assert torch.autograd.gradcheck(partial(causal_attention, **options), heads(9))
 
 
 def test_bfloat16_is_as_exact_as_its_dtype() -> None:
@@ -90,5 +109,6 @@ def test_the_compiler_knows_its_shapes() -> None:
     with torch.no_grad():
         tensors = tuple(x.contiguous() for x in heads(6, torch.float32))
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
-    for window, keep in product((0, 2), (False, True)):
-        torch.library.opcheck(cpu_attention._forward, (*tensors, window, keep), test_utils=checks)
+    for of, window, keep in product((None, documents(6)), (0, 2), (False, True)):
+        arguments = (*tensors, of, window, keep)
+        torch.library.opcheck(cpu_attention._forward, arguments, test_utils=checks)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lmlib.model.mask import causal_mask
+from lmlib.model.mask import causal_mask, documents_of
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,23 @@ def test_rows_at_positions_of_their_own() -> None:
     mask = causal_mask(torch.tensor([[3, 4], [0, 1]]), 5, 2)
     seen = [[[k for k, sees in enumerate(q) if sees] for q in row] for row in mask.tolist()]
     assert seen == [[[2, 3], [3, 4]], [[0], [0, 1]]]
+
+
+def test_documents_by_hand() -> None:
+    """Separators are 0. The first row begins within a document; the second has an empty one."""
+    ids = torch.tensor([[5, 0, 6, 7, 0], [0, 0, 6, 6, 6]])
+    assert documents_of(ids, 0).tolist() == [[0, 1, 1, 1, 4], [0, 1, 1, 1, 1]]
+    assert documents_of(ids[0], 0).tolist() == [0, 1, 1, 1, 4]
+    assert documents_of(ids, 9).tolist() == [[0] * 5] * 2
+
+
+@pytest.mark.parametrize(
+    ("window", "expected"),
+    [
+        (0, ["x....", ".x...", ".xx..", ".xxx.", "....x"]),
+        (2, ["x....", ".x...", ".xx..", "..xx.", "....x"]),
+    ],
+)
+def test_a_mask_of_documents_by_hand(window: int, expected: list[str]) -> None:
+    mask = causal_mask(torch.arange(5), 5, window, torch.tensor([0, 1, 1, 1, 4]))
+    assert ["".join("x" if seen else "." for seen in row) for row in mask.tolist()] == expected

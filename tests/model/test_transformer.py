@@ -2,6 +2,9 @@
 
 import itertools
 import math
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +22,7 @@ from transformers import (
 )
 
 from lmlib.functional import cross_entropy, soft_cap
-from lmlib.model import ModelParams, TransformerBlock, TransformerLM
+from lmlib.model import ModelParams, NextTokenLoss, TransformerBlock, TransformerLM, documents_of
 
 VOCAB_SIZE = 50
 VARIATIONS = [
@@ -225,6 +228,104 @@ def test_a_window_hides_older_tokens(attention: str) -> None:
         differences = (lm(token_ids) - lm(changed)).abs().amax(dim=-1)
     assert differences[:, 4:7].min() > 1e-4
     assert differences[:, [0, 1, 2, 3, 7, 8, 9]].max() < 1e-6
+
+
+LENGTHS = [[3, 1, 5, 3], [7, 5]]  # of the documents of two windows of 12 tokens
+
+
+def two_windows() -> tuple[Tensor, Tensor]:
+    """Return ids in which 0 separates documents of LENGTHS; and their documents."""
+    ids = random_ids(2, 12, vocab_size=VOCAB_SIZE - 1) + 1
+    for row, lengths in zip(ids, LENGTHS, strict=True):
+        row[[0, *itertools.accumulate(lengths[:-1])]] = 0
+    return ids, documents_of(ids, 0)
+
+
+@pytest.mark.parametrize("attention", ["auto", "sdpa", "blocked", "plain"])
+@pytest.mark.parametrize("shape", [{}, {"num_kv_heads": 1}, {"attention_window": 3}], ids=str)
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_a_document_has_the_logits_that_it_has_alone(
+    attention: str, shape: dict[str, int], norm: str
+) -> None:
+    """The first documents of a window too: those after them were never in sight."""
+    lm = model(attention=attention, norm=norm, **shape)
+    ids, documents = two_windows()
+    with torch.no_grad():
+        together = lm(ids, documents=documents)
+        unaware = lm(ids)
+        for row, lengths in enumerate(LENGTHS):
+            parts = zip(ids[row].split(lengths), together[row].split(lengths), strict=True)
+            for document, logits in parts:
+                torch.testing.assert_close(lm(document), logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(together[:, :3], unaware[:, :3], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(together[:, 7:], unaware[:, 7:], atol=1e-3)
+
+
+@pytest.mark.parametrize("attention", ["auto", "sdpa", "blocked", "plain"])
+def test_no_gradient_flows_between_documents(attention: str) -> None:
+    """The loss of the third document, tokens 4 to 8, has no gradient in the other embeddings."""
+    lm = model(attention=attention, num_kv_heads=1)
+    ids, documents = two_windows()
+    embeddings: list[Tensor] = []
+    lm.token_embeddings.register_forward_hook(lambda *call: embeddings.append(call[-1]))
+    logits = lm(ids, documents=documents)
+    loss = cross_entropy(logits[0, 4:9], random_ids(5, seed=1))
+    (gradient,) = torch.autograd.grad(loss, embeddings)
+    assert gradient[0, :4].abs().max() == gradient[0, 9:].abs().max() == 0
+    assert gradient[1].abs().max() == 0
+    assert gradient[0, 4:9].abs().amax(dim=-1).min() > 0
+
+
+def test_the_loss_of_a_window_is_that_of_its_documents() -> None:
+    """The last token of a document is to predict the next separator; weights count too."""
+    lm, (ids, documents) = model(), two_windows()
+    targets = torch.cat((ids[:, 1:], torch.zeros(2, 1, dtype=ids.dtype)), dim=1)
+    weights = torch.rand(2, 12, generator=torch.Generator().manual_seed(0))
+    total = torch.zeros(())
+    for row, lengths in enumerate(LENGTHS):
+        split = (x[row].split(lengths) for x in (ids, targets, weights))
+        for document, target, weight in zip(*split, strict=True):
+            total = total + NextTokenLoss(lm)(document, target, weight) * len(document) / 24
+    found = NextTokenLoss(lm)(ids, targets, weights, documents)
+    torch.testing.assert_close(found, total)
+    gradients = (torch.autograd.grad(x, list(lm.parameters())) for x in (found, total))
+    for of_window, of_documents in zip(*gradients, strict=True):
+        torch.testing.assert_close(of_window, of_documents, rtol=1e-4, atol=1e-6)
+
+
+def test_a_cache_with_documents() -> None:
+    lm, (ids, documents) = model(), two_windows()
+    with pytest.raises(ValueError, match="a cache does not know where documents begin"):
+        lm(ids, cache=lm.empty_cache(2), documents=documents)
+
+
+def test_documents_can_be_compiled() -> None:
+    """As one graph, in a process of its own: functions whose shapes are checked cannot be read."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from tests.model import test_transformer as t; t.compare_compiled()",
+        ],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def compare_compiled() -> None:
+    ids, documents = two_windows()
+    for attention in ("sdpa", "blocked", "plain"):
+        loss = NextTokenLoss(model(attention=attention, attention_window=4))
+        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+        gradients = [
+            torch.autograd.grad(run(ids, ids, documents=documents), list(loss.parameters()))
+            for run in (loss, compiled)
+        ]
+        for eager, traced in zip(*gradients, strict=True):
+            torch.testing.assert_close(traced, eager)
 
 
 def test_groups_have_fewer_weights() -> None:
