@@ -17,7 +17,7 @@ from lmlib.tokens import TokenInfo, blocks, read_token_info, read_tokens
 
 Batch = tuple[Int[Tensor, "batch context"], Int[Tensor, "batch context"]]
 Order = Literal["random", "epochs"]
-Windows = Literal["any", "documents"]
+Windows = Literal["any", "documents", "isolated"]
 
 
 class TokenDataset:
@@ -83,6 +83,7 @@ class TokenDataset:
     def starts(self, context_length: int, windows: Windows = "any") -> Sequence[int] | np.ndarray:
         """Return the index of the first token of each window: any, or those of `document_starts`.
 
+        Isolated documents have the same windows; the model keeps its attention within each of them.
         Raises ValueError if the file is too short for a window.
         """
         self.require_context(context_length)

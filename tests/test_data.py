@@ -236,14 +236,15 @@ def test_windows_at_documents_without_a_separator() -> None:
 
 
 @pytest.mark.parametrize("order", ["random", "epochs"])
-def test_batches_of_windows_at_documents(order: Any) -> None:
+@pytest.mark.parametrize("windows", ["documents", "isolated"])
+def test_batches_of_windows_at_documents(order: Any, windows: str) -> None:
     """Documents of 4 tokens and their separator: all windows of 6 begin at a separator but two.
 
     In `epochs` each stands once in the first 11 places.
     """
     tokens = np.array([1, 2, 3, 4, SEPARATOR_ID] * 11, dtype=np.uint16)
     dataset = TokenDataset(tokens, replace(INFO, tokens=55, separator_id=SEPARATOR_ID))
-    sizes: dict[str, Any] = {"batch_size": 11, "context_length": 6, "windows": "documents"}
+    sizes: dict[str, Any] = {"batch_size": 11, "context_length": 6, "windows": windows}
     rows = dataset.batch(1, seed=1, order=order, **sizes)[0].tolist()
     assert all(
         row[0] == SEPARATOR_ID or row in (rows_at(tokens, 0), rows_at(tokens, 48)) for row in rows

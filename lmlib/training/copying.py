@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lmlib.data import TokenDataset
+from lmlib.model import documents_of
 from lmlib.tokens import blocks
 
 RARE = 1e-3  # share of the training tokens below which a token is rare
@@ -38,10 +39,19 @@ class CopyWeights:
         return cls(torch.from_numpy(counts < RARE * len(data.tokens)).to(device))
 
     def __call__(
-        self, inputs: Int[Tensor, "batch seq"], targets: Int[Tensor, "batch seq"], weight: float
+        self,
+        inputs: Int[Tensor, "batch seq"],
+        targets: Int[Tensor, "batch seq"],
+        weight: float,
+        separator_id: int | None = None,
     ) -> Float[Tensor, "batch seq"]:
-        """Return `weight` for targets that can be copied and 1 for the others, over their mean."""
+        """Return `weight` for targets that can be copied and 1 for the others, over their mean.
+
+        With a `separator_id`, a target can be copied only from its own document.
+        """
         windows = torch.cat((inputs[:, :1], targets), dim=1)
+        if separator_id is not None:  # the same token of another document is another one
+            windows = windows + documents_of(windows, separator_id) * len(self.rare)
         copied = repeats(windows)[:, 1:] & self.rare[targets]
         weights = 1 + (weight - 1) * copied.float()
         return weights / weights.mean()

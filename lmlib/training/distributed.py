@@ -126,11 +126,13 @@ class SharedLoss(nn.Module):
         super().__init__()
         self.next_token_loss, self.world = next_token_loss, world
 
-    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean over all rows, however few there are."""
+    def forward(self, **batch: Tensor) -> Tensor:
+        """Return the mean over all rows of a batch (`NextTokenLoss`), however few there are."""
         own = slice(self.world.rank, None, self.world.size)
-        rows = len(inputs[own])
+        all_rows = len(batch["inputs"])
+        rows = len(batch["inputs"][own])
         if not rows:  # compute a row with weight 0: with FSDP the others wait for this process
             own = slice(1)
-        share = rows * self.world.size / len(inputs)
-        return self.world.mean(self.next_token_loss(inputs[own], targets[own]) * share)
+        share = rows * self.world.size / all_rows
+        loss = self.next_token_loss(**{name: x[own] for name, x in batch.items()})
+        return self.world.mean(loss * share)

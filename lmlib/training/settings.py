@@ -26,13 +26,13 @@ class TrainParams:
     """Length, batches, device and intervals of a run: the section `train` of params.yaml.
 
     One step takes `batch_size` sequences of model.context_length tokens, from `windows` of the text
-    in an `order`; see `TokenDataset.batch`. Targets that can be copied from the context weigh
-    `copy_weight` at first, and in a straight line less, until they weigh as much as all others
-    after `copy_fraction` of the steps; see `CopyWeights`. Each of `num_processes`
-    (`auto`: one for each CUDA device) takes an equal share of them, `micro_batch_size` at a time
-    (0: all), and holds the whole model (`parallel` ddp) or a part of it (fsdp). Intervals are in
-    steps; the last step is always logged, validated and checkpointed. A 0 switches off
-    checkpoint_minutes, patience and profile_steps.
+    in an `order`; see `TokenDataset.batch`. In windows that are `isolated`, no token attends to one
+    of another document. Targets that can be copied from the context weigh `copy_weight` at first,
+    and in a straight line less, until they weigh as much as all others after `copy_fraction` of the
+    steps; see `CopyWeights`. Each of `num_processes` (`auto`: one for each CUDA device) takes an
+    equal share of them, `micro_batch_size` at a time (0: all), and holds the whole model
+    (`parallel` ddp) or a part of it (fsdp). Intervals are in steps; the last step is always logged,
+    validated and checkpointed. A 0 switches off checkpoint_minutes, patience and profile_steps.
     """
 
     seed: Seed

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn.utils import get_total_norm
 
-from lmlib.model import NextTokenLoss, TransformerLM
+from lmlib.model import NextTokenLoss, TransformerLM, documents_of
 from lmlib.monitoring.throughput import Meter
 from lmlib.optim import build_optimizer, clip_scale
 from lmlib.sharding import whole
@@ -84,6 +84,9 @@ class Trainer:
         if (saved := store.load(model, self.optimizer, **self.kept)) is not None:
             self.step, self.rows = saved
             logger.info("resuming after step %d of %d", self.step, settings.train.num_steps)
+        self.separator_id: int | None = None  # of the documents to isolate
+        if settings.train.windows == "isolated":
+            self.separator_id = data.train.info.separator_id
         self.copy_weights: CopyWeights | None = None
         if settings.train.copy_weight > 1:
             self.copy_weights = CopyWeights.of(data.train, self.runtime.device)
@@ -151,13 +154,13 @@ class Trainer:
         self.scaler.step(self.optimizer, grad_scale=clip)
         self.scaler.update()
         self.optimizer.zero_grad()
-        self.meter.count(batch[0].numel() * self.world.size)
+        self.meter.count(batch["inputs"].numel() * self.world.size)
         return Step(loss, lr, grad_norm)
 
-    def _batch(self, step: int) -> tuple[Tensor, ...]:
-        """Return this process's part of a step's batch: inputs, targets and, if any, weights."""
+    def _batch(self, step: int) -> dict[str, Tensor]:
+        """Return this process's part of a step's batch: the arguments of `NextTokenLoss`."""
         params = self.settings.train
-        batch: tuple[Tensor, ...] = self.data.train.batch(
+        inputs, targets = self.data.train.batch(
             step,
             seed=params.seed,
             batch_size=params.batch_size,
@@ -165,22 +168,25 @@ class Trainer:
             order=params.order,
             windows=params.windows,
         )
+        batch = {"inputs": inputs, "targets": targets}
+        if self.separator_id is not None:
+            batch["documents"] = documents_of(inputs, self.separator_id)
         if self.copy_weights:
             weight = copy_weight_at(
                 step, params.num_steps, params.copy_weight, params.copy_fraction
             )
-            batch += (self.copy_weights(*batch, weight),)
-        return tuple(map(self.world.part, batch))
+            batch["weights"] = self.copy_weights(inputs, targets, weight, self.separator_id)
+        return {name: self.world.part(rows) for name, rows in batch.items()}
 
-    def _add_gradients(self, next_token_loss: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+    def _add_gradients(self, next_token_loss: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """Add the gradients of the mean loss over a batch, part by part; return that loss."""
-        size, rows = self.sequences_at_a_time, len(batch[0])
-        parts = list(zip(*(rows_of.split(size) for rows_of in batch), strict=True))
+        size, rows = self.sequences_at_a_time, len(batch["inputs"])
         total = torch.zeros((), device=self.runtime.device)
-        for number, part in enumerate(parts, 1):
-            with averaging(next_token_loss, now=number == len(parts)):
+        for first in range(0, rows, size):
+            part = {name: x[first : first + size] for name, x in batch.items()}
+            with averaging(next_token_loss, now=first + size >= rows):
                 with self.runtime.autocast():
-                    loss = next_token_loss(*part) * (size / rows)
+                    loss = next_token_loss(**part) * (size / rows)
                 self.scaler.scale(loss).backward()
             total += loss.detach()
         return total
@@ -231,6 +237,7 @@ class Trainer:
                 batch_size=size,
                 batches=params.valid_batches * params.batch_size // size,
                 starts=self.data.valid.starts(self.settings.model.context_length, params.windows),
+                separator_id=self.separator_id,
             )
         require_finite(self.step, "the validation loss", loss)
         self.stopping.update(loss, self.model)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lmlib.model import documents_of
 from lmlib.runtime import to_device
 
 
@@ -18,13 +19,15 @@ def sampled_loss(
     batch_size: int,
     batches: int,
     starts: Sequence[int] | np.ndarray | None = None,
+    separator_id: int | None = None,
 ) -> float:
     """Return the mean loss, in nats, of `batches` batches of windows spread evenly over a text.
 
     `starts` are the first tokens of the windows to choose from; None: they may begin anywhere. The
     windows are always the same, so the values of one run compare without noise. A quick
     estimate; `lmlib.evaluation` scores the whole text. `next_token_loss(inputs, targets)` is the
-    mean loss of a batch, as in `lmlib.model.NextTokenLoss`.
+    mean loss of a batch, as in `lmlib.model.NextTokenLoss`. With a `separator_id` it also gets the
+    `documents_of` the inputs, so that it can keep attention within them.
     """
     device = next(next_token_loss.parameters()).device
     if starts is None:
@@ -35,5 +38,8 @@ def sampled_loss(
     for first in range(0, num, batch_size):
         rows = [tokens[s : s + context_length + 1] for s in chosen[first : first + batch_size]]
         windows = to_device(torch.from_numpy(np.stack(rows).astype(np.int64)), device)
-        nats += next_token_loss(windows[:, :-1], windows[:, 1:]).item() * len(rows)
+        batch = {"inputs": windows[:, :-1], "targets": windows[:, 1:]}
+        if separator_id is not None:
+            batch["documents"] = documents_of(batch["inputs"], separator_id)
+        nats += next_token_loss(**batch).item() * len(rows)
     return nats / num

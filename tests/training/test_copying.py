@@ -38,6 +38,19 @@ def test_rare_repeated_targets_weigh_more() -> None:
     torch.testing.assert_close(weigh(inputs, targets, 1.0), torch.ones(2, 3))
 
 
+def test_nothing_is_copied_from_another_document() -> None:
+    """0 separates. Of 7 and 8, rare and repeated, only the 8 stands earlier in its document.
+
+    The separator is rare here: it begins each document, and never repeats within one.
+    """
+    weigh = CopyWeights(torch.tensor([True] + [False] * 6 + [True] * 2))
+    inputs, targets = torch.tensor([[0, 7, 0, 8, 7]]), torch.tensor([[7, 0, 8, 7, 8]])
+    weights = weigh(inputs, targets, 5.0, separator_id=0)
+    torch.testing.assert_close(weights, torch.tensor([[1.0, 1.0, 1.0, 1.0, 5.0]]) * 5 / 9)
+    everywhere = torch.tensor([[1.0, 5.0, 1.0, 5.0, 5.0]]) * 5 / 17
+    torch.testing.assert_close(weigh(inputs, targets, 5.0), everywhere)
+
+
 def test_rare_is_less_than_a_thousandth_of_the_text() -> None:
     """Of 4,000 tokens 4 are a thousandth, and not rare; 3 are, and so is one that never occurs."""
     tokens = np.array([0] * 3993 + [1] * 4 + [2] * 3, dtype=np.uint16)

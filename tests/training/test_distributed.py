@@ -36,6 +36,7 @@ from lmlib.training.processes import count_processes, join
 from stages.cli import run_stage
 from tests.training.test_loop import (
     CYCLE,
+    DOCUMENTS,
     MODEL,
     NOISE,
     OPTIM,
@@ -52,6 +53,7 @@ ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 MUON = replace(OPTIM, name="muon")
 FSDP = replace(TRAIN, parallel="fsdp")
+ISOLATED = replace(TRAIN, windows="isolated", copy_weight=9.0, copy_fraction=0.8)
 OVERFITTING = replace(TRAIN, num_steps=200, valid_every=2, log_every=10, patience=3)
 
 # runs that are the same in two processes as in one, each with its optimizer
@@ -61,9 +63,11 @@ SAME: dict[str, tuple[TrainParams, OptimParams]] = {
     "ddp-epochs": (replace(TRAIN, order="epochs"), OPTIM),
     "ddp-muon": (TRAIN, MUON),
     "ddp-patience": (OVERFITTING, OPTIM),
+    "ddp-isolated": (ISOLATED, OPTIM),
     "fsdp": (FSDP, OPTIM),
     "fsdp-parts": (replace(FSDP, micro_batch_size=1), OPTIM),
     "fsdp-muon": (FSDP, MUON),
+    "fsdp-isolated": (replace(ISOLATED, parallel="fsdp", micro_batch_size=1), OPTIM),
     "fsdp-patience": (replace(OVERFITTING, parallel="fsdp"), OPTIM),
 }
 # how a run trains until step 10, and after it; None: in one process
@@ -106,7 +110,8 @@ def run(
 ) -> TrainResult:
     model = TransformerLM(MODEL, VOCAB_SIZE, seed=params.seed)
     store = ResumeStore(folder, world)
-    result = train(model, settings_of(params, optim), Datasets(data, NOISE), store, Hooks(on_step))
+    valid = DOCUMENTS if params.windows == "isolated" else NOISE
+    result = train(model, settings_of(params, optim), Datasets(data, valid), store, Hooks(on_step))
     weights = store.world.gathered(plain_state_dict(model))
     if store.world.is_main:
         save_model(folder / "model", model, weights)
@@ -114,6 +119,8 @@ def run(
 
 
 def data_of(params: TrainParams) -> TokenDataset:
+    if params.windows == "isolated":
+        return DOCUMENTS
     return CYCLE if params.patience else NOISE
 
 

@@ -23,7 +23,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 from torch.amp import GradScaler
 
 from lmlib.data import Batch, TokenDataset
-from lmlib.model import ModelParams, NextTokenLoss, TransformerLM
+from lmlib.model import ModelParams, NextTokenLoss, TransformerLM, documents_of
 from lmlib.monitoring.throughput import flops_per_token
 from lmlib.optim import AdamW, OptimParams
 from lmlib.tokens import TokenInfo
@@ -37,6 +37,7 @@ from lmlib.training import (
     TrainResult,
     train,
 )
+from lmlib.training.copying import CopyWeights
 from lmlib.training.validation import sampled_loss
 
 VOCAB_SIZE = 16
@@ -89,19 +90,24 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def dataset(tokens: np.ndarray, name: str = "tokens") -> TokenDataset:
+def dataset(
+    tokens: np.ndarray, name: str = "tokens", separator_id: int | None = None
+) -> TokenDataset:
     info = TokenInfo(
         tokens=len(tokens),
         vocab_size=VOCAB_SIZE,
         tokenizer_sha256="",
         source_bytes=len(tokens),
         documents=1,
+        separator_id=separator_id,
     )
     return TokenDataset(tokens.astype(np.uint16), info, name)
 
 
 NOISE = dataset(np.random.default_rng(0).integers(0, VOCAB_SIZE, 200))
 CYCLE = dataset(np.arange(200) % VOCAB_SIZE)  # each token has one successor
+# documents of at most four tokens: each window holds several
+DOCUMENTS = dataset(np.where(np.arange(200) % 6 % 4 == 0, 0, NOISE.tokens), separator_id=0)
 ON_NOISE = Datasets(NOISE, NOISE)
 
 
@@ -191,6 +197,8 @@ def test_interrupted_training_equals_an_uninterrupted_one(
         {"order": "epochs"},  # 24 windows: the interruption falls into the second epoch
         {"micro_batch_size": 2},
         {"windows": "documents", "copy_weight": 9.0, "copy_fraction": 0.8},
+        {"windows": "isolated"},
+        {"windows": "isolated", "micro_batch_size": 2, "copy_weight": 9.0, "copy_fraction": 0.8},
         {"overfit_one_batch": True},
         {"patience": 100},
         {"order": "epochs", "micro_batch_size": 1, "patience": 100, "checkpoint_minutes": 1e-9},
@@ -201,6 +209,7 @@ def test_every_kind_of_training_resumes(
 ) -> None:
     monkeypatch.setattr("lmlib.training.copying.RARE", 1.0)  # in so short a text no token is rare
     params = replace(TRAIN, **settings)
+    data = NOISE if params.windows == "any" else DOCUMENTS
     if params.checkpoint_minutes:  # a state after each step: 9 replaces 7
         model, _ = run(tmp_path / "whole", params)
         with pytest.raises(Interrupted):
@@ -209,7 +218,7 @@ def test_every_kind_of_training_resumes(
         resumed, _ = run(tmp_path / "halves", params)
         assert_same_bits(resumed.state_dict(), model.state_dict())
     else:
-        assert_resumes_to_the_bit(tmp_path, params)
+        assert_resumes_to_the_bit(tmp_path, params, data=data)
 
 
 def test_copies_weigh_more_until_their_share_of_the_steps_is_over(
@@ -448,7 +457,7 @@ def test_trains_uncompiled_without_a_compiler(
 class FailingCompiler(torch.nn.Module):
     """What torch.compile returns if its backend does not work."""
 
-    def forward(self, *_: torch.Tensor) -> torch.Tensor:
+    def forward(self, **_: torch.Tensor) -> torch.Tensor:
         raise BackendCompilerFailed(lambda: None, RuntimeError("no such backend"), None)
 
 
@@ -490,16 +499,53 @@ def test_compiled_training_keeps_the_names_of_weights(
 # -- parts of a batch
 
 
+@pytest.mark.parametrize("windows", ["any", "isolated"])
 @pytest.mark.parametrize("micro_batch_size", [1, 2, 4])
-def test_parts_of_a_batch_add_up_to_the_whole(tmp_path: Path, micro_batch_size: int) -> None:
+def test_parts_of_a_batch_add_up_to_the_whole(
+    tmp_path: Path, micro_batch_size: int, windows: Any
+) -> None:
     """Equal up to the order of sums in float32, over 20 steps."""
-    whole, expected = run(tmp_path / "whole")
-    params = replace(TRAIN, micro_batch_size=micro_batch_size)
-    model, result = run(tmp_path / "parts", params)
+    params = replace(TRAIN, windows=windows)
+    whole, expected = run(tmp_path / "whole", params, data=DOCUMENTS)
+    params = replace(params, micro_batch_size=micro_batch_size)
+    model, result = run(tmp_path / "parts", params, data=DOCUMENTS)
     for curve in ("train", "valid"):
         for row, other in zip(getattr(result, curve), getattr(expected, curve), strict=True):
             assert row == pytest.approx(other, rel=1e-4)
     torch.testing.assert_close(model.state_dict(), whole.state_dict(), rtol=1e-3, atol=1e-4)
+
+
+def test_isolated_documents_in_training_and_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first step and the last validation: documents isolated, and copies within them alone."""
+    monkeypatch.setattr("lmlib.training.copying.RARE", 1.0)  # in so short a text no token is rare
+    params = replace(TRAIN, windows="isolated", copy_weight=9.0, copy_fraction=0.5)
+    model, result = run(tmp_path, params, data=DOCUMENTS)
+
+    inputs, targets = DOCUMENTS.batch(
+        1, seed=1, batch_size=4, context_length=8, windows="documents"
+    )
+    weigh = CopyWeights.of(DOCUMENTS, torch.device("cpu"))
+    weights = weigh(inputs, targets, 1 + 8 * 0.9, separator_id=0)
+    assert not torch.equal(weights, weigh(inputs, targets, 1 + 8 * 0.9))
+    untrained = NextTokenLoss(TransformerLM(MODEL, VOCAB_SIZE, seed=1))
+    expected = untrained(inputs, targets, weights, documents_of(inputs, 0)).item()
+    assert result.train[0]["loss"] == pytest.approx(expected, rel=1e-6)
+
+    sizes: dict[str, Any] = {"context_length": 8, "batch_size": 4, "batches": 2}
+    starts = DOCUMENTS.starts(8, "documents")
+    tokens, final = DOCUMENTS.tokens, NextTokenLoss(model)
+    loss = sampled_loss(final, tokens, starts=starts, separator_id=0, **sizes)
+    assert result.valid_loss == pytest.approx(loss, rel=1e-6)
+    assert result.valid_loss != pytest.approx(sampled_loss(final, tokens, starts=starts, **sizes))
+
+
+def test_without_a_separator_nothing_is_isolated(tmp_path: Path) -> None:
+    """The text is one document."""
+    kinds = [replace(TRAIN, windows=windows) for windows in ("documents", "isolated")]
+    (_, expected), (_, found) = (run(tmp_path / kind.windows, kind) for kind in kinds)
+    assert found == expected
 
 
 def test_no_more_than_a_part_passes_through_the_model(
@@ -508,9 +554,9 @@ def test_no_more_than_a_part_passes_through_the_model(
     sizes: list[int] = []
     hidden = TransformerLM.hidden
 
-    def spy(self: TransformerLM, token_ids: torch.Tensor) -> torch.Tensor:
+    def spy(self: TransformerLM, token_ids: torch.Tensor, **options: Any) -> torch.Tensor:
         sizes.append(len(token_ids))
-        return hidden(self, token_ids)
+        return hidden(self, token_ids, **options)
 
     monkeypatch.setattr(TransformerLM, "hidden", spy)
     run(tmp_path, replace(TRAIN, num_steps=5, micro_batch_size=2))

@@ -1,12 +1,14 @@
 """lmlib/training/validation.py: which windows the estimate uses, and how it weighs them."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from lmlib.functional import cross_entropy
-from lmlib.model import ModelParams, TransformerLM
+from lmlib.model import ModelParams, NextTokenLoss, TransformerLM
 from lmlib.training.validation import sampled_loss
 from tests.tiny_models import shapes_seen_by, successor
 
@@ -39,6 +41,17 @@ def test_the_loss_over_all_windows_is_that_of_each_alone() -> None:
     losses = [mean_loss(tokens[i : i + 6].tolist()) for i in range(15)]
     loss = sampled_loss(LossOf(MODEL), tokens, context_length=5, batch_size=4, batches=4)
     assert loss == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_isolated_documents_lose_what_they_lose_alone() -> None:
+    """One window of 8 + 1 tokens: documents of 3 and 5, the last target ends the second."""
+    tokens = np.array([0, 4, 5, 0, 6, 7, 4, 5, 0])
+    losses = 3 * mean_loss([0, 4, 5, 0]) + 5 * mean_loss([0, 6, 7, 4, 5, 0])
+    sizes: dict[str, Any] = {"context_length": 8, "batch_size": 2, "batches": 1}
+    loss = sampled_loss(NextTokenLoss(MODEL), tokens, **sizes, separator_id=0)
+    assert loss == pytest.approx(losses / 8, rel=1e-5)
+    seeing = sampled_loss(NextTokenLoss(MODEL), tokens, **sizes)
+    assert seeing != pytest.approx(losses / 8, rel=1e-3)
 
 
 def test_it_spreads_its_windows_from_the_first_to_the_last() -> None:
