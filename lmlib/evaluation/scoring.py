@@ -14,6 +14,8 @@ from tqdm import tqdm
 
 from lmlib.data import Windows
 from lmlib.model.loss import CPU_LOGITS, GPU_LOGITS, LEAST_ROWS
+from lmlib.model.mask import documents_of
+from lmlib.model.transformer import TransformerLM
 from lmlib.params import Count, CountOrZero, check_bounds
 from lmlib.runtime import Runtime, to_device
 from lmlib.tokens import blocks
@@ -26,7 +28,8 @@ COMPILE_PASSES = 1000  # from this many on, half a minute of compiling pays off 
 class EvaluationParams:
     """How the validation text is scored: the section `evaluation` of params.yaml.
 
-    windows:        documents (a document is scored from its beginning) or any; see `evaluate`
+    windows:        documents (a document is scored from its beginning), isolated (with nothing else
+                    in sight) or any; see `evaluate`
     stride:         number of tokens that each window scores after the first (of a document); if
                     it is at least context_length, windows do not overlap
     copied_tokens:  a sample counts as copied when this many consecutive tokens of it are in the
@@ -55,9 +58,9 @@ class Evaluation:
                        between tokenizers, which loss and perplexity are not
     accuracy:          share of scored tokens to which the model gives the highest probability
     tokens:            number of tokens scored, each once
-    loss_by_position:  mean loss of the prediction at each position of a window, in nats; at index
-                       i the model has seen i + 1 tokens. The mean is over all predictions,
-                       including those whose token another window scores.
+    loss_by_position:  at index i, the mean loss of the predictions for which the model has seen
+                       i + 1 tokens, in nats. The mean is over all predictions, including those
+                       whose token another window scores.
     """
 
     loss: float
@@ -99,10 +102,26 @@ class TokenScores(nn.Module):
         self.model = model
 
     def forward(
-        self, inputs: Int[Tensor, "batch seq"], targets: Int[Tensor, "batch seq"]
+        self,
+        inputs: Int[Tensor, "batch seq"],
+        targets: Int[Tensor, "batch seq"],
+        documents: Int[Tensor, "batch seq"] | None = None,
     ) -> tuple[Float[Tensor, "batch seq"], Bool[Tensor, "batch seq"]]:
-        """Score all targets, with the logits of a few rows at a time in memory."""
-        hidden = self.model.hidden(inputs).flatten(0, -2)
+        """Score all targets, with the logits of a few rows at a time in memory.
+
+        With the `documents_of` the inputs, each from its own alone, by a TransformerLM; any other
+        model raises TypeError.
+        """
+        if documents is None:
+            hidden = self.model.hidden(inputs)
+        elif isinstance(self.model, TransformerLM):
+            hidden = self.model.hidden(inputs, documents=documents)
+        else:
+            raise TypeError(
+                f"evaluate: the attention of a {type(self.model).__name__} cannot be kept within "
+                "documents; score it with windows='documents'"
+            )
+        hidden = hidden.flatten(0, -2)
         logits_at_a_time = CPU_LOGITS if hidden.device.type == "cpu" else GPU_LOGITS
         rows = max(LEAST_ROWS, logits_at_a_time // self.model.vocab_size)
         nats, is_top = [], []
@@ -133,8 +152,10 @@ def evaluate(
     documents  A window begins with a document and scores the documents that it holds whole, each
                token with all of its document before it. Of a longer document the first window
                scores all its tokens, each later one its last `stride`.
+    isolated   As `documents`, but a token sees no other document of its window: it has the scores
+               that its document has alone. A model that was trained this way must be scored so.
 
-    In both cases the last window ends with the text, and scores the rest.
+    In all cases the last window ends with the text, and scores the rest.
 
     With `start_id`, the id of the document separator, the first token is scored as the first
     of a document; without it the first token is only context, since nothing precedes it (its
@@ -155,14 +176,21 @@ def evaluate(
         spans = np.stack((ends - length, done, ends), axis=1)
     else:
         spans = _document_spans(tokens, start_id, length, stride)
-    nats, right, nats_by_position = 0.0, 0, np.zeros(length)
+    nats, right = 0.0, 0
+    nats_by_position, predictions = np.zeros(length), np.zeros(length)
     numbers = np.arange(1, length + 1)  # of the targets, from the window's start on
-    for batch, losses, is_top in _scores(model, tokens, spans, length, batch_size, start_id):
+    separator_id = start_id if windows == "isolated" else None
+    for batch, losses, is_top, first_seen in _scores(
+        model, tokens, spans, length, batch_size, start_id, separator_id
+    ):
         start, done, end = spans[batch].T[:, :, None]
         is_new = (done < start + numbers) & (start + numbers <= end)
         nats += float(losses[is_new].sum())
         right += int(is_top[is_new].sum())
-        nats_by_position += losses.sum(axis=0)
+        positions = (numbers - 1 - first_seen).ravel()
+        nats_by_position += np.bincount(positions, losses.ravel(), minlength=length)
+        predictions += np.bincount(positions, minlength=length)
+    longest = np.count_nonzero(predictions)  # of the documents, if they are isolated
     mean = nats / num_scored
     return Evaluation(
         loss=mean,
@@ -170,7 +198,7 @@ def evaluate(
         bits_per_byte=nats / math.log(2) / source_bytes,
         accuracy=right / num_scored,
         tokens=num_scored,
-        loss_by_position=tuple((nats_by_position / len(spans)).tolist()),
+        loss_by_position=tuple((nats_by_position[:longest] / predictions[:longest]).tolist()),
     )
 
 
@@ -221,10 +249,14 @@ def _scores(
     length: int,
     batch_size: int | None,
     start_id: int | None,
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    separator_id: int | None,
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
     """Yield, for each batch of windows, their indices and the scores of all their tokens.
 
-    losses (windows, length) in nats, float64;  is_top (windows, length)
+    losses      (windows, length), nats, float64
+    is_top      (windows, length)
+    first_seen  (windows, length), the first input that the model saw: of the document, with the
+                `separator_id` of documents to isolate; else of the window, 0
     """
     device = next(model.parameters()).device
     at_a_time = CPU_TOKENS if device.type == "cpu" else GPU_TOKENS
@@ -237,16 +269,21 @@ def _scores(
     with runtime.deterministic():
         if passes >= COMPILE_PASSES:
             zeros = torch.zeros(rows, length, dtype=torch.int64, device=device)
-            scores = runtime.compile(scores, lambda module: module(zeros, zeros), "auto")
+            trial = (zeros, zeros, None if separator_id is None else zeros)
+            scores = runtime.compile(scores, lambda module: module(*trial), "auto")
         for batch in tqdm(batches, desc="evaluate", unit="batch", disable=None):
             filled = spans[np.resize(batch, rows), 0]  # one shape for all: compiled once
             ids = np.stack([_window(tokens, start, length, start_id) for start in filled.tolist()])
             windows = to_device(_to_tensor(ids), device)
-            losses, is_top = scores(windows[:, :-1], windows[:, 1:])
+            inputs, targets = windows[:, :-1], windows[:, 1:]
+            documents = None if separator_id is None else documents_of(inputs, separator_id)
+            losses, is_top = scores(inputs, targets, documents)
+            first_seen = torch.zeros_like(inputs) if documents is None else documents
             yield (
                 batch,
                 losses[: len(batch)].cpu().numpy().astype(np.float64),
                 is_top[: len(batch)].cpu().numpy(),
+                first_seen[: len(batch)].cpu().numpy(),
             )
 
 

@@ -24,8 +24,9 @@ otherwise. Their windows begin anywhere, unless windows=documents.
 
 All share a tokenizer, learnt from the training text, and are scored in float32 on the whole
 validation text (without --valid: on the last hundredth of the text) as the stage `evaluate` does:
-each document from its beginning, in windows as long as the run's own context. <|endoftext|> stands
-between documents; a text without it is one document.
+each document from its beginning, in windows as long as the run's own context; isolated, if the run
+has train.windows=isolated. <|endoftext|> stands between documents; a text without it is one
+document.
 
 `--jobs` runs at a time share the cores. With --seconds each run has all of them: it measures how
 fast it is with a model that it drops, and takes as many steps as fit, so that its schedule ends
@@ -48,7 +49,7 @@ from pathlib import Path
 
 import torch
 
-from lmlib.data import TokenDataset
+from lmlib.data import TokenDataset, Windows
 from lmlib.evaluation import Evaluation, EvaluationParams, LanguageModel, evaluate
 from lmlib.files import sha256_file
 from lmlib.model import ModelParams
@@ -115,7 +116,8 @@ def carry_out(run: Run) -> Result:
         training.take_step()
     training.synchronize()
     seconds = time.perf_counter() - start
-    scores = score(training.model, valid, learner.model.context_length)
+    windows = "isolated" if learner.train.windows == "isolated" else "documents"
+    scores = score(training.model, valid, learner.model.context_length, windows)
     return Result(
         scores.loss,
         scores.bits_per_byte,
@@ -144,7 +146,9 @@ def steps_in(
     return max(1, round(steps / elapsed_s * seconds))
 
 
-def score(model: LanguageModel, valid: TokenDataset, context_length: int) -> Evaluation:
+def score(
+    model: LanguageModel, valid: TokenDataset, context_length: int, windows: Windows = "documents"
+) -> Evaluation:
     """Score a text by documents; the stride is as large a part of the context as in params.yaml."""
     params = load_params(ROOT / "params.yaml", "evaluation", EvaluationParams)
     usual = load_params(ROOT / "params.yaml", "model", ModelParams).context_length
@@ -153,7 +157,7 @@ def score(model: LanguageModel, valid: TokenDataset, context_length: int) -> Eva
         valid.tokens,
         valid.info.source_bytes,
         context_length=context_length,
-        windows="documents",
+        windows=windows,
         stride=max(1, params.stride * context_length // usual),
         start_id=valid.info.separator_id,
     )

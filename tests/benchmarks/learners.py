@@ -108,6 +108,8 @@ class Learner:
             raise ValueError(
                 f"{spec}: {name} is unknown; choose one of {', '.join((*OURS, *PEERS))}"
             )
+        if name in PEERS and "windows=isolated" in pairs:
+            raise ValueError(f"{spec}: a peer cannot isolate documents; take windows=documents")
         for key, _, value in (pair.partition("=") for pair in pairs):
             if key not in known:
                 raise ValueError(

@@ -136,6 +136,7 @@ def test_settings_change_a_peer_and_not_the_others() -> None:
         ("llama learning_rate=1", "learning_rate is unknown; the settings of llama are lr, betas"),
         ("nanogpt optim.lr=1", r"optim\.lr is unknown; the settings of nanogpt are lr, betas"),
         ("nanogpt betas=0.9", r"optim\.betas is the value 0\.9"),
+        ("llama windows=isolated", "a peer cannot isolate documents; take windows=documents"),
         ("lama", "lama is unknown; choose one of adamw, muon, llama, nanogpt"),
     ],
 )
@@ -218,6 +219,8 @@ def test_the_score_of_a_peer_is_that_of_a_naive_loop(
     scores = score(model, valid, context_length=4)
     assert scores.loss == pytest.approx(nats / 14, rel=1e-6)
     assert scores.bits_per_byte == pytest.approx(nats / math.log(2) / 28, rel=1e-6)
+    with pytest.raises(TypeError, match="cannot be kept within documents; score it with"):
+        score(model, valid, context_length=4, windows="isolated")
 
 
 def test_a_peer_is_scored_with_the_logits_it_learns_with() -> None:

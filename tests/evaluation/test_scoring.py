@@ -127,6 +127,58 @@ def test_a_short_document_is_scored_with_nothing_before_it() -> None:
     assert scores.loss == pytest.approx((2 * sum(alone[:3]) + sum(alone[3:])) / 9, rel=1e-5)
 
 
+@settings(deadline=None, max_examples=100)
+@given(
+    tokens=st.lists(st.integers(0, 3), min_size=2, max_size=40),  # a quarter are separators
+    context_length=st.integers(1, 8),
+    stride=st.integers(1, 10),
+    batch_size=st.integers(1, 4),
+)
+def test_isolated_documents_are_scored_alone(
+    tokens: list[int], context_length: int, stride: int, batch_size: int
+) -> None:
+    """Of longer ones than a window, each token has the context that its window leaves it."""
+    preceded = [0, *tokens]
+    length = min(context_length, len(tokens))
+
+    def context(place: int, start: int) -> int:
+        return place - max(start, *(i for i in range(place) if preceded[i] == 0), 0)
+
+    spans = spans_by_documents(preceded, 0, length, min(stride, length))
+    expected = [
+        nats_of(preceded, place, context(place, start))
+        for start, first, last in spans
+        for place in range(first, last + 1)
+    ]
+    scores = evaluate(
+        MODEL,
+        np.array(tokens, dtype=np.uint16),
+        source_bytes=37,
+        context_length=context_length,
+        windows="isolated",
+        stride=stride,
+        batch_size=batch_size,
+        start_id=0,
+    )
+    assert scores.loss * len(tokens) == pytest.approx(math.fsum(x for x, _ in expected), rel=1e-5)
+    assert scores.accuracy == pytest.approx(sum(right for _, right in expected) / len(tokens))
+    by_context: dict[int, list[float]] = {}
+    for start, place in ((s, s + i) for s, _, _ in spans for i in range(1, length + 1)):
+        seen = context(place, start)
+        by_context.setdefault(seen, []).append(nats_of(preceded, place, seen)[0])
+    curve = [np.mean(by_context[seen]) for seen in range(1, len(by_context) + 1)]
+    assert scores.loss_by_position == pytest.approx(curve, rel=1e-5)
+
+
+def test_without_a_separator_an_isolated_document_is_the_whole_text() -> None:
+    tokens = np.array([4, 0, 5, 6, 0, 7, 8, 1, 2, 3])
+    scores, expected = (
+        evaluate(MODEL, tokens, 1, context_length=4, windows=windows)
+        for windows in ("isolated", "documents")
+    )
+    assert scores == expected
+
+
 def test_logits_are_capped() -> None:
     """Of 4 tokens each next one has a logit of 4 * tanh(10 / 4), the others 0."""
     model = successor(4, 10.0)
@@ -335,6 +387,9 @@ def test_all_batches_have_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes.clear()
     evaluate(model, np.zeros(27, np.uint16), 27, context_length=4, batch_size=2, start_id=0)
     assert (len(trials), shapes) == (1, [(2, 4)] * 5)
+    ones, options = np.ones(27, np.uint16), {"context_length": 4, "batch_size": 2, "start_id": 0}
+    evaluate(model, ones, 27, windows="isolated", **options)
+    assert len(trials) == 2
 
 
 @pytest.mark.parametrize("logits_at_a_time", [1, 40, 1000])
