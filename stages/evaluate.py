@@ -1,6 +1,6 @@
 """Stage `evaluate`: score the validation text, write samples and measure how new they are.
 
-Params: evaluation, sampling, corpus.source.
+Params: evaluation, sampling, corpus.source, train.windows.
 Reads:  models/lm/, models/tokenizer/, data/tokens/, models/metrics/{corpus,train}.json.
 Writes: models/metrics/, models/plots/, models/samples.md.
 Run:    dvc repro evaluate   (by hand, from the repository root: python -m stages.evaluate)
@@ -50,6 +50,7 @@ from stages.paths import (
 )
 from stages.stage_run import stage_run
 from stages.trained import load_trained
+from stages.windows import windows_to_score
 
 HELD_OUT_STORIES = 200  # validation stories of which the names are counted
 
@@ -57,6 +58,7 @@ HELD_OUT_STORIES = 200  # validation stories of which the names are counted
 def main() -> None:
     """Score the validation text, continue the prompts, compare samples with the training text."""
     params = load_params(PARAMS, "evaluation", EvaluationParams)
+    params = dataclasses.replace(params, windows=windows_to_score(params.windows))
     sampling = load_params(PARAMS, "sampling", SamplingParams)
     model, tokenizer = load_trained(resolve_device(params.device, "evaluation.device"))
     is_toystories = read_section(PARAMS, "corpus").get("source") == "toystories"

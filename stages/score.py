@@ -1,6 +1,7 @@
 """Score any text with the trained model; run by hand, not a stage of the pipeline.
 
-Params: evaluation, corpus.text_field. Reads: models/lm/, models/tokenizer/, FILE. Writes: nothing.
+Params: evaluation, corpus.text_field, train.windows.
+Reads:  models/lm/, models/tokenizer/, FILE. Writes: nothing.
 Run:    python -m stages.score FILE
 """
 
@@ -21,6 +22,7 @@ from lmlib.tokens import read_tokens
 from stages.cli import run_stage, say
 from stages.paths import PARAMS
 from stages.trained import load_trained
+from stages.windows import windows_to_score
 
 
 def main() -> None:
@@ -46,7 +48,7 @@ def main() -> None:
             read_tokens(tokens_path),
             size,
             context_length=model.params.context_length,
-            windows=defaults.windows,
+            windows=windows_to_score(defaults.windows),
             stride=stride,
             start_id=separator_id(tokenizer.special_ids),
         )

@@ -15,7 +15,7 @@ from lmlib.evaluation import evaluate
 from lmlib.separator import SEPARATOR
 from lmlib.tokenizer import Tokenizer
 from stages.cli import run_stage
-from stages.paths import MODEL, TOKENIZER
+from stages.paths import MODEL, PARAMS, TOKENIZER
 from stages.score import main
 from tests.pipeline.trained import CONTEXT_LENGTH, STORY, make_trained
 
@@ -75,6 +75,36 @@ def test_any_text(score: Callable[..., str], trained: Path, tmp_path: Path, cont
         start_id=tokenizer.special_ids[SEPARATOR],
     )
     assert scores == {"bytes": len(content), **expected.metrics()}
+
+
+def test_a_model_trained_on_isolated_documents_is_scored_so(
+    score: Callable[..., str], trained: Path, tmp_path: Path
+) -> None:
+    """`evaluation.windows` is documents all the same."""
+    text = ("A dog." + SEPARATOR) * 5
+    (tmp_path / "text.txt").write_text(text, encoding="utf-8")
+    seeing = json.loads(score(str(tmp_path / "text.txt"), "--json"))
+    params = (trained / PARAMS).read_text(encoding="utf-8")
+    before, train, after = params.partition("\ntrain:")
+    (trained / PARAMS).write_text(
+        before + train + after.replace("windows: documents", "windows: isolated", 1),
+        encoding="utf-8",
+    )
+    alone = json.loads(score(str(tmp_path / "text.txt"), "--json"))
+    (trained / PARAMS).write_text(params, encoding="utf-8")
+
+    tokenizer = Tokenizer.load(trained / TOKENIZER)
+    tokenizer.encode_file(tmp_path / "text.txt", tmp_path / "tokens.npy")
+    expected = evaluate(
+        load_model(trained / MODEL),
+        np.load(tmp_path / "tokens.npy"),
+        len(text),
+        context_length=CONTEXT_LENGTH,
+        windows="isolated",
+        start_id=tokenizer.special_ids[SEPARATOR],
+    )
+    assert alone == {"bytes": len(text), **expected.metrics()}
+    assert alone["loss"] != seeing["loss"]
 
 
 def files_below(folder: Path) -> dict[Path, bytes]:
