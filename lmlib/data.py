@@ -13,7 +13,7 @@ from torch import Tensor
 from lmlib.digests import check_digests
 from lmlib.files import sha256_file
 from lmlib.runtime import to_device
-from lmlib.tokens import TokenInfo, blocks, read_token_info, read_tokens
+from lmlib.tokens import TokenInfo, blocks, find_separators, read_token_info, read_tokens
 
 Batch = tuple[Int[Tensor, "batch context"], Int[Tensor, "batch context"]]
 Order = Literal["random", "epochs"]
@@ -182,12 +182,7 @@ def document_starts(
     the first document that does not end in it; a document longer than a window goes on in windows
     side by side. The last window ends with the text. A text without separators is one document.
     """
-    found = [np.zeros(1, dtype=np.int64)]
-    first = 0
-    for block in blocks(tokens) if separator_id is not None else ():
-        found.append(np.flatnonzero(block == separator_id) + first)
-        first += len(block)
-    documents = np.concatenate(found)
+    documents = np.concatenate(([0], find_separators(tokens, separator_id)))
     last = len(tokens) - context_length - 1
     starts = [0]
     while starts[-1] < last:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int
 
 from lmlib.files import read_json, write_json
 from lmlib.params import Count, CountOrZero, check_bounds, from_dict
@@ -103,11 +104,20 @@ def count_documents(tokens: np.ndarray, separator_id: int | None, blank_ids: set
     """
     if separator_id is None:
         return min(len(tokens), 1)
-    separators = sum(int((block == separator_id).sum()) for block in blocks(tokens))
     end = len(tokens)
     while end and int(tokens[end - 1]) in blank_ids:
         end -= 1
-    return separators + int(end > 0 and tokens[end - 1] != separator_id)
+    is_open = end > 0 and tokens[end - 1] != separator_id
+    return len(find_separators(tokens, separator_id)) + int(is_open)
+
+
+def find_separators(tokens: np.ndarray, separator_id: int | None) -> Int[np.ndarray, " separators"]:
+    """Return the indices of all separators, block by block: a copy of the tokens is not needed."""
+    found, first = [np.zeros(0, dtype=np.int64)], 0
+    for block in blocks(tokens) if separator_id is not None else ():
+        found.append(np.flatnonzero(block == separator_id) + first)
+        first += len(block)
+    return np.concatenate(found)
 
 
 def blocks(tokens: np.ndarray, size: int = 1 << 22) -> Iterator[np.ndarray]:

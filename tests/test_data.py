@@ -21,7 +21,13 @@ from lmlib.data import (
     permute,
 )
 from lmlib.files import sha256_file
-from lmlib.tokens import TokenInfo, count_documents, read_token_info, write_token_info
+from lmlib.tokens import (
+    TokenInfo,
+    count_documents,
+    find_separators,
+    read_token_info,
+    write_token_info,
+)
 
 INFO = TokenInfo(tokens=50, vocab_size=100, tokenizer_sha256="ab", source_bytes=180, documents=3)
 
@@ -495,8 +501,9 @@ def test_count_documents_without_a_separator() -> None:
     assert count_documents(np.array([]), separator_id=None, blank_ids=set()) == 0
 
 
-def test_count_documents_across_blocks() -> None:
+def test_separators_of_several_blocks() -> None:
     """There are more tokens than one block of 2**22 holds, and a separator in each block."""
     tokens = np.ones((1 << 22) + 2, dtype=np.uint16)
     tokens[[0, -1]] = 0
+    assert find_separators(tokens, 0).tolist() == [0, len(tokens) - 1]
     assert count_documents(tokens, separator_id=0, blank_ids=set()) == 2

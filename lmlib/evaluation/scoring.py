@@ -18,7 +18,7 @@ from lmlib.model.mask import documents_of
 from lmlib.model.transformer import TransformerLM
 from lmlib.params import Count, CountOrZero, check_bounds
 from lmlib.runtime import Runtime, to_device
-from lmlib.tokens import blocks
+from lmlib.tokens import find_separators
 
 CPU_TOKENS, GPU_TOKENS = 1 << 12, 1 << 16  # per pass, chosen for memory and speed
 COMPILE_PASSES = 1000  # from this many on, half a minute of compiling pays off on a GPU
@@ -210,10 +210,8 @@ def _document_spans(
     These are numbers of tokens, from 1, of the text; the separator before it has number 0. The
     window has the inputs `start` to `start + length - 1` and scores the tokens `done + 1` to `end`.
     """
-    separators = [np.flatnonzero(block == separator_id) for block in blocks(tokens)]
-    sizes = np.cumsum([0, *map(len, blocks(tokens))])[:-1]
-    found = [1 + first + here for first, here in zip(sizes, separators, strict=True)]
-    documents = np.concatenate([np.zeros(1, dtype=np.int64), *found])  # the separators before them
+    # the separators before them
+    documents = np.concatenate(([0], 1 + find_separators(tokens, separator_id)))
     spans, done = [], 0
     while done < len(tokens):
         document = int(documents[documents.searchsorted(done, side="right") - 1])

@@ -18,20 +18,18 @@ def sampled_loss(
     context_length: int,
     batch_size: int,
     batches: int,
-    starts: Sequence[int] | np.ndarray | None = None,
+    starts: Sequence[int] | np.ndarray,
     separator_id: int | None = None,
 ) -> float:
     """Return the mean loss, in nats, of `batches` batches of windows spread evenly over a text.
 
-    `starts` are the first tokens of the windows to choose from; None: they may begin anywhere. The
-    windows are always the same, so the values of one run compare without noise. A quick
-    estimate; `lmlib.evaluation` scores the whole text. `next_token_loss(inputs, targets)` is the
-    mean loss of a batch, as in `lmlib.model.NextTokenLoss`. With a `separator_id` it also gets the
-    `documents_of` the inputs, so that it can keep attention within them.
+    They begin at some of `starts`, and are always the same, so the values of one run compare
+    without noise. A quick estimate; `lmlib.evaluation` scores the whole text.
+    `next_token_loss(inputs, targets)` is the mean loss of a batch, as in
+    `lmlib.model.NextTokenLoss`. With a `separator_id` it also gets the `documents_of` the inputs,
+    so that it can keep attention within them.
     """
     device = next(next_token_loss.parameters()).device
-    if starts is None:
-        starts = range(len(tokens) - context_length)
     num = min(batches * batch_size, len(starts))
     chosen = [int(starts[i]) for i in np.linspace(0, len(starts) - 1, num=num, dtype=np.int64)]
     nats = 0.0

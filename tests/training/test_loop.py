@@ -690,7 +690,12 @@ def test_stops_when_patience_ends_with_the_best_weights(tmp_path: Path) -> None:
     assert result.train[-1]["step"] == result.valid[-1]["step"] == 2 * len(losses) < 400
     assert result.valid_loss == losses[best]
     held = sampled_loss(
-        NextTokenLoss(model), NOISE.tokens, context_length=8, batch_size=4, batches=2
+        NextTokenLoss(model),
+        NOISE.tokens,
+        context_length=8,
+        batch_size=4,
+        batches=2,
+        starts=NOISE.starts(8),
     )
     assert held == losses[best]
     assert saved_steps(tmp_path)[-1] == 2 * len(losses)

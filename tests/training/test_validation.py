@@ -39,7 +39,9 @@ def test_the_loss_over_all_windows_is_that_of_each_alone() -> None:
     """20 tokens hold 15 windows of 5 + 1; asked for 4 * 4, it takes each once."""
     tokens = np.random.default_rng(0).integers(11, size=20).astype(np.uint16)
     losses = [mean_loss(tokens[i : i + 6].tolist()) for i in range(15)]
-    loss = sampled_loss(LossOf(MODEL), tokens, context_length=5, batch_size=4, batches=4)
+    loss = sampled_loss(
+        LossOf(MODEL), tokens, context_length=5, batch_size=4, batches=4, starts=range(15)
+    )
     assert loss == pytest.approx(np.mean(losses), rel=1e-5)
 
 
@@ -47,7 +49,7 @@ def test_isolated_documents_lose_what_they_lose_alone() -> None:
     """One window of 8 + 1 tokens: documents of 3 and 5, the last target ends the second."""
     tokens = np.array([0, 4, 5, 0, 6, 7, 4, 5, 0])
     losses = 3 * mean_loss([0, 4, 5, 0]) + 5 * mean_loss([0, 6, 7, 4, 5, 0])
-    sizes: dict[str, Any] = {"context_length": 8, "batch_size": 2, "batches": 1}
+    sizes: dict[str, Any] = {"context_length": 8, "batch_size": 2, "batches": 1, "starts": [0]}
     loss = sampled_loss(NextTokenLoss(MODEL), tokens, **sizes, separator_id=0)
     assert loss == pytest.approx(losses / 8, rel=1e-5)
     seeing = sampled_loss(NextTokenLoss(MODEL), tokens, **sizes)
@@ -63,7 +65,9 @@ def test_it_spreads_its_windows_from_the_first_to_the_last() -> None:
     tokens = np.array([0, 1, 2, 0, 1, 2, 3, 4, 5, 8, 9, 1])
     model = successor(10, logit=1e4)
     shapes = shapes_seen_by(model.token_embeddings)
-    loss = sampled_loss(LossOf(model), tokens, context_length=2, batch_size=2, batches=2)
+    loss = sampled_loss(
+        LossOf(model), tokens, context_length=2, batch_size=2, batches=2, starts=range(10)
+    )
     assert loss == pytest.approx(1e4 / 8)
     assert shapes == [(2, 2), (2, 2)]
 
@@ -71,16 +75,17 @@ def test_it_spreads_its_windows_from_the_first_to_the_last() -> None:
 def test_the_shortest_text() -> None:
     """One window and its last target: the same as scoring it whole."""
     tokens = np.array([1, 2, 3, 4, 5])
-    loss = sampled_loss(LossOf(MODEL), tokens, context_length=4, batch_size=3, batches=2)
+    loss = sampled_loss(
+        LossOf(MODEL), tokens, context_length=4, batch_size=3, batches=2, starts=[0]
+    )
     assert loss == pytest.approx(mean_loss(tokens.tolist()), rel=1e-5)
 
 
 def test_it_weighs_a_smaller_last_batch_by_its_size() -> None:
     """Windows of 1 + 1 at 0, 1, 2 in batches of 2: losses 0, 0 and 1e4, whose mean is 1e4 / 3."""
     tokens = np.array([0, 1, 2, 0])
-    loss = sampled_loss(
-        LossOf(successor(4, logit=1e4)), tokens, context_length=1, batch_size=2, batches=2
-    )
+    model = LossOf(successor(4, logit=1e4))
+    loss = sampled_loss(model, tokens, context_length=1, batch_size=2, batches=2, starts=range(3))
     assert loss == pytest.approx(1e4 / 3)
 
 
@@ -89,5 +94,7 @@ def test_it_builds_no_graph() -> None:
     model = successor(16, logit=1.0)
     builds_graph: list[bool] = []
     model.lm_head.register_forward_hook(lambda *_: builds_graph.append(torch.is_grad_enabled()))
-    sampled_loss(LossOf(model), np.arange(10), context_length=4, batch_size=2, batches=2)
+    sampled_loss(
+        LossOf(model), np.arange(10), context_length=4, batch_size=2, batches=2, starts=range(6)
+    )
     assert builds_graph == [False, False]
