@@ -37,20 +37,16 @@ class Script(TransformerLM):
         token_positions: Tensor | None = None,
         *,
         cache: Cache | None = None,
+        documents: Tensor | None = None,
     ) -> Tensor:
+        assert documents is None
         if cache is not None:
             cache.extend(token_ids.shape[-1])
         self.widths.append(token_ids.shape[-1])
         return self.table[token_ids]
 
-    def forward(
-        self,
-        token_ids: Tensor,
-        token_positions: Tensor | None = None,
-        *,
-        cache: Cache | None = None,
-    ) -> Tensor:
-        return self.hidden(token_ids, cache=cache)
+    def logits(self, hidden: Tensor) -> Tensor:
+        return hidden
 
 
 def counting(vocab_size: int) -> Script:
