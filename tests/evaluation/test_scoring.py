@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from lmlib.data import Windows
 from lmlib.evaluation import Evaluation, EvaluationParams, evaluate, position_curve, scoring
 from lmlib.export import hf_config, hf_state_dict
 from lmlib.model import ModelParams, TransformerLM
@@ -82,6 +83,22 @@ def spans_by_documents(
     return spans
 
 
+def scores_by_documents(
+    tokens: list[int], windows: Windows, context_length: int, stride: int, batch_size: int
+) -> Evaluation:
+    """Score a text of 37 bytes in which 0 separates documents."""
+    return evaluate(
+        MODEL,
+        np.array(tokens, dtype=np.uint16),
+        source_bytes=37,
+        context_length=context_length,
+        windows=windows,
+        stride=stride,
+        batch_size=batch_size,
+        start_id=0,
+    )
+
+
 @settings(deadline=None, max_examples=100)
 @given(
     tokens=TEXTS,
@@ -99,16 +116,7 @@ def test_documents_are_scored_from_their_beginning(
         for start, first, last in spans_by_documents(preceded, 0, length, min(stride, length))
         for place in range(first, last + 1)
     ]
-    scores = evaluate(
-        MODEL,
-        np.array(tokens, dtype=np.uint16),
-        source_bytes=37,
-        context_length=context_length,
-        windows="documents",
-        stride=stride,
-        batch_size=batch_size,
-        start_id=0,
-    )
+    scores = scores_by_documents(tokens, "documents", context_length, stride, batch_size)
     assert scores.tokens == len(tokens) == len(expected)
     nats = math.fsum(loss for loss, _ in expected)
     assert scores.loss * len(tokens) == pytest.approx(nats, rel=1e-5)
@@ -150,16 +158,7 @@ def test_isolated_documents_are_scored_alone(
         for start, first, last in spans
         for place in range(first, last + 1)
     ]
-    scores = evaluate(
-        MODEL,
-        np.array(tokens, dtype=np.uint16),
-        source_bytes=37,
-        context_length=context_length,
-        windows="isolated",
-        stride=stride,
-        batch_size=batch_size,
-        start_id=0,
-    )
+    scores = scores_by_documents(tokens, "isolated", context_length, stride, batch_size)
     assert scores.loss * len(tokens) == pytest.approx(math.fsum(x for x, _ in expected), rel=1e-5)
     assert scores.accuracy == pytest.approx(sum(right for _, right in expected) / len(tokens))
     by_context: dict[int, list[float]] = {}
