@@ -108,8 +108,6 @@ class Learner:
             raise ValueError(
                 f"{spec}: {name} is unknown; choose one of {', '.join((*OURS, *PEERS))}"
             )
-        if name in PEERS and "windows=isolated" in pairs:
-            raise ValueError(f"{spec}: a peer cannot isolate documents; take windows=documents")
         for key, _, value in (pair.partition("=") for pair in pairs):
             if key not in known:
                 raise ValueError(
@@ -117,6 +115,8 @@ class Learner:
                 )
             section, own_key = known[key]
             sections[section][own_key] = parse_yaml(value, f"{spec}: {key}")
+        if name in PEERS and sections["train"]["windows"] == "isolated":
+            raise ValueError(f"{spec}: a peer cannot isolate documents; take windows=documents")
         return cls(
             name,
             from_dict(ModelParams, sections["model"], f"{spec}: model"),

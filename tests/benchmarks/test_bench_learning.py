@@ -137,6 +137,7 @@ def test_settings_change_a_peer_and_not_the_others() -> None:
         ("nanogpt optim.lr=1", r"optim\.lr is unknown; the settings of nanogpt are lr, betas"),
         ("nanogpt betas=0.9", r"optim\.betas is the value 0\.9"),
         ("llama windows=isolated", "a peer cannot isolate documents; take windows=documents"),
+        ("llama 'windows= isolated'", "a peer cannot isolate documents; take windows=documents"),
         ("lama", "lama is unknown; choose one of adamw, muon, llama, nanogpt"),
     ],
 )
