@@ -130,7 +130,7 @@ clean: ## Remove .venv and tool caches, but no data or models
 # To change more: make tinystories ARGS="-S train.seed=2"; the last value counts.
 LARGE = -S tokenizer.vocab_size=10000 -S model.context_length=256 -S model.d_model=512 \
   -S model.d_ff=1344 -S model.num_layers=4 -S model.num_heads=16 -S model.rope_theta=10000.0 \
-  -S optim.name=adamw -S optim.lr=1e-3 -S optim.weight_decay=0.1 -S train.copy_weight=1 \
+  -S optim.weight_decay=0.1 -S train.copy_weight=1 \
   -S train.log_every=50 -S train.valid_every=500 -S train.valid_batches=16 \
   -S train.checkpoint_every=500 -S sampling.max_tokens=256
 
