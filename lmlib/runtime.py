@@ -3,13 +3,16 @@
 import contextlib
 import ctypes
 import logging
+import math
 import os
+import re
 import shutil
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +21,22 @@ from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
-# auto: on CUDA only; graphs: on, with CUDA graphs
+# auto: where it pays; graphs: on, and a whole training step is one CUDA graph
 CompileMode = Literal["auto", "on", "off", "graphs"]
+# Floating-point operations of a run from which on compiling, which takes half a minute or more,
+# saves more than that: the work of a minute on a large GPU, of ten minutes on two cores.
+COMPILE_OPERATIONS = {"cuda": 1e16, "cpu": 3e14}
+
+NVIDIA_DEVICE = "/dev/nvidia0"  # which the kernel's driver makes
+# by name, since importing them takes seconds
+_COMPILER_ERRORS = {
+    "TorchDynamoException",
+    "FailOnRecompileLimitHit",
+    "OutOfResources",
+    "NoTritonConfigsError",
+    "PTXASError",
+    "CompilationError",
+}
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
@@ -27,12 +44,17 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 def resolve_device(name: str, where: str) -> torch.device:
     """Return the device called `name`; `auto` takes CUDA, then Apple's MPS, then the CPU.
 
+    A numbered GPU becomes the current one: pinned memory would open a context on GPU 0 as well. A
+    GPU that `auto` cannot take is named in a warning.
+
     Raises ValueError for an unknown or missing device; the message begins with `where`, the setting
     that holds the name.
     """
     if name == "auto":
-        if torch.cuda.is_available():
+        if (obstacle := _obstacle_to_cuda()) is None:
             return torch.device("cuda")
+        if obstacle:
+            _warn_once(obstacle)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
@@ -51,11 +73,53 @@ def resolve_device(name: str, where: str) -> torch.device:
             f"{where} is '{name}', which this machine does not have; `auto` takes the best one "
             "it has"
         )
+    if device.index is not None and device.type == "cuda":
+        torch.cuda.set_device(device)
     return device
 
 
+def _obstacle_to_cuda() -> str | None:
+    """Return why CUDA cannot be used: "" where there is no GPU; None where it can."""
+    if torch.cuda.is_available():
+        if torch.version.hip is not None:  # AMD's architectures have no such order
+            return None
+        oldest = min(map(_capability, torch.cuda.get_arch_list()), default=(0, 0))
+        found = torch.cuda.get_device_capability()
+        if found >= oldest:
+            return None
+        return (
+            f"{torch.cuda.get_device_name()} has compute capability {found[0]}.{found[1]}, and "
+            f"PyTorch {torch.__version__} needs {oldest[0]}.{oldest[1]}: not using it. Builds for "
+            "an older CUDA serve older GPUs: https://pytorch.org/get-started/locally/"
+        )
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    if hidden or not Path(NVIDIA_DEVICE).exists():
+        return ""
+    if torch.version.cuda is None:
+        return (
+            f"this machine has an NVIDIA GPU, and PyTorch {torch.__version__} is built without CUDA"
+        )
+    return (
+        f"this machine has an NVIDIA GPU, and PyTorch {torch.__version__} cannot use it: its "
+        f"driver is missing, or too old for CUDA {torch.version.cuda} (13.0 wants 580 or newer)"
+    )
+
+
+def _capability(arch: str) -> tuple[int, int]:
+    """Return the compute capability of an architecture: (9, 0) for sm_90 and sm_90a."""
+    digits = "".join(filter(str.isdigit, arch))
+    return int(digits[:-1]), int(digits[-1])
+
+
+@cache
+def _warn_once(message: str) -> None:
+    logger.warning("%s", message)
+
+
 def resolve_dtype(name: str, device: torch.device, where: str) -> torch.dtype:
-    """Return the dtype of matrix products; `auto` is bfloat16 if the device supports it.
+    """Return the dtype of matrix products; `auto` takes 16 bits if the device multiplies them.
+
+    That is bfloat16, or float16 on GPUs from before Ampere, with the loss scaled in training.
 
     Raises ValueError for float16 on any device but CUDA; the message begins with `where`.
     """
@@ -71,9 +135,11 @@ def resolve_dtype(name: str, device: torch.device, where: str) -> torch.dtype:
             "float16": torch.float16,
         }[name]
     if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = device.type == "cpu" and _cpu_multiplies_bfloat16()
+        capability = torch.cuda.get_device_capability(device)
+        if capability >= (8, 0):  # Ampere; older ones only emulate bfloat16
+            return torch.bfloat16
+        return torch.float16 if capability >= (7, 0) else torch.float32
+    native = device.type == "cpu" and _cpu_multiplies_bfloat16()
     return torch.bfloat16 if native else torch.float32
 
 
@@ -102,12 +168,17 @@ class Runtime:
     def environment(self) -> dict[str, str]:
         """Return what the bits of a run depend on, apart from its settings and data."""
         on_cuda = self.device.type == "cuda"
-        return {
+        values = {
             "device": torch.cuda.get_device_name(self.device) if on_cuda else self.device.type,
             "dtype": str(self.dtype).removeprefix("torch."),
             "threads": str(torch.get_num_threads()),
             "torch": str(torch.__version__),
         }
+        if on_cuda:
+            values["cuda"] = str(torch.version.cuda)
+            values["cudnn"] = str(torch.backends.cudnn.version())
+            values["driver"] = _driver_version()
+        return values
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return a context in which matrix products run in `dtype`."""
@@ -139,14 +210,18 @@ class Runtime:
             torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
             memory.fill_uninitialized_memory = fill
 
-    def should_compile(self, mode: CompileMode) -> bool:
-        """Return whether to call `torch.compile`; `auto` does on CUDA, where it always pays off.
+    def should_compile(self, mode: CompileMode, operations: float) -> bool:
+        """Return whether to call `torch.compile`; `auto` does where it pays off.
+
+        That is, on CUDA or a CPU if the run has many `operations` (floating-point, in all).
 
         If the compiler that PyTorch calls (C++ for the CPU, C for CUDA) or the Python headers
         that it includes are missing, nothing is compiled, and a warning says why.
         """
         on_cuda = self.device.type == "cuda"
-        if mode == "off" or (mode == "auto" and not on_cuda):
+        if mode == "off":
+            return False
+        if mode == "auto" and operations < COMPILE_OPERATIONS.get(self.device.type, math.inf):
             return False
         compilers = ("gcc", "clang") if on_cuda else ("g++", "clang++")
         missing = ""
@@ -159,33 +234,62 @@ class Runtime:
         return not missing
 
     def compile(
-        self, module: nn.Module, trial: Callable[[nn.Module], object], mode: CompileMode
+        self,
+        module: nn.Module,
+        trial: Callable[[nn.Module], object],
+        mode: CompileMode,
+        operations: float,
     ) -> nn.Module:
         """Return `module` compiled if it should be (`should_compile`) and can be, else unchanged.
 
         `trial` calls the module as it will be called later, forward and, in training, backward:
-        PyTorch compiles in the first call. If the compiler fails, a warning says so; any other
-        error is raised.
-
-        With `graphs` the kernels of a call on CUDA are recorded and launched together (CUDA
-        graphs), for models so small that launching them takes longer than running them.
+        PyTorch compiles in the first call. If the compiler fails, or on a GPU the first launch of
+        what it wrote, a warning says so; any other error is raised.
         """
-        if not self.should_compile(mode):
+        if not self.should_compile(mode, operations):
             return module
-        from torch._dynamo.exc import TorchDynamoException  # importing it takes a second
 
         logger.info("compiling the model, which can take a minute")
         # a module, though its type does not say so
-        compiled: Any = torch.compile(
-            module, dynamic=False, mode="reduce-overhead" if mode == "graphs" else None
-        )
+        compiled: Any = torch.compile(module, dynamic=False)
         try:
             trial(compiled)
-        except TorchDynamoException as error:
+        except Exception as error:
+            if not is_of_compiler(error):
+                raise
             first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
             logger.warning("the compiler failed (%s); the model runs uncompiled", first_line)
             return module
         return compiled
+
+    def record(
+        self,
+        function: Callable[[], tuple[Tensor, ...]],
+        stream: torch.cuda.Stream | None = None,
+    ) -> Callable[[], tuple[Tensor, ...]]:
+        """Record the kernels that `function` launches on CUDA; return what launches them again.
+
+        That is a CUDA graph: one launch in place of hundreds, for models so small that launching
+        kernels takes longer than running them. Recording runs none of them. Each call reads the
+        same tensors as the recorded one, and overwrites the tensors that it returns. It is recorded
+        on `stream`, or on a new one.
+
+        Raises RuntimeError if `function` waits for the GPU, or does what cannot be recorded.
+        """
+        graph = torch.cuda.CUDAGraph()
+        before = torch.cuda.current_stream(self.device)
+        try:
+            with torch.cuda.graph(graph, stream=stream or torch.cuda.Stream(self.device)):
+                results = function()
+        except RuntimeError as error:
+            torch.cuda.set_stream(before)  # which a failed recording does not do
+            raise error.__context__ or error from None  # the first one says what was wrong
+
+        def launch() -> tuple[Tensor, ...]:
+            graph.replay()
+            return results
+
+        return launch
 
     def keep_freed_memory(self) -> None:
         """Let the process keep the CPU memory that tensors have freed, for the next tensors.
@@ -217,3 +321,22 @@ class Runtime:
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
+
+
+def is_of_compiler(error: Exception) -> bool:
+    """Return whether torch.compile raised the error: while it compiled, or when Triton launched.
+
+    What Triton raises at the first launch, such as a kernel that needs more shared memory than the
+    GPU has, are plain RuntimeErrors.
+    """
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return not names.isdisjoint(_COMPILER_ERRORS)
+
+
+def _driver_version() -> str:
+    """Return the version of NVIDIA's driver; empty where Linux does not say."""
+    with contextlib.suppress(OSError):
+        about = Path("/proc/driver/nvidia/version").read_text(encoding="ascii", errors="replace")
+        if found := re.search(r"\d+\.\d+(\.\d+)?", about):
+            return found[0]
+    return ""

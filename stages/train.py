@@ -65,6 +65,9 @@ def main() -> None:
         optim=load_params(PARAMS, "optim", OptimParams),
         train=load_params(PARAMS, "train", TrainParams),
     )
+    if settings.train.compile != "graphs":
+        # on CUDA: memory in blocks that grow, in place of many that do not fit together
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     with remedy():
         data = Datasets(TokenDataset.open(TRAIN_TOKENS), TokenDataset.open(VALID_TOKENS))
     device = settings.device

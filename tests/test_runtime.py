@@ -1,6 +1,7 @@
 """The `auto` settings: each choice on machines that have, or lack, a device."""
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed
 
-from lmlib.runtime import Runtime, resolve_device, resolve_dtype
+from lmlib.runtime import Runtime, _warn_once, resolve_device, resolve_dtype
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 ON_CPU, ON_CUDA = Runtime(CPU), Runtime(CUDA)
@@ -25,12 +26,23 @@ class Machine:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.set = monkeypatch.setattr
+        self.current: list[torch.device] = []  # the GPUs that became the current one
+        _warn_once.cache_clear()
         self.has(gpus=0, mps=False)
 
     def has(self, *, gpus: int, mps: bool) -> None:
         self.set("torch.cuda.is_available", lambda: gpus > 0)
         self.set("torch.cuda.device_count", lambda: gpus)
+        self.set("torch.cuda.set_device", self.current.append)
+        self.is_a_gpu(capability=(9, 0), oldest=(7, 5))
         self.set("torch.backends.mps.is_available", lambda: mps)
+
+    def is_a_gpu(self, *, capability: tuple[int, int], oldest: tuple[int, int]) -> None:
+        """Let the GPU have a compute capability, and PyTorch be built for some from `oldest` on."""
+        self.set("torch.cuda.get_device_capability", lambda: capability)
+        self.set("torch.cuda.get_device_name", lambda: "Some GPU")
+        archs = ["sm_120", "sm_90a", "sm_{}{}".format(*oldest)]
+        self.set("torch.cuda.get_arch_list", lambda: archs)
 
     def multiplies_bfloat16(self, *, capability: str, avx512_bf16: bool, amx: bool) -> None:
         self.set("torch.backends.cpu.get_cpu_capability", lambda: capability)
@@ -55,8 +67,54 @@ def test_auto_device(machine: Machine, gpus: int, mps: bool, expected: str) -> N
 
 @pytest.mark.parametrize("name", ["cpu", "cuda", "cuda:1", "mps"])
 def test_named_device_that_is_there(machine: Machine, name: str) -> None:
+    """A numbered GPU becomes the current one: else memory is pinned through GPU 0."""
     machine.has(gpus=2, mps=True)
     assert resolve_device(name, "train.device") == torch.device(name)
+    assert machine.current == ([torch.device("cuda:1")] if name == "cuda:1" else [])
+
+
+def test_a_gpu_too_old_for_this_pytorch(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
+    machine.has(gpus=1, mps=False)
+    machine.is_a_gpu(capability=(7, 0), oldest=(7, 5))
+    for _ in range(2):
+        assert resolve_device("auto", "train.device") == CPU
+    (message,) = caplog.messages
+    assert message.startswith("Some GPU has compute capability 7.0, and PyTorch ")
+    assert " needs 7.5: not using it" in message
+    machine.is_a_gpu(capability=(7, 5), oldest=(7, 5))
+    assert resolve_device("auto", "train.device") == CUDA
+
+
+@pytest.mark.parametrize(
+    ("cuda", "visible", "message"),
+    [
+        (None, None, " is built without CUDA$"),
+        ("13.0", None, " cannot use it: its driver is missing, or too old for CUDA 13.0"),
+        ("13.0", "", ""),  # hidden on purpose
+        ("13.0", "-1", ""),
+    ],
+)
+def test_a_gpu_that_pytorch_cannot_use(
+    machine: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    cuda: str | None,
+    visible: str | None,
+    message: str,
+) -> None:
+    """One line says why the CPU trains; without a GPU there is nothing to say."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    machine.set("torch.version.cuda", cuda)
+    machine.set("lmlib.runtime.NVIDIA_DEVICE", str(tmp_path / "nvidia0"))
+    assert resolve_device("auto", "train.device") == CPU
+    assert not caplog.messages
+    (tmp_path / "nvidia0").touch()
+    assert resolve_device("auto", "train.device") == CPU
+    assert bool(caplog.messages) == bool(message)
+    assert not message or re.search(message, caplog.messages[0])
 
 
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "cuda:-1", "xpu", "meta"])
@@ -111,15 +169,25 @@ def test_auto_dtype_on_a_cpu(
     assert resolve_dtype("auto", CPU, "train.dtype") == expected
 
 
-@pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [
+        ((9, 0), torch.bfloat16),
+        ((8, 0), torch.bfloat16),  # Ampere, the first with bfloat16; older ones emulate it
+        ((7, 5), torch.float16),  # T4: eight times as fast as in float32
+        ((7, 0), torch.float16),
+        ((6, 1), torch.float32),  # multiplies float16 slower
+    ],
+)
 def test_auto_dtype_on_a_gpu(
-    monkeypatch: pytest.MonkeyPatch, native: bool, expected: torch.dtype
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], expected: torch.dtype
 ) -> None:
-    """A GPU older than Ampere emulates bfloat16, which torch counts as support unless asked."""
+    """The GPU that is asked is the one that trains, not the current one."""
+    second = torch.device("cuda:1")
     monkeypatch.setattr(
-        "torch.cuda.is_bf16_supported", lambda including_emulation: including_emulation or native
+        "torch.cuda.get_device_capability", lambda device: capability if device == second else None
     )
-    assert resolve_dtype("auto", CUDA, "train.dtype") == expected
+    assert resolve_dtype("auto", second, "train.dtype") == expected
 
 
 def test_auto_dtype_on_mps() -> None:
@@ -143,13 +211,26 @@ def test_autocast_multiplies_in_the_dtype_and_keeps_weights() -> None:
         ("on", CPU, True),
         ("on", CUDA, True),
         ("graphs", CPU, True),
-        ("auto", CPU, False),
-        ("auto", CUDA, True),
     ],
 )
 def test_should_compile(machine: Machine, name: Any, device: torch.device, expected: bool) -> None:
     machine.has_compilers("g++", "gcc")
-    assert Runtime(device).should_compile(name) is expected
+    for operations in (1, 1e20):
+        assert Runtime(device).should_compile(name, operations) is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [("cuda", 1e16), ("cpu", 3e14), ("mps", None)], ids=["cuda", "cpu", "mps"]
+)
+def test_auto_compiles_long_runs(machine: Machine, name: str, least: float | None) -> None:
+    """Compiling takes half a minute or more, which a short run does not win back."""
+    machine.has_compilers("g++", "gcc")
+    runtime = Runtime(torch.device(name))
+    if least is None:
+        assert not runtime.should_compile("auto", 1e20)
+    else:
+        assert not runtime.should_compile("auto", 0.99 * least)
+        assert runtime.should_compile("auto", least)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +246,7 @@ def test_does_not_compile_without_a_compiler(
 ) -> None:
     machine.has_compilers(*others)
     with caplog.at_level(logging.WARNING):
-        assert not Runtime(device).should_compile("on")
+        assert not Runtime(device).should_compile("on", 1.0)
     assert caplog.messages == [f"none of {missing} found; the model runs uncompiled"]
 
 
@@ -177,10 +258,10 @@ def test_does_not_compile_without_the_headers_of_python(
     machine.has_compilers("g++", "gcc")
     machine.has_headers_of_python_in(tmp_path)
     with caplog.at_level(logging.WARNING):
-        assert not Runtime(device).should_compile("on")
+        assert not Runtime(device).should_compile("on", 1.0)
     assert "no Python.h found (Debian: apt install python3-dev)" in caplog.text
     (tmp_path / "Python.h").touch()
-    assert Runtime(device).should_compile("on")
+    assert Runtime(device).should_compile("on", 1.0)
 
 
 def strictness() -> tuple[bool, bool, bool]:
@@ -255,22 +336,28 @@ def compiler_error() -> Exception:
     return BackendCompilerFailed(lambda: None, RuntimeError("no such backend"), None)
 
 
+class OutOfResources(RuntimeError):
+    """As Triton's, which is raised when a kernel needs more than the GPU has."""
+
+
 def trial(module: nn.Module) -> None:
     module(torch.ones(1, requires_grad=True)).backward()
 
 
+@pytest.mark.parametrize("error", [compiler_error(), OutOfResources("shared memory")], ids=repr)
 @pytest.mark.parametrize("failing", ["forward", "backward"])
 def test_stays_uncompiled_where_the_compiler_fails(
     monkeypatch: pytest.MonkeyPatch,
     machine: Machine,
     caplog: pytest.LogCaptureFixture,
     failing: str,
+    error: Exception,
 ) -> None:
     machine.has_compilers("g++")
     plain = nn.Identity()
-    monkeypatch.setattr("torch.compile", lambda _, **__: Double(failing, compiler_error()))
+    monkeypatch.setattr("torch.compile", lambda _, **__: Double(failing, error))
     with caplog.at_level(logging.INFO):
-        assert ON_CPU.compile(plain, trial, "on") is plain
+        assert ON_CPU.compile(plain, trial, "on", 1.0) is plain
     assert [message.split(" (")[0] for message in caplog.messages] == [
         "compiling the model, which can take a minute",
         "the compiler failed",
@@ -283,7 +370,7 @@ def test_compiled_where_the_compiler_works(
     fast = Double("", compiler_error())
     machine.has_compilers("g++")
     monkeypatch.setattr("torch.compile", lambda _, **__: fast)
-    assert ON_CPU.compile(nn.Identity(), trial, "on") is fast
+    assert ON_CPU.compile(nn.Identity(), trial, "on", 1.0) is fast
 
 
 def test_errors_of_the_model_are_not_taken_for_the_compilers(
@@ -292,13 +379,13 @@ def test_errors_of_the_model_are_not_taken_for_the_compilers(
     machine.has_compilers("g++")
     monkeypatch.setattr("torch.compile", lambda _, **__: Double("forward", RuntimeError("bug")))
     with pytest.raises(RuntimeError, match=r"^bug$"):
-        ON_CPU.compile(nn.Identity(), trial, "on")
+        ON_CPU.compile(nn.Identity(), trial, "on", 1.0)
 
 
 def test_compiles_only_where_it_should(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.compile", lambda *_, **__: pytest.fail("torch.compile was called"))
     plain = nn.Identity()
-    assert ON_CPU.compile(plain, trial, "auto") is plain
+    assert ON_CPU.compile(plain, trial, "auto", 1.0) is plain
 
 
 def test_the_environment_names_what_bits_depend_on() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lmlib.data import Windows
-from lmlib.model.loss import CPU_LOGITS, GPU_LOGITS, LEAST_ROWS
+from lmlib.model.loss import rows_at_a_time
 from lmlib.model.mask import documents_of
 from lmlib.model.transformer import TransformerLM
 from lmlib.params import Count, CountOrZero, check_bounds
@@ -21,7 +21,6 @@ from lmlib.runtime import Runtime, to_device
 from lmlib.tokens import find_separators
 
 CPU_TOKENS, GPU_TOKENS = 1 << 12, 1 << 16  # per pass, chosen for memory and speed
-COMPILE_PASSES = 1000  # from this many on, half a minute of compiling pays off on a GPU
 
 
 @dataclass(frozen=True)
@@ -122,8 +121,7 @@ class TokenScores(nn.Module):
                 "documents; score it with windows='documents'"
             )
         hidden = hidden.flatten(0, -2)
-        logits_at_a_time = CPU_LOGITS if hidden.device.type == "cpu" else GPU_LOGITS
-        rows = max(LEAST_ROWS, logits_at_a_time // self.model.vocab_size)
+        rows = rows_at_a_time(len(hidden), self.model.vocab_size, hidden.device)
         nats, is_top = [], []
         for part, target in zip(hidden.split(rows), targets.flatten().split(rows), strict=True):
             logits = self.model.logits(part)
@@ -265,10 +263,11 @@ def _scores(
     runtime = Runtime(device)
     runtime.keep_freed_memory()
     with runtime.deterministic():
-        if passes >= COMPILE_PASSES:
-            zeros = torch.zeros(rows, length, dtype=torch.int64, device=device)
-            trial = (zeros, zeros, None if separator_id is None else zeros)
-            scores = runtime.compile(scores, lambda module: module(*trial), "auto")
+        zeros = torch.zeros(rows, length, dtype=torch.int64, device=device)
+        trial = (zeros, zeros, None if separator_id is None else zeros)
+        weights = sum(p.numel() for p in model.parameters())
+        operations = 2 * weights * passes * rows * length
+        scores = runtime.compile(scores, lambda module: module(*trial), "auto", operations)
         for batch in tqdm(batches, desc="evaluate", unit="batch", disable=None):
             filled = spans[np.resize(batch, rows), 0]  # one shape for all: compiled once
             ids = np.stack([_window(tokens, start, length, start_id) for start in filled.tolist()])

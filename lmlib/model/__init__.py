@@ -13,7 +13,13 @@ from lmlib.model.layers import (
 from lmlib.model.loss import NextTokenLoss, linear_cross_entropy
 from lmlib.model.mask import documents_of
 from lmlib.model.rope import RotaryEmbedding
-from lmlib.model.shapes import Shape, count_weights, model_bytes, weight_shapes
+from lmlib.model.shapes import (
+    Shape,
+    count_weights,
+    flops_per_token,
+    model_bytes,
+    weight_shapes,
+)
 from lmlib.model.transformer import ModelParams, TransformerBlock, TransformerLM
 
 __all__ = [
@@ -34,6 +40,7 @@ __all__ = [
     "TransformerLM",
     "count_weights",
     "documents_of",
+    "flops_per_token",
     "linear_cross_entropy",
     "model_bytes",
     "scaled_dot_product_attention",

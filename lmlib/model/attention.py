@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lmlib.functional import softmax
 from lmlib.model.cache import LayerCache
 from lmlib.model.cpu_attention import blocked_is_faster, causal_attention
-from lmlib.model.layers import Linear, RMSNorm
+from lmlib.model.layers import Linear, RMSNorm, products
 from lmlib.model.mask import causal_mask
 from lmlib.model.rope import RotaryEmbedding
 
@@ -107,15 +107,15 @@ class MultiHeadSelfAttention(nn.Module):
         cache, no token attends to one of another document.
         """
         Q, K, V = (
-            projection(x).unflatten(-1, (-1, self.d_head)).transpose(-3, -2)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
-        )  # each (..., heads, seq, d_head)
+            projected.unflatten(-1, (-1, self.d_head))
+            for projected in products(x, self.q_proj, self.k_proj, self.v_proj)
+        )  # each (..., seq, heads, d_head)
         Q, K = self.q_norm(Q), self.k_norm(K)
-        positions = token_positions if cache is None else cache.positions
         if self.rope is not None:
-            if isinstance(positions, Tensor) and positions.ndim > 1:
-                positions = positions.unsqueeze(-2)  # the same for every head
-            Q, K = self.rope(Q, positions), self.rope(K, positions)
+            positions = token_positions if cache is None else cache.positions
+            Q, K = (self.rope(part, positions, heads_last=True) for part in (Q, K))
+        # views, whose memory stays as the projection of the output wants it
+        Q, K, V = (part.transpose(-3, -2) for part in (Q, K, V))
         mask = None
         if cache is not None:
             K, V, mask = cache.append(K, V)

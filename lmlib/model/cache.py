@@ -67,14 +67,20 @@ class KVCache:
     def select(self, rows: Sequence[int]) -> "KVCache":
         """Return a new cache with the given rows, in that order; rows may repeat."""
         index = torch.tensor(rows, device=self.keys_values.device)
-        selected = self.keys_values.index_select(2, index)
-        return KVCache(selected, [self.lengths[row] for row in rows], self.window)
+        selected = _by_row(self.keys_values).index_select(1, index)
+        shape = (*self.keys_values.shape[:2], len(rows), *self.keys_values.shape[3:])
+        return KVCache(selected.view(shape), [self.lengths[row] for row in rows], self.window)
 
     def replace(self, rows: Sequence[int], others: "KVCache") -> None:
         """Overwrite the given rows with the rows of another cache, in order."""
-        self.keys_values[:, :, list(rows)] = others.keys_values
+        _by_row(self.keys_values)[:, list(rows)] = _by_row(others.keys_values)
         for row, length in zip(rows, others.lengths, strict=True):
             self.lengths[row] = length
+
+
+def _by_row(keys_values: Tensor) -> Tensor:
+    """Return a view with layers, keys and values as one axis: Apple's GPU indexes five at most."""
+    return keys_values.view(-1, *keys_values.shape[2:])
 
 
 class StaticKVCache:

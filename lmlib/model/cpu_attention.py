@@ -40,7 +40,7 @@ def causal_attention(
     if documents is not None:
         documents = documents.reshape(-1, shape[-2])
     out, _ = _forward(*(x.reshape(-1, *shape[-3:]) for x in (q, k, v)), documents, window, keep)
-    return out.view(shape)
+    return out.reshape(shape)
 
 
 Part = tuple[int, int, int]  # its first key, its first query, and the end of both

@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lmlib.functional import relu2, silu
+
+JOINED_VECTORS = 256  # from so many on, one product with joined matrices is faster
 
 
 class Linear(nn.Module):
@@ -39,6 +42,20 @@ class Linear(nn.Module):
         return x @ self.weight.T
 
 
+def products(x: Float[Tensor, "... d_in"], *maps: Linear) -> tuple[Float[Tensor, "... d_out"], ...]:
+    """Return `map(x)` for each map, for many vectors from one product with all their matrices.
+
+    One wide product keeps a device busier than several narrow ones, above all in the backward pass,
+    where the gradient of a small matrix is too little work for a GPU. Joining the matrices copies
+    them, so that few vectors are multiplied with each in turn.
+    """
+    d_in = maps[0].weight.shape[1]
+    if x.shape[-1] != d_in or x.numel() < d_in * JOINED_VECTORS:
+        return tuple(each(x) for each in maps)
+    joined = x @ torch.cat([each.weight for each in maps]).T
+    return joined.split([len(each.weight) for each in maps], dim=-1)
+
+
 class Embedding(nn.Module):
     """A learned vector for each token id, drawn from N(0, std**2) truncated at 3 std."""
 
@@ -56,8 +73,36 @@ class Embedding(nn.Module):
 
     def forward(self, token_ids: Int[Tensor, "..."]) -> Float[Tensor, "... d_model"]:
         """Return the row of each token id; raise IndexError (on CPU) for an id out of range."""
-        rows = self.weight.index_select(0, token_ids.flatten())
-        return rows.view(*token_ids.shape, self.weight.shape[1])
+        rows = _Rows.apply(self.weight, token_ids.flatten())
+        return rows.view(*token_ids.shape, self.weight.shape[1])  # type: ignore[union-attr]
+
+
+class _Rows(torch.autograd.Function):
+    """Rows of a matrix, with a gradient that is added up quickly in a fixed order."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, indices: Tensor) -> Tensor:
+        ctx.save_for_backward(indices)
+        ctx.num_rows = len(weight)
+        return weight.index_select(0, indices)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        (indices,) = ctx.saved_tensors
+        return _sums_of_rows(grad_outputs[0], indices, ctx.num_rows), None
+
+
+# Inductor would take `embedding_dense_backward` apart into an indexed addition, which in
+# deterministic mode adds the rows of an index one after the other, in memory.
+@torch.library.custom_op("lmlib::sums_of_rows", mutates_args=())
+def _sums_of_rows(rows: Tensor, indices: Tensor, num_rows: int) -> Tensor:
+    """Return a matrix of `num_rows` rows: at i, the sum of the rows whose index is i."""
+    return torch.ops.aten.embedding_dense_backward(rows, indices, num_rows, -1, False)
+
+
+@_sums_of_rows.register_fake
+def _(rows: Tensor, indices: Tensor, num_rows: int) -> Tensor:
+    return rows.new_empty(num_rows, rows.shape[-1])
 
 
 class RMSNorm(nn.Module):
@@ -102,7 +147,8 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
         """Return the gated projection of each vector."""
-        return self.w2(silu(self.w1(x)) * self.w3(x))
+        gate, up = products(x, self.w1, self.w3)
+        return self.w2(silu(gate) * up)
 
 
 class UngatedFeedForward(nn.Module):

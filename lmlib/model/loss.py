@@ -1,5 +1,7 @@
 """The training loss, without the logits of the whole batch in memory."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,9 +11,11 @@ from torch import Tensor, nn
 from lmlib.functional import soft_cap
 from lmlib.model.transformer import TransformerLM
 
-# Logits per part: few enough to stay in a CPU's caches, many enough to keep a GPU busy.
-CPU_LOGITS, GPU_LOGITS = 1 << 21, 1 << 28
+# Logits per part: few enough to stay in a CPU's caches, many enough to keep a GPU busy, and on a
+# Mac few enough for a memory that all programs share.
+LOGITS = {"cpu": 1 << 21, "mps": 1 << 25, "cuda": 1 << 28}
 LEAST_ROWS = 256  # tokens per part at least: each part updates a gradient as large as the weight
+EVEN_ROWS = 128  # a GPU multiplies whole tiles of so many rows
 
 
 class NextTokenLoss(nn.Module):
@@ -20,6 +24,11 @@ class NextTokenLoss(nn.Module):
     def __init__(self, model: TransformerLM) -> None:
         super().__init__()
         self.model = model
+        self.of_hidden: Callable[..., Tensor] = linear_cross_entropy
+
+    def compile_loss(self) -> None:
+        """Compile the loss of the hidden states alone, where the blocks are compiled singly."""
+        self.of_hidden = torch.compile(linear_cross_entropy, dynamic=False)
 
     def forward(
         self,
@@ -33,7 +42,7 @@ class NextTokenLoss(nn.Module):
         A float32 scalar. With the `documents_of` the inputs, each is predicted from its own alone.
         """
         hidden = self.model.hidden(inputs, documents=documents)
-        return linear_cross_entropy(
+        return self.of_hidden(
             hidden.flatten(0, -2),
             self.model.lm_head.weight,
             targets.flatten(),
@@ -107,8 +116,7 @@ def _loss_and_gradients(
         dtype = torch.get_autocast_dtype(hidden.device.type)
     wide = torch.promote_types(dtype, torch.float32)
     low_weight = weight.to(dtype)
-    logits_at_a_time = CPU_LOGITS if hidden.device.type == "cpu" else GPU_LOGITS
-    rows = max(LEAST_ROWS, logits_at_a_time // len(weight))
+    rows = rows_at_a_time(num_tokens, len(weight), hidden.device)
     loss = torch.zeros((), dtype=wide, device=hidden.device)
     grads_hidden = []
     grad_weight = torch.zeros_like(weight, dtype=wide)
@@ -141,6 +149,15 @@ def _loss_and_gradients(
     if not with_gradients:
         return (loss,)
     return loss, torch.cat(grads_hidden), grad_weight.div_(num_tokens).to(weight.dtype)
+
+
+def rows_at_a_time(num_tokens: int, vocab_size: int, device: torch.device) -> int:
+    """Return for how many tokens to hold logits at once: on a GPU, in parts of about equal size."""
+    rows = max(LEAST_ROWS, LOGITS.get(device.type, LOGITS["cuda"]) // vocab_size)
+    if device.type == "cpu":
+        return rows
+    parts = math.ceil(num_tokens / rows)
+    return math.ceil(num_tokens / parts / EVEN_ROWS) * EVEN_ROWS
 
 
 def _without_target(p: Tensor, target: Tensor) -> Tensor:

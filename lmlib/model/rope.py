@@ -31,16 +31,20 @@ class RotaryEmbedding(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "... seq d_head"],
-        token_positions: Int[Tensor, "... seq"] | slice | None,
-    ) -> Float[Tensor, "... seq d_head"]:
+        x: Float[Tensor, "... d_head"],
+        token_positions: Int[Tensor, "..."] | slice | None,
+        *,
+        heads_last: bool = False,
+    ) -> Float[Tensor, "... d_head"]:
         """Return x rotated, in x.dtype; positions default to 0, 1, 2, ...
 
-        `token_positions` broadcasts against the leading axes of x; a slice means
-        consecutive positions. Raises ValueError when the sequence is longer than the tables and
-        no positions are given; IndexError (on CPU) for a given position beyond the tables.
+        x is (..., seq, d_head), and `token_positions` (..., seq) broadcasts against its leading
+        axes; a slice means consecutive positions. With `heads_last` x is (..., seq, heads, d_head),
+        as a projection leaves it, and the heads of a token share its position. Raises ValueError
+        when the sequence is longer than the tables and no positions are given; IndexError (on CPU)
+        for a given position beyond the tables.
         """
-        seq = x.shape[-2]
+        seq = x.shape[-3 if heads_last else -2]
         if token_positions is None:
             if seq > self.cos.shape[0]:
                 raise ValueError(
@@ -50,6 +54,8 @@ class RotaryEmbedding(nn.Module):
             cos, sin = self.cos[:seq], self.sin[:seq]
         else:
             cos, sin = self.cos[token_positions], self.sin[token_positions]
+        if heads_last:
+            cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
         even, odd = x[..., 0::2], x[..., 1::2]
         rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
         return rotated.flatten(-2).to(x.dtype)

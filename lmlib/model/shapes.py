@@ -50,6 +50,31 @@ def count_weights(params: ModelParams, vocab_size: int) -> int:
     return matrices * vocab_size * params.d_model + params.num_layers * layer + final
 
 
+def flops_per_token(params: ModelParams, vocab_size: int) -> int:
+    """Return the floating-point operations of one token in a training step.
+
+        6 * matrix weights + 12 * num_layers * d_model * keys
+
+    One multiplication and one addition for each weight, once in the forward pass and twice in the
+    backward pass: 6. The embedding table is only indexed and does not count; `lm_head` does (tied,
+    they are one matrix that is multiplied once). Attention multiplies each query with the keys, and
+    its weights with the values: 2 * 2 * d_model per layer and pair of positions, three times in a
+    step. The causal mask leaves an average query `keys` = context_length / 2 positions; a window
+    of w tokens leaves it w - w**2 / (2 * context_length). Recomputation, which saves memory, does
+    not count.
+
+    Source:  Chowdhery et al. 2022 (PaLM), arXiv:2204.02311, appendix B, which counts the
+             masked half of attention, too.
+    """
+    layer = sum(prod(shape) for shape in _layer_shapes(params).values() if len(shape) == 2)
+    matrices = params.num_layers * layer + vocab_size * params.d_model
+    context = params.context_length
+    window = min(params.attention_window or context, context)
+    pairs = window * (2 * context - window)  # twice those of a query and a key that it sees
+    attention = 6 * params.num_layers * params.d_model * pairs // context
+    return 6 * matrices + attention
+
+
 def model_bytes(params: ModelParams, vocab_size: int) -> int:
     """Return the memory of the weights and of RoPE's tables, in float32."""
     tables = params.context_length * params.d_head if params.position == "rope" else 0

@@ -141,7 +141,11 @@ class TransformerLM(nn.Module):
     same model on every device. With `params.tie_embeddings` the output uses the embedding matrix
     (Press & Wolf 2017, arXiv:1608.05859); its rows are then drawn with the variance of a Linear;
     otherwise the initial logits would have variance d_model.
+
+    residual_dtype:  of the residual stream, to which the blocks add; None: that of the embeddings
     """
+
+    residual_dtype: torch.dtype | None = None
 
     def __init__(self, params: ModelParams, vocab_size: int, *, seed: int = 0) -> None:
         super().__init__()
@@ -205,8 +209,12 @@ class TransformerLM(nn.Module):
             )
         caches = [None] * len(self.layers) if cache is None else cache.extend(token_ids.shape[-1])
         x = self.token_embeddings(token_ids)
+        if self.residual_dtype is not None:
+            x = x.to(self.residual_dtype)
         for layer, layer_cache in zip(self.layers, caches, strict=True):
             x = layer(x, token_positions, layer_cache, documents)
+        if self.residual_dtype is not None:
+            x = x.to(self.token_embeddings.weight.dtype)
         return self.ln_final(x)
 
     def empty_cache(self, batch: int) -> KVCache:

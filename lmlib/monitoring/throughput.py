@@ -7,62 +7,39 @@ from collections.abc import Iterator
 
 import torch
 
-from lmlib.model import TransformerLM
-
-
-def flops_per_token(model: TransformerLM) -> int:
-    """Return the floating-point operations of one token in a training step.
-
-        6 * matrix weights + 12 * num_layers * d_model * keys
-
-    One multiplication and one addition for each weight, once in the forward pass and twice in the
-    backward pass: 6. The embedding table is only indexed and does not count; `lm_head` does (tied,
-    they are one matrix that is multiplied once). Attention multiplies each query with the keys, and
-    its weights with the values: 2 * 2 * d_model per layer and pair of positions, three times in a
-    step. The causal mask leaves an average query `keys` = context_length / 2 positions; a window
-    of w tokens leaves it w - w**2 / (2 * context_length). Recomputation, which saves memory, does
-    not count.
-
-    Source:  Chowdhery et al. 2022 (PaLM), arXiv:2204.02311, appendix B, which counts the
-             masked half of attention, too.
-    """
-    params = model.params
-    matrices = sum(p.numel() for p in model.parameters() if p.ndim == 2)
-    if not params.tie_embeddings:
-        matrices -= model.token_embeddings.weight.numel()
-    context = params.context_length
-    window = min(params.attention_window or context, context)
-    pairs = window * (2 * context - window)  # twice those of a query and a key that it sees
-    attention = 6 * params.num_layers * params.d_model * pairs // context
-    return 6 * matrices + attention
-
+from lmlib.model import TransformerLM, flops_per_token
 
 # Names as CUDA reports them, without the vendor -> dense peak in TFLOP/s of bfloat16 (float16
 # where the device has no bfloat16), TF32 and float32, with sums in float32. The datasheets of
 # newer devices state twice that, for sparse matrices.
 _PEAKS = {
-    # Pascal and Volta white papers and datasheets: no bfloat16, no TF32
-    r"V100-SXM2-\d+GB": (125.0, None, 15.7),
-    r"V100-PCIE-\d+GB": (112.0, None, 14.0),
-    r"T4": (65.0, None, 8.1),  # NVIDIA T4 datasheet
+    r"T4": (65.0, None, 8.1),  # NVIDIA T4 datasheet: no bfloat16, no TF32
     # NVIDIA A100, A30 and A10 datasheets
     r"A100-(SXM4|PCIE)-\d+GB|A100 80GB PCIe": (312.0, 156.0, 19.5),
     r"A30": (165.0, 82.0, 10.3),
     r"A10": (125.0, 62.5, 31.2),
-    # NVIDIA Ampere GA102 and Ada GPU architecture white papers, appendix A
+    r"A10G": (70.0, 35.0, 35.0),
+    r"A40": (149.7, 74.8, 37.4),
+    # NVIDIA Ampere GA102, Ada and RTX Blackwell GPU architecture white papers, appendix A
     r"RTX 3090": (71.0, 35.6, 35.6),
+    r"RTX A6000": (154.8, 77.4, 38.7),
     r"RTX 4090": (165.2, 82.6, 82.6),
-    # NVIDIA L4 and L40S datasheets
+    r"RTX 5090": (209.5, 104.8, 104.8),
+    # NVIDIA L4, L40 and L40S datasheets
     r"L4": (121.0, 60.0, 30.3),
+    r"L40": (181.0, 90.5, 90.5),
     r"L40S": (362.0, 183.0, 91.6),
-    # NVIDIA H100 and H200 datasheets
+    # NVIDIA H100, H200, GH200 and H20 datasheets
     r"H100 80GB HBM3": (989.4, 494.7, 66.9),
     r"H100 PCIe": (756.0, 378.0, 51.0),
     r"H100 NVL": (835.0, 417.0, 60.0),
     r"H200": (989.4, 494.7, 66.9),
     r"H200 NVL": (835.0, 417.0, 60.0),
-    # NVIDIA HGX B200 datasheet, one of eight
+    r"GH200 \d+GB": (989.4, 494.7, 66.9),
+    r"H20": (148.0, 74.0, 44.0),
+    # NVIDIA HGX B200 and GB200 datasheets, for one GPU
     r"B200": (2250.0, 1125.0, 75.0),
+    r"GB200": (2500.0, 1250.0, 80.0),
 }
 
 
@@ -92,7 +69,7 @@ class Meter:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         peak = peak_flops(name, dtype)
         self.peak_flops = None if peak is None else peak * devices
-        self.flops_per_token = flops_per_token(model)
+        self.flops_per_token = flops_per_token(model.params, model.vocab_size)
         self.start = time.perf_counter()
         self.tokens = 0
 

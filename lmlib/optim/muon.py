@@ -2,14 +2,16 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lmlib.optim.adamw import FOREACH, AdamW
-from lmlib.sharding import local, shard_like, whole_like
+from lmlib.optim.adamw import FOREACH, AdamW, Numbers, Tensors, add, interpolate, scaled
+from lmlib.sharding import is_sharded, local, shard_like, whole_like
 
 # Elements of the matrices orthogonalised at once: enough to keep a device busy.
 BATCH = 1 << 24
@@ -48,40 +50,74 @@ class Muon(AdamW):
                     "orthogonalised: put it in a group without momentum"
                 )
 
-    def _update(self, group: dict[str, Any], grad_scale: Tensor | None) -> None:
-        momentum = group["momentum"]
+    def _advance(self, p: Tensor, group: dict[str, Any]) -> tuple[float, ...]:
+        momentum, lr = group["momentum"], group["lr"]
         if momentum is None:
-            super()._update(group, grad_scale)
+            return super()._advance(p, group)
+        if not self.state[p]:
+            self.state[p]["m"] = torch.zeros_like(p)
+        rate = lr * (0.2 * math.sqrt(max(p.shape)))
+        return 1 - momentum, 1 - lr * group["weight_decay"], rate
+
+    def _update(
+        self,
+        index: int,
+        group: dict[str, Any],
+        parameters: list[Tensor],
+        grad_scale: Tensor | None,
+    ) -> None:
+        if group["momentum"] is None:
+            super()._update(index, group, parameters, grad_scale)
             return
-        by_shape: dict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
-        for p in group["params"]:
-            if p.grad is not None:
-                by_shape[(*p.shape, p.dtype, p.device)].append(p)
-        for matrices in by_shape.values():
-            size = max(1, BATCH // matrices[0].numel())
-            for start in range(0, len(matrices), size):
-                self._orthogonal_step(matrices[start : start + size], group, grad_scale)
+        by_shape: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+        for place, p in enumerate(parameters):
+            by_shape[(*p.shape, p.dtype, p.device)].append(place)
+        for places in by_shape.values():
+            size = max(1, BATCH // parameters[places[0]].numel())
+            for start in range(0, len(places), size):
+                self._orthogonal_step(index, places[start : start + size], parameters, grad_scale)
 
     def _orthogonal_step(
-        self, matrices: list[Tensor], group: dict[str, Any], grad_scale: Tensor | None
+        self, index: int, places: list[int], parameters: list[Tensor], grad_scale: Tensor | None
     ) -> None:
-        """Update matrices of one shape, dtype and device."""
-        for p in matrices:
-            if not self.state[p]:
-                self.state[p]["m"] = torch.zeros_like(p)
-        m = [local(self.state[p]["m"]) for p in matrices]
-        g = [local(p.grad) for p in matrices if p.grad is not None]
-        if grad_scale is not None:
-            g = FOREACH._foreach_mul(g, grad_scale.to(g[0]))
-        FOREACH._foreach_lerp_(m, g, 1 - group["momentum"])
-        u = FOREACH._foreach_lerp(g, m, group["momentum"])
-        u = torch.stack([whole_like(x, p) for x, p in zip(u, matrices, strict=True)])
-        orthogonal = newton_schulz(u.to(self.dtype)).to(u.dtype)
-        scale = 0.2 * math.sqrt(max(matrices[0].shape))
-        parts = [local(shard_like(x, p)) for x, p in zip(orthogonal, matrices, strict=True)]
+        """Update the matrices of group `index` at some places, of one shape, dtype and device."""
+        matrices = [parameters[place] for place in places]
+        lists = (
+            matrices,
+            [local(p.grad) for p in matrices],
+            [local(self.state[p]["m"]) for p in matrices],
+        )
+        update = _update_in(self.dtype)
+        if is_sharded(matrices[0]):  # they are gathered in between, which cannot be compiled
+            update(self._rows[index][places[0]], grad_scale, *lists)
+        else:
+            self._run(update, index, places[0], grad_scale, *lists)
+
+
+@cache
+def _update_in(dtype: torch.dtype) -> Callable[..., None]:
+    """Return the function that updates matrices of one shape, with products in `dtype`."""
+
+    def update(
+        numbers: Numbers | Tensor,
+        grad_scale: Tensor | None,
+        matrices: Tensors,
+        g: Tensors,
+        m: Tensors,
+    ) -> None:
+        weight, decay, rate = numbers
+        g = scaled(g, grad_scale)
+        interpolate(m, g, weight)
+        u = FOREACH._foreach_mul(m, 1.0)  # a copy
+        interpolate(u, g, weight)
+        whole = torch.stack([whole_like(x, p) for x, p in zip(u, matrices, strict=True)])
+        orthogonal = newton_schulz(whole.to(dtype)).to(whole.dtype)
+        changes = [local(shard_like(x, p)) for x, p in zip(orthogonal, matrices, strict=True)]
         weights = [local(p) for p in matrices]
-        FOREACH._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-        FOREACH._foreach_add_(weights, parts, alpha=-group["lr"] * scale)
+        FOREACH._foreach_mul_(weights, decay)
+        add(weights, changes, -rate)
+
+    return update
 
 
 def newton_schulz(
@@ -101,4 +137,5 @@ def newton_schulz(
     for _ in range(5):
         A = X @ X.mT
         X = torch.baddbmm(X, torch.baddbmm(A, A, A, beta=b, alpha=c), X, beta=a)
-    return X.mT if matrices.shape[1] > matrices.shape[2] else X
+    # contiguous: operations on lists of tensors are fast for tensors of one layout alone
+    return X.mT.contiguous() if matrices.shape[1] > matrices.shape[2] else X

@@ -27,6 +27,8 @@ class CpuDecoder:
     of the rows. The weights are not copied.
     """
 
+    keeps_rows = False
+
     def __init__(self, model: TransformerLM) -> None:
         self.kernels = load_kernels(KERNELS)
         self.model = model

@@ -2,15 +2,18 @@
 
 import logging
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lmlib.errors import describe
+from lmlib.memory import is_out_of_memory
 from lmlib.model import KVCache, StaticKVCache, TransformerLM
 from lmlib.native import load_kernels
+from lmlib.runtime import Runtime
 from lmlib.sampling import cpu_decoder
 
 logger = logging.getLogger(__name__)
@@ -18,7 +21,12 @@ logger = logging.getLogger(__name__)
 
 @runtime_checkable
 class Decoder(Protocol):
-    """A model that continues from the tokens of a cache."""
+    """A model that continues from the tokens of a cache.
+
+    keeps_rows:  whether rows that have ended should stay in the batch, until half of them have
+    """
+
+    keeps_rows: bool
 
     def fill(self, windows: Sequence[Sequence[int]]) -> KVCache:
         """Return a cache of these tokens; a row may have none."""
@@ -31,6 +39,8 @@ class Decoder(Protocol):
 
 class PlainDecoder:
     """The model itself, on any device and in any dtype."""
+
+    keeps_rows = False
 
     def __init__(self, model: TransformerLM) -> None:
         self.model = model
@@ -54,22 +64,34 @@ class GraphDecoder(PlainDecoder):
     """The model on CUDA, with a step that is recorded once as a CUDA graph and then replayed.
 
     For a small model, the CPU takes longer to launch the kernels of a step than the GPU takes to
-    run them. The step is recorded again for each new cache, that is, when a row has ended.
+    run them. The step is recorded again for each new cache, that is, when half of the rows have
+    ended. If recording fails, a warning says so, and the steps are those of a `PlainDecoder`.
     """
+
+    keeps_rows = True
 
     def __init__(self, model: TransformerLM) -> None:
         super().__init__(model)
         self.cache: KVCache | None = None
+        self.can_record = True
 
     def logits(self, cache: KVCache, tokens: Sequence[int]) -> Float[Tensor, "rows vocab"]:
         """Append one token to each row; return the logits after it, valid until the next call."""
-        if cache is not self.cache:
-            self._record(cache)
+        if cache is not self.cache and self.can_record:
+            try:
+                self._record(cache)
+            except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
+                self.can_record = False
+                logger.warning("a step cannot be recorded as a CUDA graph (%s)", describe(error))
+        if not self.can_record:
+            return super().logits(cache, tokens)
         self.tokens.copy_(torch.tensor(tokens).unsqueeze(1))
         self.static.positions.copy_(torch.tensor(cache.lengths))
-        self.graph.replay()
+        (logits,) = self.launch()
         cache.lengths = [length + 1 for length in cache.lengths]
-        return self.recorded[:, -1]
+        return logits[:, -1]
 
     def _record(self, cache: KVCache) -> None:
         """Record a step; the next steps overwrite what the warm-up writes to the cache."""
@@ -80,9 +102,8 @@ class GraphDecoder(PlainDecoder):
         with torch.cuda.stream(warmup):
             self.model(self.tokens, cache=self.static)
         torch.cuda.current_stream(self.device).wait_stream(warmup)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, stream=warmup):  # the default stream is on device 0
-            self.recorded = self.model(self.tokens, cache=self.static)
+        step = partial(self.model, self.tokens, cache=self.static)
+        self.launch = Runtime(self.device).record(lambda: (step(),), warmup)
 
 
 def decoder_for(model: TransformerLM) -> Decoder:

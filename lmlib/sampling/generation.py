@@ -163,17 +163,24 @@ class Generation:
             last = torch.tensor([len(window) - 1 for window in windows], device=self.device)
             logits = self.model(padded(windows, self.device))
             return logits[torch.arange(len(active), device=self.device), last]
-        if self.cached != active:  # once for all rows that ended: a copy takes as long as a step
+        if self.cached != active and not (
+            self.decoder.keeps_rows and 2 * len(active) > len(self.cached)
+        ):  # once for all rows that ended: a copy takes as long as a step
             self.cache = self.cache.select([self.cached.index(row) for row in active])
             self.cached = active
+        places = [place for place, row in enumerate(self.cached) if row.finish_reason is None]
+        for place, row in enumerate(self.cached):
+            if row.finish_reason is not None:  # its steps begin anew, since nobody reads them
+                self.cache.lengths[place] = 0
         slid = [
             place
-            for place, row in enumerate(active)
+            for place, row in zip(places, active, strict=True)
             if self.cache.lengths[place] != len(self._window(row)) - 1
         ]
         if slid:
-            self.cache.replace(slid, self._filled([active[place] for place in slid]))
-        return self.decoder.logits(self.cache, [row.tokens[-1] for row in active])
+            self.cache.replace(slid, self._filled([self.cached[place] for place in slid]))
+        logits = self.decoder.logits(self.cache, [row.tokens[-1] for row in self.cached])
+        return logits if len(places) == len(self.cached) else logits[places]
 
     def _draw(
         self, active: list[Row], logits: Float[Tensor, "active vocab"]

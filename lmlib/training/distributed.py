@@ -6,6 +6,7 @@ needed.
 """
 
 import contextlib
+import inspect
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any, Literal
@@ -90,32 +91,51 @@ def load_whole_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]
     optimizer.load_state_dict({**state, "state": of_parameters})
 
 
-def shard(module: nn.Module, blocks: Iterable[nn.Module], device: torch.device) -> None:
-    """Shard the parameters of `module` in place (FSDP); they are gathered block by block."""
+def shard(
+    module: nn.Module, blocks: Iterable[nn.Module], device: torch.device, dtype: torch.dtype
+) -> None:
+    """Shard the parameters of `module` in place (FSDP); they are gathered block by block.
+
+    Those of the blocks travel in `dtype`, in which their products are computed; gradients are added
+    in float32, and what goes from block to block keeps its dtype.
+    """
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    blocks = list(blocks)
     for part in [*blocks, module]:
+        narrow = part is not module and dtype != torch.float32
+        policy = MixedPrecisionPolicy(
+            param_dtype=dtype if narrow else None,
+            reduce_dtype=torch.float32,
+            cast_forward_inputs=False,
+        )
         # the root too: between steps all parameters are sharded, even after a validation
-        sharded = fully_shard(part, mesh=mesh, reshard_after_forward=True)
+        sharded = fully_shard(part, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
         if device.type == "cpu":  # gloo adds, but does not average
             sharded.set_force_sum_reduction_for_comms(True)
 
 
 def replicate(module: nn.Module) -> nn.Module:
     """Wrap a module so that backward passes average the gradients over the processes (DDP)."""
-    return DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True)
+    # the new name came with PyTorch 2.13
+    known = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    options: dict[str, Any] = {name: False, "gradient_as_bucket_view": True}
+    return DistributedDataParallel(module, **options)
 
 
 def averaging(module: nn.Module, *, now: bool) -> AbstractContextManager[None]:
     """Return a context for the forward and backward pass of a micro-batch.
 
-    A replicated module averages the gradients only if `now`, which is true in the last micro-batch
-    of a step; before that, each process accumulates its own.
+    Processes average the gradients only if `now`, which is true in the last micro-batch of a step;
+    before that, each accumulates its own (with FSDP, those of whole parameters).
     """
     if isinstance(module, DistributedDataParallel) and not now:
         return module.no_sync()
+    if (synchronise := getattr(module, "set_requires_gradient_sync", None)) is not None:  # FSDP
+        synchronise(now)
     return contextlib.nullcontext()
 
 

@@ -1,6 +1,7 @@
 """The training loop."""
 
 import contextlib
+import gc
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -65,6 +66,8 @@ def train(
     hooks = hooks or Hooks()
     with session(trainer, hooks) as report:
         trainer.begin()
+        gc.collect()
+        gc.freeze()  # what is there now stays: later collections need not look through it
         while not trainer.finished:
             step = trainer.take_step()
             signum = report(trainer.measure(step))
@@ -88,6 +91,7 @@ def session(trainer: Trainer, hooks: Hooks) -> Iterator[Callable[[dict[str, floa
     world, params = trainer.world, trainer.settings.train
     traced = world.is_main and params.profile_steps > 0
     with (
+        _thawed_afterwards(),
         tqdm(
             total=params.num_steps,
             initial=trainer.step,
@@ -95,7 +99,7 @@ def session(trainer: Trainer, hooks: Hooks) -> Iterator[Callable[[dict[str, floa
             desc="train",
             disable=not world.is_main,
         ) as bar,
-        trainer.runtime.deterministic(),
+        trainer.in_order(),
         DeferredSignals() as signals,
         profiled(hooks.trace if traced else None, params.profile_steps) as profile_step,
         trainer.store.in_background(),
@@ -110,3 +114,12 @@ def session(trainer: Trainer, hooks: Hooks) -> Iterator[Callable[[dict[str, floa
             return int(world.max(signals.received or 0))
 
         yield report
+
+
+@contextlib.contextmanager
+def _thawed_afterwards() -> Iterator[None]:
+    """After the context, the garbage collector looks through all objects again."""
+    try:
+        yield
+    finally:
+        gc.unfreeze()

@@ -33,6 +33,9 @@ class TrainParams:
     equal share of them, `micro_batch_size` at a time (0: all), and holds the whole model
     (`parallel` ddp) or a part of it (fsdp). Intervals are in steps; the last step is always logged,
     validated and checkpointed. A 0 switches off checkpoint_minutes, patience and profile_steps.
+    The residual stream is float32, or, with `residual` dtype, of the dtype of the products. Without
+    `deterministic` CUDA may add in another order each time, which is faster, but no run can be
+    repeated or resumed to the same bits.
     """
 
     seed: Seed
@@ -51,7 +54,9 @@ class TrainParams:
     overfit_one_batch: bool
     device: str
     dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    residual: Literal["float32", "dtype"]
     compile: CompileMode
+    deterministic: bool
     log_every: Count
     valid_every: Count
     valid_batches: Count
@@ -134,10 +139,10 @@ def require_trainable(settings: Settings, data: Datasets, num_processes: int = 1
     if params.dtype != "auto":  # auto would ask the GPU, and always finds a dtype
         settings.runtime(device)
     params.sequences_at_a_time(num_processes)
-    if params.compile == "graphs" and params.parallel == "fsdp" and num_processes > 1:
+    if params.compile == "graphs" and num_processes > 1:
         raise ValueError(
-            "train.compile is graphs, which cannot record how fsdp gathers weights; choose on, or "
-            "train.parallel: ddp"
+            f"train.compile is graphs, which records the step of a single process, and there are "
+            f"{num_processes}; choose on"
         )
     for dataset in (data.train, data.valid):
         dataset.require_context(settings.model.context_length)

@@ -30,8 +30,7 @@ class FiniteGuard:
     def note(self, step: int, loss: Tensor, grad_norm: Tensor) -> None:
         """Add the values of a step to those to check."""
         self._pending.append((step, torch.stack((loss, grad_norm.to(loss.device)))))
-        waits = loss.is_cuda or loss.is_mps
-        if not waits or len(self._pending) == self.max_pending:
+        if loss.is_cpu or len(self._pending) == self.max_pending:
             self.check()
 
     def check(self) -> None:

@@ -1,7 +1,10 @@
 """The parts of a run, and what one step does with them."""
 
+import contextlib
 import logging
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +12,9 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn.utils import get_total_norm
 
-from lmlib.model import NextTokenLoss, TransformerLM, documents_of
+from lmlib.errors import describe
+from lmlib.memory import is_out_of_memory
+from lmlib.model import NextTokenLoss, TransformerLM, documents_of, flops_per_token
 from lmlib.monitoring.throughput import Meter
 from lmlib.optim import build_optimizer, clip_scale
 from lmlib.sharding import whole
@@ -60,12 +65,14 @@ class Trainer:
         self.parallel = settings.train.parallel if self.world.size > 1 else None
         self.runtime = settings.runtime(self.world.device(settings.device))
         self.model = model.to(self.runtime.device).train()
+        if settings.train.residual == "dtype":
+            self.model.residual_dtype = self.runtime.dtype
         data.train.to(self.runtime.device)
 
         self.sequences_at_a_time = settings.train.sequences_at_a_time(self.world.size)
         self.next_token_loss: nn.Module = NextTokenLoss(model)
         if self.parallel == "fsdp":
-            shard(self.next_token_loss, model.layers, self.runtime.device)
+            shard(self.next_token_loss, model.layers, self.runtime.device, self.runtime.dtype)
         self.optimizer = build_optimizer(model, settings.optim, self.runtime.dtype)
         # float16 rounds gradients below 3e-8 to 0; scaling the loss scales them up
         is_float16 = self.runtime.dtype == torch.float16
@@ -92,11 +99,20 @@ class Trainer:
             self.copy_weights = CopyWeights.of(data.train, self.runtime.device)
         self.meter = Meter(model, self.runtime.device, self.runtime.dtype, self.world.size)
         self.last_save = time.monotonic()
+        self._may_record, self._is_warm = False, False
+        self._launch: Callable[[], tuple[Tensor, ...]] | None = None
+        self._recorded_batch: dict[str, Tensor] = {}
 
     @property
     def finished(self) -> bool:
         """Return whether all steps are done, or patience has run out."""
         return self.step >= self.settings.train.num_steps or self.stopping.exhausted
+
+    def in_order(self) -> AbstractContextManager[None]:
+        """Return a context in which CUDA adds in a fixed order, unless the settings say not to."""
+        if self.settings.train.deterministic:
+            return self.runtime.deterministic()
+        return contextlib.nullcontext()
 
     def begin(self) -> None:
         """Compile and replicate the model if the settings say so, and log the start of the run."""
@@ -122,13 +138,37 @@ class Trainer:
         )
 
     def _compile(self) -> None:
-        mode = self.settings.train.compile
-        if self.parallel != "fsdp":
-            self.next_token_loss = self.runtime.compile(self.next_token_loss, self._rehearse, mode)
-        elif self.runtime.should_compile(mode):
+        mode, operations = self.settings.train.compile, self._operations()
+        if self.parallel == "fsdp":
+            if not self.runtime.should_compile(mode, operations):
+                return
             for block in self.model.layers:  # the gathering in between cannot be traced
                 block.compile(dynamic=False)
+            if isinstance(self.next_token_loss, NextTokenLoss):  # sharded, it is still one
+                self.next_token_loss.compile_loss()
             self._rehearse(self.next_token_loss)
+        else:
+            plain = self.next_token_loss
+            self.next_token_loss = self.runtime.compile(plain, self._rehearse, mode, operations)
+            if self.next_token_loss is plain:
+                return
+        if self.runtime.device.type == "cuda":  # on a CPU our own kernels do it
+            self.optimizer.compile()
+            self._may_record = mode == "graphs" and not self.scaler.is_enabled()
+        if mode == "graphs" and not self._may_record:
+            logger.warning(
+                "a step of %s on %s cannot be recorded as a CUDA graph: training as with "
+                "compile: on",
+                str(self.runtime.dtype).removeprefix("torch."),
+                self.runtime.device,
+            )
+
+    def _operations(self) -> float:
+        """Return the floating-point operations of the whole run, resumed or not, by a process."""
+        model, params = self.model, self.settings.train
+        tokens = params.num_steps * params.batch_size * model.params.context_length
+        per_token = flops_per_token(model.params, model.vocab_size)
+        return tokens * per_token / self.world.size
 
     def _rehearse(self, next_token_loss: nn.Module) -> None:
         """Do a forward and backward pass of the first batch, and drop its gradients."""
@@ -145,17 +185,61 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
         batch = self._batch(1 if params.overfit_one_batch else self.step)
+        if self._may_record and self._is_warm and self.optimizer.compiled:
+            loss, grad_norm = self._recorded_update(batch)
+        else:
+            loss, grad_norm = self._update(batch)
+            self._is_warm = True
+        self.meter.count(batch["inputs"].numel() * self.world.size)
+        return Step(loss, lr, grad_norm)
+
+    def _update(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Update the weights; return the loss and the norm of the gradients."""
         loss = self._add_gradients(self.next_token_loss, batch)
         self.scaler.unscale_(self.optimizer)
-        grad_norm, clip = clip_scale(self.model.parameters(), optim.max_grad_norm)
+        grad_norm, clip = self._clip()
         # the scaler skips a step whose gradients overflow, and halves the scale for the next
         may_overflow = self.scaler.get_scale() > 1
         self.guard.note(self.step, loss, loss if may_overflow else grad_norm)
         self.scaler.step(self.optimizer, grad_scale=clip)
         self.scaler.update()
         self.optimizer.zero_grad()
-        self.meter.count(batch["inputs"].numel() * self.world.size)
-        return Step(loss, lr, grad_norm)
+        return loss, grad_norm
+
+    def _recorded_update(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Do what `_update` does by launching a step that is recorded at the first call.
+
+        The step reads its batch, the numbers of the optimizer and the weights from the same memory
+        each time, and writes its gradients to the same memory, which is why they are kept.
+        """
+        if self._launch is None:
+            self._recorded_batch = {name: x.clone() for name, x in batch.items()}
+            try:
+                self._launch = self.runtime.record(self._recordable_update)
+            except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
+                logger.warning("a step cannot be recorded as a CUDA graph (%s)", describe(error))
+                self._may_record = False
+                self.optimizer.zero_grad()
+                return self._update(batch)
+        else:
+            for name, x in batch.items():
+                self._recorded_batch[name].copy_(x)
+        self.optimizer.advance()
+        loss, grad_norm = self._launch()
+        self.guard.note(self.step, loss, grad_norm)
+        return loss.clone(), grad_norm.clone()
+
+    def _recordable_update(self) -> tuple[Tensor, Tensor]:
+        loss = self._add_gradients(self.next_token_loss, self._recorded_batch)
+        grad_norm, clip = self._clip()
+        self.optimizer.update(clip)
+        return loss, grad_norm
+
+    def _clip(self) -> tuple[Tensor, Tensor]:
+        """Return the norm of the gradients, and the factor that clips them."""
+        return clip_scale(self.model.parameters(), self.settings.optim.max_grad_norm)
 
     def _batch(self, step: int) -> dict[str, Tensor]:
         """Return this process's part of a step's batch: the arguments of `NextTokenLoss`."""
@@ -176,7 +260,8 @@ class Trainer:
                 step, params.num_steps, params.copy_weight, params.copy_fraction
             )
             batch["weights"] = self.copy_weights(inputs, targets, weight, self.separator_id)
-        return {name: self.world.part(rows) for name, rows in batch.items()}
+        # contiguous, as a recorded step keeps them: compiled code is for one layout
+        return {name: self.world.part(rows).contiguous() for name, rows in batch.items()}
 
     def _add_gradients(self, next_token_loss: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """Add the gradients of the mean loss over a batch, part by part; return that loss."""
@@ -261,7 +346,8 @@ class Trainer:
         self.last_save = time.monotonic()
 
     def result(self) -> TrainResult:
-        """Give the model its final weights; return the curves."""
+        """Give the model its final weights and the dtypes that it had; return the curves."""
+        self.model.residual_dtype = None
         valid_loss = self.rows["valid"][-1]["loss"]
         if self.settings.train.patience:
             self.stopping.restore_best(self.model)

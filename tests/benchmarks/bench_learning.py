@@ -30,11 +30,13 @@ document.
 
 `--jobs` runs at a time share the cores. With --seconds each run has all of them: it measures how
 fast it is with a model that it drops, and takes as many steps as fit, so that its schedule ends
-with it. Only steps count as time; building, compiling and scoring do not. A run that takes as many
-steps by --tokens ends with the same bits.
+with it. Only steps count as time; building, compiling and scoring do not. compile=auto, which asks
+for the length of a run, is off then. A run that takes as many steps by --tokens ends with the same
+bits.
 """
 
 import argparse
+import dataclasses
 import math
 import multiprocessing
 import statistics
@@ -107,6 +109,9 @@ def carry_out(run: Run) -> Result:
     data, valid = dataset(run.folder, "train"), dataset(run.folder, "valid")
     num_steps = run.tokens // learner.tokens_per_step
     if run.seconds is not None:
+        if learner.train.compile == "auto":  # which asks for the length of the run
+            train = dataclasses.replace(learner.train, compile="off")
+            learner = dataclasses.replace(learner, train=train)
         trial = learner.begin(data, run.seed, ENDLESS)
         num_steps = steps_in(run.seconds, trial.take_step, trial.synchronize)
         del trial

@@ -80,6 +80,7 @@ BATCH_SIZES = {
 STEPS = {"small": 5, "memory": 2, "tinystories": 20, "large": 10}  # timed in a turn
 VARIANTS = ["compiled-bf16", "eager-bf16", "compiled-fp32", "eager-fp32"]
 MODELS = [f"{family}-{way}" for family in ("ours", "llama", "nanogpt") for way in VARIANTS]
+ANY_ORDER = "ours-compiled-bf16-anyorder"  # what a fixed order of sums costs on a GPU
 PARTS = [[f"{part}-ours", f"{part}-torch"] for part in ("adamw", "clipping", "both")]
 PARTS_STEPS = 50
 NUM_TOKENS = 1 << 22
@@ -87,7 +88,8 @@ LEGEND = """\
 Results: median (least to greatest). Ratio: the peer's time by that of the first row, or its memory
 by that of ours trained in the same way, in the same turn; above 1, ours is less. Peak: on a GPU, of
 what PyTorch allocated; on a CPU, of the process, less what it held before there was a model. MFU:
-operations that our model needs for so many tokens, of what the device can do at most."""
+operations that our model needs for so many tokens, of what the device can do at most. On a GPU ours
+adds in a fixed order, the peers and `anyorder` in any."""
 
 
 class TrainWorker(Worker):
@@ -135,7 +137,9 @@ class Race:
     def speed(self, jobs: Sequence[TrainJob]) -> list[Measured]:
         """Return the seconds of a step of each, the first taking turns with each of the others."""
         all_measured = [Measured(job) for job in jobs]
-        with ExitStack() as stack, ThreadPoolExecutor(max(1, num_cores() // 4)) as pool:
+        # on a GPU one by one: it has memory for one, and the compiler times its candidates there
+        at_once = max(1, num_cores() // 4) if jobs[0].device == "cpu" else 1
+        with ExitStack() as stack, ThreadPoolExecutor(at_once) as pool:
             workers = [stack.enter_context(self.worker(measured)) for measured in all_measured]
             list(pool.map(prepare, workers, all_measured))
             pairs = list(zip(workers, all_measured, strict=True))
@@ -228,7 +232,9 @@ def measure(args: argparse.Namespace, job: TrainJob) -> Iterator[Measured]:
         for names in PARTS:
             yield from race.speed([dataclasses.replace(job, contender=name) for name in names])
         return
-    names = args.contenders
+    names = args.contenders or [*MODELS[:8], "nanogpt-compiled-bf16"]
+    if not args.contenders and job.device.startswith("cuda"):
+        names.append(ANY_ORDER)
     if args.size == "memory" and job.device == "cpu":
         # what the compiler leaves in a process is no memory of a step
         names = [name for name in names if "eager" in name]
@@ -292,10 +298,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--contenders",
         nargs="+",
-        choices=MODELS,
+        choices=[*MODELS, ANY_ORDER],
         metavar="NAME",
-        default=[*MODELS[:8], "nanogpt-compiled-bf16"],
-        help=f"the first is what the others are compared with; of {', '.join(MODELS)}",
+        help="the first is what the others are compared with; of "
+        + ", ".join([*MODELS, ANY_ORDER]),
     )
     parser.add_argument(
         "--peers",

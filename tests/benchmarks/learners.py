@@ -211,7 +211,10 @@ def begin_peer(
             "lower it"
         )
     device = resolve_device(train.device, "train.device")
-    runtime = Runtime(device, resolve_dtype(train.dtype, device, "train.dtype"))
+    dtype = resolve_dtype(train.dtype, device, "train.dtype")
+    if dtype == torch.float16:  # the peers' loss is not scaled
+        dtype = torch.float32
+    runtime = Runtime(device, dtype)
     new = {"llama": Llama, "nanogpt": gpt}[name]
     model: Llama | GPT = new(params, data.info.vocab_size, train.seed).to(device)
     weights = list(model.parameters())
@@ -238,7 +241,9 @@ def begin_peer(
         loss.backward()
 
     data.to(device)
-    forward = runtime.compile(model, lambda module: backward(module, 1), train.compile)
+    tokens = train.num_steps * train.batch_size * params.context_length
+    operations = 6 * sum(p.numel() for p in model.parameters()) * tokens
+    forward = runtime.compile(model, lambda module: backward(module, 1), train.compile, operations)
     steps = itertools.count(1)
 
     def take_step() -> None:

@@ -17,7 +17,8 @@ LOG_EVERY = 10  # steps between two readings of the loss, and one at the end
 class TrainJob:
     """A model and its batches.
 
-    contender   FAMILY-MODE-PRECISION, as in ours-compiled-bf16; PART-OWNER for a part of a step
+    contender   FAMILY-MODE-PRECISION, as in ours-compiled-bf16, with -anyorder where a GPU may add
+                in any order, as peers let it; PART-OWNER for a part of a step
     tokens      .npy of uint16
     device      what torch.device takes
     """
@@ -47,6 +48,11 @@ class TrainJob:
     def compiled(self) -> bool:
         """Return whether torch.compile is to be used."""
         return "compiled" in self.contender
+
+    @property
+    def deterministic(self) -> bool:
+        """Return whether a GPU is to add in a fixed order."""
+        return "anyorder" not in self.contender
 
     @property
     def bf16(self) -> bool:

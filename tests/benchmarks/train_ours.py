@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lmlib.data import TokenDataset
-from lmlib.model import ModelParams, NextTokenLoss, TransformerLM
-from lmlib.monitoring.throughput import flops_per_token
+from lmlib.model import ModelParams, NextTokenLoss, TransformerLM, flops_per_token
 from lmlib.optim import OptimParams
 from lmlib.tokens import TokenInfo
 from lmlib.training import Datasets, ResumeStore, Settings, Step, Trainer, TrainParams
@@ -47,7 +46,9 @@ def prepare(job: TrainJob) -> Callable[[], Training]:
         overfit_one_batch=False,
         device=job.device,
         dtype="bfloat16" if job.bf16 else "float32",
+        residual="float32",
         compile="on" if job.compiled else "off",
+        deterministic=job.deterministic,
         log_every=LOG_EVERY,
         valid_every=NUM_STEPS,
         valid_batches=1,
@@ -62,7 +63,7 @@ def prepare(job: TrainJob) -> Callable[[], Training]:
     def build() -> Training:
         model = model_of(job)
         trainer = Trainer(model, settings, Datasets(data, data), store)
-        with trainer.runtime.deterministic():
+        with trainer.in_order():
             trainer.begin()
         if job.compiled and isinstance(trainer.next_token_loss, NextTokenLoss):
             raise RuntimeError("the model could not be compiled")
@@ -70,14 +71,14 @@ def prepare(job: TrainJob) -> Callable[[], Training]:
         last: list[Step] = []
 
         def take_step() -> None:
-            with trainer.runtime.deterministic():
+            with trainer.in_order():
                 last[:] = [trainer.take_step()]
 
         return Training(
             take_step,
             lambda: trainer.log(last[0])["train/loss"],
             model.num_parameters(),
-            flops_per_token=flops_per_token(model),
+            flops_per_token=flops_per_token(model.params, model.vocab_size),
         )
 
     return build

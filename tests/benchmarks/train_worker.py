@@ -55,6 +55,8 @@ class Contender:
         self.resting_mb = resident_mb()
         self.training = build()
         self.steps(WARMUP)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # for the contenders that come next
         return {
             "version": self.training.version,
             "weights": self.training.weights,

@@ -18,7 +18,7 @@ CAPS = [0.0, 3.0]  # the logits have a standard deviation of 4
 @pytest.fixture(params=[1, 7 * VOCAB, 1 << 20], ids=["a row", "parts", "all"])
 def at_a_time(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Split the work into parts of one row, of some rows, and of all."""
-    monkeypatch.setattr(loss, "CPU_LOGITS", request.param)
+    monkeypatch.setitem(loss.LOGITS, "cpu", request.param)
     monkeypatch.setattr(loss, "LEAST_ROWS", 1)
 
 
@@ -109,7 +109,7 @@ class LargestTensor(TorchDispatchMode):
 
 
 def test_the_logits_are_never_whole_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss, "CPU_LOGITS", 5 * VOCAB)
+    monkeypatch.setitem(loss.LOGITS, "cpu", 5 * VOCAB)
     monkeypatch.setattr(loss, "LEAST_ROWS", 1)
     hidden, weight, targets = random_inputs(torch.float32)
     with LargestTensor() as largest:
@@ -143,3 +143,20 @@ def test_without_gradients_only_the_value_is_made(softcap: float) -> None:
         expected = cross_entropy(soft_cap(hidden @ weight.T, softcap), targets)
     assert not found.requires_grad
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "vocab_size", "device", "rows"),
+    [
+        (32_768, 10_000, "cpu", 256),
+        (32_768, 10_000, "cuda", 16_384),  # two parts, where 26,843 tokens would fit
+        (32_768, 32_000, "cuda", 8192),
+        (1000, 10_000, "cuda", 1024),  # one part
+        (32_768, 10_000, "mps", 3328),  # ten parts of a memory that all programs share
+    ],
+)
+def test_parts_on_a_gpu_are_of_one_size(
+    tokens: int, vocab_size: int, device: str, rows: int
+) -> None:
+    """Multiples of 128, so that no product has an odd size; the last part is the shorter one."""
+    assert loss.rows_at_a_time(tokens, vocab_size, torch.device(device)) == rows

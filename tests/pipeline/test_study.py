@@ -9,8 +9,7 @@ from xml.etree import ElementTree
 import pytest
 from ruamel.yaml import YAML
 
-from lmlib.model import ModelParams, TransformerLM
-from lmlib.monitoring.throughput import flops_per_token
+from lmlib.model import ModelParams, TransformerLM, flops_per_token
 from lmlib.params import from_dict
 from stages.study import STUDIES_BY_NAME, Result, Study, chart, own_settings, report
 from tests.pipeline.conftest import Project
@@ -86,7 +85,9 @@ def test_sizes_get_equal_compute() -> None:
         params = resolved(study, label)
         sizes = from_dict(ModelParams, params["model"], where="model")
         model = TransformerLM(sizes, params["tokenizer"]["vocab_size"], seed=1)
-        compute.append(flops_per_token(model) * params["train"]["num_steps"])
+        compute.append(
+            flops_per_token(model.params, model.vocab_size) * params["train"]["num_steps"]
+        )
     assert max(compute) / min(compute) < 1.02
 
 

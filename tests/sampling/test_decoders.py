@@ -2,17 +2,18 @@
 
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from lmlib.model import ModelParams, TransformerLM
+from lmlib.model import KVCache, ModelParams, TransformerLM
 from lmlib.sampling import cpu_decoder, decoders, generate
 from lmlib.sampling.cpu_decoder import CHUNK, CpuDecoder
-from lmlib.sampling.decoders import PlainDecoder, decoder_for
+from lmlib.sampling.decoders import GraphDecoder, PlainDecoder, decoder_for
 from tests.sampling.scripted import KERNEL_MODEL, MODEL, PROMPTS, SAMPLING, counting
 
 SIZES = ModelParams(context_length=23, d_model=64, num_layers=2, num_heads=2, d_ff=96)
@@ -188,6 +189,56 @@ def test_without_kernels_pytorch_does_the_work(
     assert {type(decoder_for(model_of({}))) for _ in range(2)} == {PlainDecoder}
     assert caplog.text.count("the sampling kernels cannot be loaded") == 1
     decoders._can_load.cache_clear()
+
+
+class KeepingDecoder(PlainDecoder):
+    """Keeps rows that have ended, as one that records its steps does; counts its batches."""
+
+    keeps_rows = True
+
+    def __init__(self, model: TransformerLM) -> None:
+        super().__init__(model)
+        self.batches: list[int] = []
+
+    def logits(self, cache: KVCache, tokens: Sequence[int]) -> Tensor:
+        self.batches.append(len(tokens))
+        return super().logits(cache, tokens)
+
+
+@pytest.mark.parametrize("max_tokens", [5, 40])
+@pytest.mark.parametrize("changes", [{"temperature": 0.0}, {"repetition_penalty": 1.5}], ids=str)
+def test_rows_that_ended_stay_until_half_have(
+    changes: dict[str, Any], max_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tokens are those without them, within the context and beyond it."""
+    params = replace(SAMPLING, max_tokens=max_tokens, num_samples=4, **changes)
+    stop_ids = range(0, MODEL.vocab_size, 8)  # a row ends every few steps
+    expected = generate(MODEL, PROMPTS, params, stop_ids)
+    lengths = sorted(len(row) for rows in expected for row in rows)
+    keeping = KeepingDecoder(MODEL)
+    monkeypatch.setattr("lmlib.sampling.generation.decoder_for", lambda _: keeping)
+    assert generate(MODEL, PROMPTS, params, stop_ids) == expected
+    sizes = sorted(set(keeping.batches), reverse=True)
+    assert len(set(lengths)) > len(sizes)  # rows ended at more steps than the batch shrank at
+    assert all(2 * small <= large for large, small in itertools.pairwise(sizes))
+
+
+def test_steps_that_cannot_be_recorded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The model takes them one by one; that is said once."""
+
+    def fail(_: GraphDecoder, cache: KVCache) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(GraphDecoder, "_record", fail)
+    with torch.inference_mode():
+        ours, plain = GraphDecoder(MODEL), PlainDecoder(MODEL)
+        caches = [decoder.fill([[1, 2], [3]]) for decoder in (ours, plain)]
+        for tokens in ([4, 5], [6, 7]):
+            assert torch.equal(ours.logits(caches[0], tokens), plain.logits(caches[1], tokens))
+    (message,) = caplog.messages
+    assert message.startswith("a step cannot be recorded as a CUDA graph (operation not permitted")
 
 
 @pytest.mark.parametrize("decoder", [CpuDecoder, PlainDecoder])

@@ -23,8 +23,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 from torch.amp import GradScaler
 
 from lmlib.data import Batch, TokenDataset
-from lmlib.model import ModelParams, NextTokenLoss, TransformerLM, documents_of
-from lmlib.monitoring.throughput import flops_per_token
+from lmlib.model import ModelParams, NextTokenLoss, TransformerLM, documents_of, flops_per_token
 from lmlib.optim import AdamW, OptimParams
 from lmlib.tokens import TokenInfo
 from lmlib.training import (
@@ -70,7 +69,9 @@ TRAIN = TrainParams(
     overfit_one_batch=False,
     device="cpu",
     dtype="float32",
+    residual="float32",
     compile="off",
+    deterministic=True,
     log_every=1,
     valid_every=5,
     valid_batches=2,
@@ -496,6 +497,29 @@ def test_compiled_training_keeps_the_names_of_weights(
     assert set(saved_state(tmp_path / "on", 4)["model"]) == set(plain.state_dict())
 
 
+# -- the residual stream
+
+
+def test_a_narrow_residual_stream_learns_the_same(tmp_path: Path) -> None:
+    """Sums of the blocks rounded to bfloat16: the loss differs, by the rounding alone."""
+    params = replace(TRAIN, dtype="bfloat16")
+    _, wide = run(tmp_path / "wide", params)
+    dtypes: list[torch.dtype] = []
+
+    def notice(_model: Any, _inputs: Any, output: torch.Tensor) -> None:
+        dtypes.append(output.dtype)
+
+    model = TransformerLM(MODEL, VOCAB_SIZE, seed=params.seed)
+    model.layers[0].register_forward_hook(notice)
+    settings = settings_of(replace(params, residual="dtype"))
+    narrow = train(model, settings, Datasets(NOISE, NOISE), ResumeStore(tmp_path / "narrow"))
+    assert set(dtypes) == {torch.bfloat16}
+    losses = [[row["loss"] for row in result.train] for result in (wide, narrow)]
+    assert losses[1] != losses[0]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert model(torch.zeros(1, 8, dtype=torch.int64)).dtype == torch.float32  # again
+
+
 # -- parts of a batch
 
 
@@ -589,6 +613,14 @@ def test_float16_resumes_with_the_scale_of_its_loss(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("float16_on_cpu")
 def test_float16_learns(tmp_path: Path) -> None:
     _, result = run(tmp_path, replace(TRAIN, num_steps=150, valid_every=150), data=CYCLE)
+    assert result.valid[-1]["loss"] < 0.05
+
+
+@pytest.mark.usefixtures("float16_on_cpu")
+def test_float16_learns_with_a_narrow_residual_stream(tmp_path: Path) -> None:
+    """Small gradients vanish in float16: they are scaled before they are rounded."""
+    params = replace(TRAIN, num_steps=150, valid_every=150, residual="dtype")
+    _, result = run(tmp_path, params, data=CYCLE)
     assert result.valid[-1]["loss"] < 0.05
 
 
@@ -747,7 +779,9 @@ def test_logs_mfu_on_a_known_device(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     metrics: dict[int, dict[str, float]] = {}
     model, _ = run(tmp_path, on_step=metrics.__setitem__)
     rate = metrics[20]["train/tokens_per_s"]
-    assert metrics[20]["train/mfu"] == pytest.approx(rate * flops_per_token(model) / 1e9)
+    assert metrics[20]["train/mfu"] == pytest.approx(
+        rate * flops_per_token(model.params, model.vocab_size) / 1e9
+    )
 
 
 def test_profiles_some_steps(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,9 +31,10 @@ def test_rejects_a_warm_up_that_never_ends() -> None:
         settings_of(optim=replace(OPTIM, warmup_steps=20))
 
 
-def test_rejects_graphs_of_a_sharded_training() -> None:
-    params = replace(TRAIN, compile="graphs", parallel="fsdp")
-    with pytest.raises(ValueError, match=r"^train\.compile is graphs, which cannot record"):
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_rejects_graphs_of_several_processes(parallel: Any) -> None:
+    params = replace(TRAIN, compile="graphs", parallel=parallel)
+    with pytest.raises(ValueError, match=r"^train\.compile is graphs, which records the step of a"):
         require_trainable(settings_of(params), ON_NOISE, num_processes=2)
     require_trainable(settings_of(params), ON_NOISE, num_processes=1)
 

@@ -69,7 +69,7 @@ def test_guard_names_the_step_at_once_on_a_cpu(
 
 
 def test_guard_on_a_gpu_waits_to_be_asked_but_not_forever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    monkeypatch.setattr(torch.Tensor, "is_cpu", False)
     guard = FiniteGuard()
     guard.note(1, FINE, FINE)
     guard.note(2, BAD, FINE)
