@@ -222,19 +222,22 @@ def _update_lists(
     weight1, beta2, weight2, decay, root_scale, eps, rate = numbers
     g = scaled(g, grad_scale)
     interpolate(m, g, weight1)
+    if isinstance(numbers, Tensor):  # each list is changed by one operation, and so written once
+        interpolate(v, FOREACH._foreach_mul(g, g), weight2)
+        roots = FOREACH._foreach_mul(FOREACH._foreach_sqrt(v), root_scale)
+        # in a list: a tensor alone would be read as a number, for which the CPU would wait
+        changes = FOREACH._foreach_div(m, FOREACH._foreach_add(roots, [eps] * len(p)))
+        decays = FOREACH._foreach_sub(p, FOREACH._foreach_mul(p, decay))
+        decays = FOREACH._foreach_add(decays, FOREACH._foreach_mul(changes, rate))
+        FOREACH._foreach_sub_(p, decays)
+        return
     FOREACH._foreach_mul_(v, beta2)
-    if isinstance(weight2, Tensor):
-        add(v, FOREACH._foreach_mul(g, g), weight2)
-    else:
-        FOREACH._foreach_addcmul_(v, g, g, weight2)
+    FOREACH._foreach_addcmul_(v, g, g, weight2)
     denominators = FOREACH._foreach_sqrt(v)
     FOREACH._foreach_mul_(denominators, root_scale)
     FOREACH._foreach_add_(denominators, eps)
     FOREACH._foreach_mul_(p, decay)
-    if isinstance(rate, Tensor):
-        add(p, FOREACH._foreach_div(m, denominators), -rate)
-    else:
-        FOREACH._foreach_addcdiv_(p, m, denominators, -rate)
+    FOREACH._foreach_addcdiv_(p, m, denominators, -rate)
 
 
 # -- operations on lists, with numbers of Python (one pass over memory) or in tensors (for the

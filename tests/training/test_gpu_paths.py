@@ -240,16 +240,17 @@ def optimizer_of(name: str, parameters: list[nn.Parameter]) -> AdamW:
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_compiled_steps_equal_the_uncompiled_ones(name: str) -> None:
-    in_a_process(f"compare_steps('{name}')")
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_steps_equal_the_uncompiled_ones(backend: str, name: str) -> None:
+    in_a_process(f"compare_steps('{name}', '{backend}')")
 
 
-def compare_steps(name: str) -> None:
+def compare_steps(name: str, backend: str) -> None:
     """Each group, or for Muon each shape, is compiled once, though rates and scales change."""
     shapes = [(4, 6), (6, 4), (4, 6), (5, 5)] if name == "muon" else [(4, 6), (3,), (6, 4), (5,)]
     expected = trained(optimizer_of(name, plain := weights_of(shapes)), plain)
     compile_ = torch.compile
-    torch.compile = lambda function, **options: compile_(function, backend="aot_eager", **options)
+    torch.compile = lambda function, **options: compile_(function, backend=backend, **options)
     parameters = weights_of(shapes)
     optimizer = optimizer_of(name, parameters)
     optimizer.compile()
