@@ -118,6 +118,18 @@ bench-sample: $(DEV) ## Compare sampling with transformers: ARGS="--device cuda"
 bench-pipeline: $(DEV) ## Measure what DVC, MLflow and a busy machine cost: REPEATS=5
 	@python -m tests.benchmarks.bench_pipeline --repeats $(or $(REPEATS),5) $(ARGS)
 
+# PyTorch with CUDA stays apart, too: the rest needs no GPU
+CUDA := .venv-cuda/.ready
+ifneq ($(shell head -n 1 $(CUDA) 2>/dev/null),$(CURDIR))
+$(CUDA): moved
+endif
+$(CUDA): tests/cuda/requirements.txt
+	$(INSTALL) cuda
+
+.PHONY: check-cuda
+check-cuda: $(CUDA) ## Compile a GPU's code, without a GPU: ARGS=--estimate
+	@.venv-cuda/bin/python -m tests.cuda.check $(ARGS)
+
 .PHONY: clean prune
 prune: ## Remove the states of unfinished runs
 	@rm -rf models/.resume

@@ -1,7 +1,7 @@
 """Install the project, and what a purpose needs in addition, into a virtual environment.
 
-Reads:  pyproject.toml, constraints.txt or, for the benchmarks, the list of peers.
-Writes: .venv (or .venv-bench), dvc_plots/vega.js.
+Reads:  pyproject.toml and constraints.txt, or the list of the benchmarks' peers or of check-cuda.
+Writes: .venv (or .venv-bench, .venv-cuda), dvc_plots/vega.js.
 Run:    make setup   (by hand, from the repository root: python3 -m stages.install)
 
 Nothing is installed yet when this runs, so it imports only the standard library. If two run at
@@ -38,6 +38,7 @@ class Purpose:
 
 PROJECT = (Path("pyproject.toml"), Path("constraints.txt"))
 PEERS = Path("tests/benchmarks/peers-requirements.txt")
+WITH_CUDA = Path("tests/cuda/requirements.txt")
 PURPOSES = {
     "run": Purpose(
         Path(".venv"),
@@ -55,6 +56,9 @@ PURPOSES = {
     ),
     "bench": Purpose(
         Path(".venv-bench"), ".ready", ("--requirement", str(PEERS)), (PEERS,), builds=False
+    ),
+    "cuda": Purpose(
+        Path(".venv-cuda"), ".ready", ("--requirement", str(WITH_CUDA)), (WITH_CUDA,), builds=False
     ),
 }
 
