@@ -20,13 +20,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from tests.cuda.pretend import Indexing, flash_attention, pretend, restart_with_guard
 
+PARAMS = Path("params.yaml")
 CAPABILITIES = [(7, 5), (8, 0), (9, 0)]  # T4, A100, H100
 
 SHAPES: dict[str, tuple[dict[str, Any], int, int]] = {
@@ -66,9 +67,9 @@ class Budget:
 
 
 BUDGETS = {
-    "default": Budget(220, 45, 1.0),
+    "default": Budget(175, 39, 0.3),
     "tinystories": Budget(212, 54, 21.6),
-    "large": Budget(600, 160, 150.0),
+    "large": Budget(600, 160, 150.0),  # not measured yet
 }
 
 
@@ -171,23 +172,11 @@ def model_of(size: str) -> Any:
 
 
 def optim_params(name: Any) -> Any:
-    """Return the params of an optimizer."""
+    """Return params.yaml's params of an optimizer, for the one called `name`."""
     from lmlib.optim import OptimParams
+    from lmlib.params import load_params
 
-    return OptimParams(
-        name=name,
-        lr=1e-3,
-        betas=(0.9, 0.95),
-        eps=1e-8,
-        weight_decay=0.1,
-        schedule="constant",
-        warmup_steps=0,
-        min_lr_fraction=1.0,
-        decay_fraction=0.0,
-        max_grad_norm=1.0,
-        muon_lr=1e-3,
-        muon_momentum=0.95,
-    )
+    return replace(load_params(PARAMS, "optim", OptimParams), name=name)
 
 
 def compiled_step(size: str) -> Graphs:
@@ -247,34 +236,18 @@ def eager_step(size: str, name: str, folder: Path) -> None:
 
     from lmlib.data import TokenDataset
     from lmlib.model import ModelParams
+    from lmlib.params import load_params
     from lmlib.tokens import TokenInfo
     from lmlib.training import Datasets, ResumeStore, Settings, Trainer, TrainParams
 
     sizes, vocab_size, batch = SHAPES[size]
-    train = TrainParams(
-        seed=1,
-        num_steps=100,
+    train = replace(
+        load_params(PARAMS, "train", TrainParams),
         batch_size=batch,
-        micro_batch_size=0,
-        num_processes=1,
-        parallel="ddp",
         windows="any",
-        order="random",
         copy_weight=1.0,
-        copy_fraction=0.0,
-        overfit_one_batch=False,
         device="cuda:0",
-        dtype="auto",
-        residual="float32",
         compile="off",
-        deterministic=True,
-        log_every=100,
-        valid_every=100,
-        valid_batches=1,
-        checkpoint_every=100,
-        checkpoint_minutes=0.0,
-        patience=0,
-        profile_steps=0,
     )
     tokens = np.zeros(100_000, dtype=np.uint16)
     data = TokenDataset(tokens, TokenInfo(len(tokens), vocab_size, "", len(tokens), 1))
