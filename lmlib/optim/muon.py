@@ -7,11 +7,12 @@ from functools import cache
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
 from lmlib.optim.adamw import FOREACH, AdamW, Numbers, Tensors, add, interpolate, scaled
-from lmlib.sharding import is_sharded, local, shard_like, whole_like
+from lmlib.sharding import divided, divided_shards, is_sharded, local
 
 # Elements of the matrices orthogonalised at once: enough to keep a device busy.
 BATCH = 1 << 24
@@ -29,11 +30,15 @@ class Muon(AdamW):
     similar learning rates and decays. State: m only.
 
     dtype:   of the matrix products in the Newton-Schulz iteration; bfloat16 is enough.
+    divided: the processes of torch.distributed have the same weights and gradients (DDP), so each
+             orthogonalises its share of the matrices and gets the others'. They do so with
+             sharded matrices (FSDP), too.
     Source:  Jordan 2024, https://kellerjordan.github.io/posts/muon/; the factor 0.2 sqrt(max) and
              the decay: Liu et al. 2025, arXiv:2502.16982.
     """
 
     dtype: torch.dtype = torch.float32
+    divided: bool = False
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, by default without momentum; raise ValueError if Muon cannot update it."""
@@ -73,7 +78,9 @@ class Muon(AdamW):
         for place, p in enumerate(parameters):
             by_shape[(*p.shape, p.dtype, p.device)].append(place)
         for places in by_shape.values():
-            size = max(1, BATCH // parameters[places[0]].numel())
+            first = parameters[places[0]]
+            processes = dist.get_world_size() if self.divided or is_sharded(first) else 1
+            size = max(1, BATCH // first.numel()) * processes
             for start in range(0, len(places), size):
                 self._orthogonal_step(index, places[start : start + size], parameters, grad_scale)
 
@@ -87,15 +94,15 @@ class Muon(AdamW):
             [local(p.grad) for p in matrices],
             [local(self.state[p]["m"]) for p in matrices],
         )
-        update = _update_in(self.dtype)
-        if is_sharded(matrices[0]):  # they are gathered in between, which cannot be compiled
+        update = _update_in(self.dtype, self.divided)
+        if is_sharded(matrices[0]):  # DTensors cannot be compiled
             update(self._rows[index][places[0]], grad_scale, *lists)
         else:
             self._run(update, index, places[0], grad_scale, *lists)
 
 
 @cache
-def _update_in(dtype: torch.dtype) -> Callable[..., None]:
+def _update_in(dtype: torch.dtype, is_divided: bool) -> Callable[..., None]:
     """Return the function that updates matrices of one shape, with products in `dtype`."""
 
     def update(
@@ -110,12 +117,14 @@ def _update_in(dtype: torch.dtype) -> Callable[..., None]:
         interpolate(m, g, weight)
         u = FOREACH._foreach_mul(m, 1.0)  # a copy
         interpolate(u, g, weight)
-        whole = torch.stack([whole_like(x, p) for x, p in zip(u, matrices, strict=True)])
-        orthogonal = newton_schulz(whole.to(dtype)).to(whole.dtype)
-        changes = [local(shard_like(x, p)) for x, p in zip(orthogonal, matrices, strict=True)]
+        stack = torch.stack(u).to(dtype)
+        if is_sharded(matrices[0]):
+            orthogonal = divided_shards(newton_schulz, stack, matrices[0])
+        else:
+            orthogonal = divided(newton_schulz, stack) if is_divided else newton_schulz(stack)
         weights = [local(p) for p in matrices]
         FOREACH._foreach_mul_(weights, decay)
-        add(weights, changes, -rate)
+        add(weights, list(orthogonal.to(u[0].dtype)), -rate)
 
     return update
 

@@ -16,7 +16,7 @@ from lmlib.errors import describe
 from lmlib.memory import is_out_of_memory
 from lmlib.model import NextTokenLoss, TransformerLM, documents_of, flops_per_token
 from lmlib.monitoring.throughput import Meter
-from lmlib.optim import build_optimizer, clip_scale
+from lmlib.optim import Muon, build_optimizer, clip_scale
 from lmlib.sharding import whole
 from lmlib.training.copying import CopyWeights, copy_weight_at
 from lmlib.training.distributed import SharedLoss, averaging, replicate, shard
@@ -74,6 +74,8 @@ class Trainer:
         if self.parallel == "fsdp":
             shard(self.next_token_loss, model.layers, self.runtime.device, self.runtime.dtype)
         self.optimizer = build_optimizer(model, settings.optim, self.runtime.dtype)
+        if isinstance(self.optimizer, Muon):
+            self.optimizer.divided = self.parallel == "ddp"
         # float16 rounds gradients below 3e-8 to 0; scaling the loss scales them up
         is_float16 = self.runtime.dtype == torch.float16
         self.scaler = GradScaler(self.runtime.device.type, enabled=is_float16)

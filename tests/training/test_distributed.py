@@ -3,6 +3,7 @@
 Run as a script, this file is the run whose processes torchrun starts, on the CPU.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -10,18 +11,22 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 import lmlib.checkpoint
 import lmlib.training.store
 from lmlib.checkpoint import load_model, plain_state_dict, save_model
 from lmlib.data import Batch, TokenDataset
 from lmlib.model import TransformerLM
-from lmlib.optim import OptimParams
+from lmlib.optim import Muon, OptimParams
+from lmlib.sharding import shard_like, whole
 from lmlib.training import (
     Datasets,
     Hooks,
@@ -31,7 +36,7 @@ from lmlib.training import (
     TrainResult,
     train,
 )
-from lmlib.training.distributed import World, replicate
+from lmlib.training.distributed import World, replicate, shard
 from lmlib.training.processes import count_processes, join
 from stages.cli import run_stage
 from tests.training.test_loop import (
@@ -84,6 +89,8 @@ COMPILED: dict[str, tuple[TrainParams, OptimParams]] = {
     f"{name}-compiled": (replace(params, compile="on"), OPTIM)
     for name, params in {"ddp": TRAIN, "fsdp": FSDP}.items()
 }
+# shapes of matrices that three processes cannot share equally
+MATRICES = [(6, 12)] * 7 + [(13, 5)] * 2 + [(2, 9)]
 # how a run trains until step 10, and after it; None: in one process
 RESUMED: dict[str, tuple[TrainParams | None, TrainParams | None]] = {
     "ddp-ddp": (TRAIN, TRAIN),
@@ -189,6 +196,42 @@ def compiled_runs(folder: Path, world: World) -> None:
         (folder / "compiled.json").write_text(json.dumps(seen), encoding="utf-8")
 
 
+def orthogonal_steps(kind: str, dtype: torch.dtype) -> tuple[list[Tensor], int]:
+    """Return the matrices after three steps of Muon, and this process's operations (if counted)."""
+    parameters = [
+        torch.nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(place)))
+        for place, shape in enumerate(MATRICES)
+    ]
+    holder = torch.nn.Module()
+    holder.matrices = torch.nn.ParameterList(parameters)
+    if kind == "fsdp":
+        shard(holder, [], CPU, torch.float32)
+    parameters = list(holder.parameters())
+    optimizer = Muon([{"params": parameters, "momentum": 0.9}], lr=0.1)
+    optimizer.dtype, optimizer.divided = dtype, kind in ("ddp", "ddp-compiled")
+    if kind == "ddp-compiled":
+        optimizer.compile()
+    counter = FlopCounterMode(display=False)
+    with contextlib.nullcontext() if optimizer.compiled else counter:
+        for step in range(3):
+            for place, p in enumerate(parameters):
+                seed = torch.Generator().manual_seed(100 * step + place)
+                p.grad = shard_like(torch.randn(p.shape, generator=seed), p)
+            optimizer.step()
+    assert kind != "ddp-compiled" or optimizer.compiled
+    return [whole(p).detach() for p in parameters], counter.get_total_flops()
+
+
+def divided_steps(folder: Path, world: World) -> None:
+    """Steps of Muon, divided among the processes and not; each writes what it has."""
+    seen = {
+        f"{kind} {dtype}": orthogonal_steps(kind, dtype)
+        for dtype in (torch.float32, torch.bfloat16)
+        for kind in ("one", "ddp", "fsdp", "ddp-compiled")
+    }
+    torch.save(seen, folder / f"{world.rank}.pt")
+
+
 def dying(folder: Path, world: World, stuck: bool) -> None:
     """The second process is killed; the first waits for it or, asleep, does not notice."""
 
@@ -218,6 +261,9 @@ def main() -> None:
             many_runs(folder, world)
         elif job == "compiled runs":
             compiled_runs(folder, world)
+        elif job == "divided steps":
+            torch.compile = partial(torch.compile, backend="aot_eager")
+            divided_steps(folder, world)
         elif job == "lingering":
             lingering(folder, world)
         elif job == "to the end":
@@ -233,12 +279,13 @@ LAUNCH = """
 from lmlib.training.processes import launch
 from stages.cli import run_stage
 
-run_stage(lambda: launch("tests.training.test_distributed", 2))
+run_stage(lambda: launch("tests.training.test_distributed", PROCESSES))
 """
 
 
-def start(job: str, folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", LAUNCH, job, str(folder)]
+def start(job: str, folder: Path, processes: int = 2) -> subprocess.Popen[str]:
+    launch = LAUNCH.replace("PROCESSES", str(processes))
+    command = [sys.executable, "-c", launch, job, str(folder)]
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
@@ -313,6 +360,23 @@ def test_compiled_processes_train_as_one_uncompiled(tmp_path: Path) -> None:
         assert seen[name].pop("breaks") == 0
         assert seen[name].pop("graphs") == (4 if "fsdp" in name else 2)  # trained, validated
         assert_close(seen[name], expected)
+
+
+def test_processes_divide_the_matrices_of_muon(tmp_path: Path) -> None:
+    """Whatever their number, and their rows: each has the matrices that one process would have."""
+    status, errors = finish(start("divided steps", tmp_path, processes=3))
+    assert status == 0, errors
+    seen = [torch.load(tmp_path / f"{rank}.pt") for rank in range(3)]
+    for name, (expected, operations) in seen[0].items():
+        kind, dtype = name.split()
+        alone, all_operations = seen[0][f"one {dtype}"]
+        tolerance = 1e-5 if "float32" in dtype else 0.02
+        torch.testing.assert_close(expected, alone, rtol=tolerance, atol=tolerance)
+        for other in seen:
+            assert_same_bits(other[name][0], expected)
+        if kind in ("ddp", "fsdp"):
+            assert all_operations / 3 <= operations < all_operations / 2
+            assert all_operations <= sum(each[name][1] for each in seen) < 1.5 * all_operations
 
 
 @pytest.mark.parametrize("new_name", [True, False])
