@@ -25,7 +25,7 @@ CHILDREN = read_lists(FOLDER / "words.txt")["CHILDREN"]
 
 # sha256 of the first 1,000,000 bytes of the stream of seed 1, its stories concatenated.
 # It changes with every edit of words or plots, and only then.
-FIRST_MEGABYTE = "8d182193c3edd191c44527d483c3c2970e1408e3dc9244de192edbf5c0026215"
+FIRST_MEGABYTE = "071d5352a912434a4cdd6e8fef5df4b5200a55042123e3332d2f463530c073ed"
 
 FIRST_MEGABYTE_SCRIPT = """
 import hashlib
