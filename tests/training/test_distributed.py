@@ -32,6 +32,7 @@ from lmlib.training import (
     Hooks,
     Interrupted,
     ResumeStore,
+    Trainer,
     TrainParams,
     TrainResult,
     train,
@@ -230,6 +231,11 @@ def divided_steps(folder: Path, world: World) -> None:
         for kind in ("one", "ddp", "fsdp", "ddp-compiled")
     }
     torch.save(seen, folder / f"{world.rank}.pt")
+    params = replace(TRAIN, batch_size=world.size)
+    model, store = TransformerLM(MODEL, VOCAB_SIZE), ResumeStore(folder / "run", world)
+    trainer = Trainer(model, settings_of(params, MUON), Datasets(NOISE, NOISE), store)
+    assert isinstance(trainer.optimizer, Muon)
+    assert trainer.optimizer.divided  # so that a run does it, too
 
 
 def dying(folder: Path, world: World, stuck: bool) -> None:
