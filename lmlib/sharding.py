@@ -1,7 +1,8 @@
 """Sharded tensors, as FSDP makes them: each process holds a part of the whole tensor.
 
-A sharded tensor is a `torch.distributed.tensor.DTensor`. These functions return any other tensor
-unchanged, so that callers need not know whether several processes train.
+A sharded tensor is a `torch.distributed.tensor.DTensor`. The functions that take or make one return
+any other tensor unchanged, so that callers need not know whether several processes train. The last
+two divide work among processes, all of which must call them.
 """
 
 from collections.abc import Callable
