@@ -47,6 +47,10 @@ $(DEV): $(READY) pyproject.toml constraints.txt
 repro: $(READY) ## Rebuild what changed, without the report
 	@python -m stages.repro
 
+.PHONY: plan
+plan: $(READY) ## What a run takes, before it: ARGS="-S model.d_model=512 --measure"
+	@python -m stages.plan $(ARGS)
+
 .PHONY: verify
 verify: $(READY) ## Find damaged files in DVC's cache and in the outs
 	@python -m stages.verify
