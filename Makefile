@@ -8,6 +8,7 @@ $(error call make in the folder of this Makefile, or as `make -C FOLDER`)
 endif
 READY := .venv/.ready
 DEV := .venv/.ready-dev
+EVAL := .venv/.ready-eval
 # the first Python 3.11 or newer that is not the one in .venv
 PYTHON ?= $(shell PATH="$${PATH//"$$PWD/.venv/bin:"/}"; \
   for p in python3 python3.11 python3.12 python3.13 python3.14; do \
@@ -27,6 +28,9 @@ $(READY): moved
 endif
 ifneq ($(shell head -n 1 $(DEV) 2>/dev/null),$(CURDIR))
 $(DEV): moved
+endif
+ifneq ($(shell head -n 1 $(EVAL) 2>/dev/null),$(CURDIR))
+$(EVAL): moved
 endif
 
 .PHONY: setup setup-dev
@@ -58,6 +62,14 @@ ui: $(READY) ## Open the MLflow UI; another port: ARGS="--port 5001"
 .PHONY: plots
 plots: $(READY) ## Draw the curves, offline, in dvc_plots/index.html
 	@python -m stages.vega && dvc plots show
+
+$(EVAL): $(READY) pyproject.toml constraints.txt
+	$(INSTALL) eval
+
+.PHONY: lm-eval
+lm-eval: $(EVAL) ## Score with lm-eval: TASKS=stories LIMIT=200 ADDRESS=http://127.0.0.1:8000
+	@python -m stages.harness --tasks "$(or $(TASKS),stories)" --limit "$(or $(LIMIT),200)" \
+	  $(if $(ADDRESS),--address "$(ADDRESS)") $(ARGS)
 
 .PHONY: format lint type
 format: $(DEV) ## Format the code
