@@ -54,6 +54,7 @@ SERVING_NEEDS = (
     "torch",
     "numpy",
     "numba",
+    "pandas",
     "psutil",
     "regex",
     "safetensors",
