@@ -67,7 +67,7 @@ $(EVAL): $(READY) pyproject.toml constraints.txt
 	$(INSTALL) eval
 
 .PHONY: lm-eval
-lm-eval: $(EVAL) ## Score with lm-eval: TASKS=stories LIMIT=200 ADDRESS=http://127.0.0.1:8000
+lm-eval: $(EVAL) ## Score with EleutherAI's harness: TASKS=stories LIMIT=200
 	@python -m stages.harness --tasks "$(or $(TASKS),stories)" --limit "$(or $(LIMIT),200)" \
 	  $(if $(ADDRESS),--address "$(ADDRESS)") $(ARGS)
 
@@ -123,7 +123,7 @@ bench-learning: $(DEV) ## Compare what ours, a Llama and a nanoGPT learn: CORPUS
 	@python -m tests.benchmarks.bench_learning "$(CORPUS)" $(ARGS)
 
 .PHONY: bench-sample
-bench-sample: $(DEV) ## Compare sampling with transformers: ARGS="--device cuda"
+bench-sample: $(DEV) $(BENCH) ## Compare sampling with other programs: ARGS="--device cuda"
 	@python -m tests.benchmarks.bench_sample --repeats $(or $(REPEATS),5) $(ARGS)
 
 .PHONY: bench-pipeline
