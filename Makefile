@@ -8,6 +8,7 @@ $(error call make in the folder of this Makefile, or as `make -C FOLDER`)
 endif
 READY := .venv/.ready
 DEV := .venv/.ready-dev
+EVAL := .venv/.ready-eval
 # the first Python 3.11 or newer that is not the one in .venv
 PYTHON ?= $(shell PATH="$${PATH//"$$PWD/.venv/bin:"/}"; \
   for p in python3 python3.11 python3.12 python3.13 python3.14; do \
@@ -27,6 +28,9 @@ $(READY): moved
 endif
 ifneq ($(shell head -n 1 $(DEV) 2>/dev/null),$(CURDIR))
 $(DEV): moved
+endif
+ifneq ($(shell head -n 1 $(EVAL) 2>/dev/null),$(CURDIR))
+$(EVAL): moved
 endif
 
 .PHONY: setup setup-dev
@@ -62,6 +66,14 @@ ui: $(READY) ## Open the MLflow UI; another port: ARGS="--port 5001"
 .PHONY: plots
 plots: $(READY) ## Draw the curves, offline, in dvc_plots/index.html
 	@python -m stages.vega && dvc plots show
+
+$(EVAL): $(READY) pyproject.toml constraints.txt
+	$(INSTALL) eval
+
+.PHONY: lm-eval
+lm-eval: $(EVAL) ## Score with EleutherAI's harness: TASKS=stories LIMIT=200
+	@python -m stages.harness --tasks "$(or $(TASKS),stories)" --limit "$(or $(LIMIT),200)" \
+	  $(if $(ADDRESS),--address "$(ADDRESS)") $(ARGS)
 
 .PHONY: format lint type
 format: $(DEV) ## Format the code
@@ -115,7 +127,7 @@ bench-learning: $(DEV) ## Compare what ours, a Llama and a nanoGPT learn: CORPUS
 	@python -m tests.benchmarks.bench_learning "$(CORPUS)" $(ARGS)
 
 .PHONY: bench-sample
-bench-sample: $(DEV) ## Compare sampling with transformers: ARGS="--device cuda"
+bench-sample: $(DEV) $(BENCH) ## Compare sampling with other programs: ARGS="--device cuda"
 	@python -m tests.benchmarks.bench_sample --repeats $(or $(REPEATS),5) $(ARGS)
 
 .PHONY: bench-pipeline

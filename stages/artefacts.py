@@ -10,9 +10,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lmlib.files import read_yaml
+from lmlib.digests import SUMS
+from lmlib.files import read_json, read_text, read_yaml
 from lmlib.places import check_place
-from stages.paths import LOCK, PIPELINE
+from stages.paths import EXPORTED, HARNESS_METRICS, LOCK, PIPELINE
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,26 @@ def producing(stage: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+    if stage == "export":
+        _drop_outdated_scores()
+
+
+def _drop_outdated_scores() -> None:
+    """Remove the scores that stages.harness wrote, if the exported model is another one now."""
+    scores = HARNESS_METRICS
+    if scores.exists() and read_json(scores).get("model") != exported_model_id():
+        logger.info("%s: removed, because it is about another model", scores)
+        scores.unlink()
+
+
+def exported_model_id() -> str:
+    """Return what tells exported models apart: the first digits of the hash of the weights.
+
+    "" if none was exported.
+    """
+    sums = EXPORTED / SUMS
+    lines = read_text(sums).splitlines() if sums.exists() else ()
+    return next((line[:12] for line in lines if line.endswith("  model.safetensors")), "")
 
 
 def _paths(entry: dict[str, Any], *keys: str) -> list[Path]:

@@ -54,6 +54,13 @@ PURPOSES = {
         PROJECT,
         builds=False,
     ),
+    "eval": Purpose(
+        Path(".venv"),
+        ".ready-eval",
+        ("--constraint", "constraints.txt", "--editable", ".[eval]"),
+        PROJECT,
+        builds=False,
+    ),
     "bench": Purpose(
         Path(".venv-bench"), ".ready", ("--requirement", str(PEERS)), (PEERS,), builds=False
     ),

@@ -1,32 +1,37 @@
-"""Speed of sampling beside the `generate` of `transformers`, in one run on the same weights.
+"""Speed of sampling beside `transformers` and llama.cpp, in one run on the same weights.
 
     make bench-sample                               the model of params.yaml and one of d_model 512
     make bench-sample ARGS="--device cuda"          on a GPU
-    make bench-sample ARGS="--threads 1"            of the CPU, for both; all cores by default
+    make bench-sample ARGS="--threads 1"            of the CPU, for all; all cores by default
 
-A model with random weights is exported to a folder, which `transformers` loads. Each contender
-continues the same prompts greedily by NEW_TOKENS, in turns, and all tokens are compared. What a
+A model with random weights is exported to a folder, which `transformers` loads, and to a GGUF,
+which llama.cpp loads, on the CPU, in a process of the peers' environment. Each contender continues
+the same prompts greedily by NEW_TOKENS, in turns, in float32, and all tokens are compared. What a
 user waits for is timed: the whole call. Compiling and the first call are not.
 """
 
 import argparse
+import contextlib
+import json
 import os
 import shlex
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lmlib.export import save_pretrained
+from lmlib.export import save_pretrained, write_gguf
 from lmlib.model import ModelParams, TransformerLM
 from lmlib.params import load_params
 from lmlib.runtime import resolve_device
 from lmlib.sampling import SamplingParams, generate
+from lmlib.separator import SEPARATOR
 from lmlib.tokenizer import Tokenizer
 from tests.benchmarks.contest import ROOT, num_cores
 from tests.benchmarks.report import Row, machine, table
@@ -55,16 +60,17 @@ class Score:
 
     name: str
     call: Continue
+    cpu_clock: Callable[[], float] = time.process_time  # of the process that does the work
     seconds: list[float] = field(default_factory=list)
     cpu_seconds: list[float] = field(default_factory=list)
     tokens: Prompts = field(default_factory=list)
 
     def run(self, prompts: Prompts) -> None:
         """Add a call."""
-        start, cpu_start = time.perf_counter(), time.process_time()
+        cpu_start, start = self.cpu_clock(), time.perf_counter()
         self.tokens = self.call(prompts)
         self.seconds.append(time.perf_counter() - start)
-        self.cpu_seconds.append(time.process_time() - cpu_start)
+        self.cpu_seconds.append(self.cpu_clock() - cpu_start)
 
 
 def ours(model: TransformerLM, new_tokens: int, *, use_cache: bool = True) -> Continue:
@@ -101,34 +107,106 @@ def theirs(folder: Path, device: torch.device, new_tokens: int) -> Continue:
     return call
 
 
-def race(size: str, device: torch.device, repeats: int, new_tokens: int) -> list[Row]:
-    """Return the rows of one size of the model, at all batch sizes."""
+class LlamaCpp:
+    """llama.cpp in its own process; see tests/benchmarks/llama_worker.py."""
+
+    def __init__(self, process: subprocess.Popen[str], new_tokens: int) -> None:
+        self.process = process
+        self.new_tokens = new_tokens
+
+    def __call__(self, prompts: Prompts) -> Prompts:
+        """Return what continues prompts."""
+        return self._ask({"prompts": prompts, "new_tokens": self.new_tokens})["tokens"]
+
+    def cpu_clock(self) -> float:
+        """Return the processor time of the process so far, in seconds."""
+        return self._ask({})["cpu_s"]
+
+    def _ask(self, request: dict[str, object]) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"llama.cpp's process ended with status {self.process.wait()}")
+        return json.loads(line)
+
+
+@contextlib.contextmanager
+def llama_cpp(
+    python: Path, gguf: Path, sequences: int, params: ModelParams, new_tokens: int
+) -> Iterator[LlamaCpp]:
+    """Start llama.cpp with `python`, for that many sequences, with as many threads as PyTorch."""
+    sizes = [sequences, params.context_length, torch.get_num_threads()]
+    command = [str(python), "-m", "tests.benchmarks.llama_worker", str(gguf), *map(str, sizes)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield LlamaCpp(process, new_tokens)
+        finally:
+            process.kill()
+
+
+def version_of_llama_cpp(python: Path) -> str:
+    """Return the version of llama-cpp-python in an environment; "" if it is not there."""
+    if not python.is_file():
+        return ""
+    code = "import llama_cpp; print(llama_cpp.__version__)"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def with_separator(words: dict[int, bytes]) -> Tokenizer:
+    """Return a tokenizer of as many tokens; a GGUF must have the separator, and a merge."""
+    last = len(words) - 1
+    vocab = words | {last: SEPARATOR.encode(), last - 1: b"ab"}
+    return Tokenizer(vocab, [(b"a", b"b")], [SEPARATOR])
+
+
+def race(
+    size: str, device: torch.device, repeats: int, new_tokens: int, peers: Path | None = None
+) -> list[Row]:
+    """Return the rows of one size of the model, at all batch sizes.
+
+    peers: the Python that has llama.cpp; None: without it
+    """
     params = SIZES[size]
     model = TransformerLM(params, VOCAB_SIZE, seed=0).to(device).eval()
     words = {i: bytes([i]) if i < 256 else b"%d" % (i + 1000) for i in range(VOCAB_SIZE)}
+    length = min(PROMPT_TOKENS, params.context_length + 1 - new_tokens)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         save_pretrained(Path(folder), model, Tokenizer(words, [], None))
-        peer = theirs(Path(folder), device, new_tokens)
-    length = min(PROMPT_TOKENS, params.context_length + 1 - new_tokens)
-    for batch_size in BATCH_SIZES:
-        generator = torch.Generator().manual_seed(batch_size)
-        prompts = torch.randint(VOCAB_SIZE, (batch_size, length), generator=generator).tolist()
-        scores = [
-            Score("ours", ours(model, new_tokens)),
-            Score("transformers", peer),
-            Score("ours, no cache", ours(model, new_tokens, use_cache=False)),
-        ]
-        for score in scores[:2]:
-            score.call(prompts)  # compiles, and fills caches
-        for turn in range(repeats):
-            for score in scores[: 3 if turn == 0 and batch_size == 1 else 2]:
-                score.run(prompts)
-        for score in scores:
-            if score.seconds:
-                rows.append(row_of(f"{size}, batch {batch_size}", score, scores[0]))
-                sys.stderr.write(table([rows[-1]]).splitlines()[-1] + "\n")
+        peer, gguf = theirs(Path(folder), device, new_tokens), Path(folder) / "model.gguf"
+        if peers:
+            write_gguf(gguf, model, with_separator(words), size)
+        for batch_size in BATCH_SIZES:
+            generator = torch.Generator().manual_seed(batch_size)
+            prompts = torch.randint(VOCAB_SIZE, (batch_size, length), generator=generator).tolist()
+            scores = [Score("ours", ours(model, new_tokens)), Score("transformers", peer)]
+            once = [Score("ours, no cache", ours(model, new_tokens, use_cache=False))]
+            with contextlib.ExitStack() as stack:
+                if peers:
+                    started = llama_cpp(peers, gguf, batch_size, params, new_tokens)
+                    llama = stack.enter_context(started)
+                    scores.append(Score("llama.cpp", llama, llama.cpu_clock))
+                compete(scores, once if batch_size == 1 else [], prompts, repeats)
+            for score in [*scores, *once]:
+                if score.seconds:
+                    rows.append(row_of(f"{size}, batch {batch_size}", score, scores[0]))
+                    sys.stderr.write(table([rows[-1]]).splitlines()[-1] + "\n")
     return rows
+
+
+def compete(scores: list[Score], once: list[Score], prompts: Prompts, repeats: int) -> None:
+    """Let the contenders continue prompts, turn by turn; those of `once` in the first turn only."""
+    for score in scores:
+        score.call(prompts)  # compiles, and fills caches
+    for turn in range(repeats):
+        for score in [*scores, *(once if turn == 0 else [])]:
+            score.run(prompts)
 
 
 def row_of(task: str, score: Score, first: Score) -> Row:
@@ -165,8 +243,15 @@ def main() -> None:
     import transformers
 
     about["transformers"] = transformers.__version__
+    version = version_of_llama_cpp(args.peers) if device.type == "cpu" else ""
+    about["llama-cpp-python"] = version or f"none: not on the CPU, or not in {args.peers}"
     about["threads"] = str(args.threads)
-    rows = [row for size in args.sizes for row in race(size, device, args.repeats, args.new_tokens)]
+    peers = args.peers if version else None
+    rows = [
+        row
+        for size in args.sizes
+        for row in race(size, device, args.repeats, args.new_tokens, peers)
+    ]
     about["command"] = shlex.join(["python", "-m", "tests.benchmarks.bench_sample", *sys.argv[1:]])
     lines = [f"{key}: {value}" for key, value in about.items()]
     sys.stdout.write("\n".join(["", *lines, "", LEGEND, "", table(rows), ""]))
@@ -181,7 +266,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or mps")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--new-tokens", type=int, default=NEW_TOKENS)
-    parser.add_argument("--threads", type=int, default=num_cores(), help="of PyTorch on the CPU")
+    parser.add_argument("--threads", type=int, default=num_cores(), help="of all on the CPU")
+    parser.add_argument(
+        "--peers",
+        type=Path,
+        default=ROOT / ".venv-bench" / "bin" / "python",
+        help="the Python that has llama-cpp-python; without it, llama.cpp is left out",
+    )
     return parser.parse_args()
 
 

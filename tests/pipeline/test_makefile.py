@@ -112,12 +112,16 @@ def test_no_recipe_spells_the_path_of_the_project(lab: Project) -> None:
         assert not [line for line in lines if "My" in line or "Models" in line]
 
 
-def test_ui_and_study_pass_their_arguments_on(lab: Project) -> None:
+def test_ui_study_and_lm_eval_pass_their_arguments_on(lab: Project) -> None:
     assert "python -m stages.ui --port 5001" in lab.run(
         "make", "--dry-run", "ui", "ARGS=--port 5001"
     )
     study = lab.run("make", "--dry-run", "sweep-lr", "JOBS=4", "ARGS=-S train.seed=2")
     assert "python -m stages.study sweep-lr --jobs 4 -S train.seed=2" in study
+    here = "http://127.0.0.1:8000"
+    recipe = lab.run("make", "--dry-run", "lm-eval", "TASKS=a,b", "LIMIT=0", f"ADDRESS={here}")
+    recipe = " ".join(recipe.replace("\\\n", "").split())
+    assert f'stages.harness --tasks "a,b" --limit "0" --address "{here}"' in recipe
 
 
 def test_without_python_it_says_which_is_needed(lab: Project) -> None:

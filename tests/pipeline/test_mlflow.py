@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import requests
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from ruamel.yaml import YAML
@@ -116,6 +117,58 @@ def test_registered_model_writes_text(
     assert f"**Once upon a time**{quoted(first)}" in (
         project.folder / "models/samples.md"
     ).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def served(project: Project) -> Iterator[str]:
+    """The address of the model, served as README says."""
+    with socket.socket() as probe:  # a port that was free a moment ago
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = "mlflow models serve -m models:/lm@best --env-manager local"
+    with subprocess.Popen(
+        [*command.split(), "--port", port],
+        cwd=project.folder,
+        env=project.env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as server:
+        try:
+            start = time.monotonic()
+            while not answers(f"http://127.0.0.1:{port}/ping"):
+                assert server.poll() is None, "mlflow models serve ended"
+                assert time.monotonic() - start < 240  # only ends a broken test
+                time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}/invocations"
+        finally:
+            server.terminate()
+
+
+def answers(address: str) -> bool:
+    try:
+        return requests.get(address, timeout=1).ok
+    except requests.RequestException:
+        return False
+
+
+def test_the_registered_model_is_served(project: Project, served: str) -> None:
+    """Lists and tables of prompts; what a call does not set is that of params.yaml."""
+    prompt = "Once upon a time"
+    arguments = ("--json", "--prompt", prompt, "--max-tokens", "9", "--top-p", "0.9", "--seed", "4")
+    line = project.run("python", "-m", "stages.sample", *arguments, "--num-samples", "1")
+    text = json.loads(line.splitlines()[-1])["text"]
+    params = {"max_tokens": 9, "top_p": 0.9, "seed": 4}
+    for asked in (
+        {"inputs": [prompt]},
+        {"dataframe_split": {"columns": ["prompt"], "data": [[prompt]]}},
+        {"dataframe_records": [{"prompt": prompt}]},
+    ):
+        answer = requests.post(served, json={**asked, "params": params}, timeout=60)
+        assert answer.json() == {"predictions": [text]}
+
+    refused = requests.post(served, json={"inputs": ["a"], "params": {"top_p": 2.0}}, timeout=60)
+    assert refused.status_code == 400
+    assert "params: top_p is 2.0; it must be" in refused.json()["message"]
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,7 @@ from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH
 from lmlib.errors import is_about_threads
 from lmlib.files import open_regular
 from lmlib.monitoring.tracking.events import DAMAGED, RETRY, order, parse
+from lmlib.monitoring.tracking.serving import SIGNATURE
 from lmlib.monitoring.tracking.store import DatabaseError, Tracker
 from lmlib.redaction import RedactingFormatter, redact
 
@@ -53,6 +54,7 @@ SERVING_NEEDS = (
     "torch",
     "numpy",
     "numba",
+    "pandas",
     "psutil",
     "regex",
     "safetensors",
@@ -348,6 +350,7 @@ def _register(tracker: Tracker, run_id: str, event: dict[str, Any]) -> None:
             python_model=str(here.with_name("serving.py")),
             artifacts={"model": event["model"], "tokenizer": event["tokenizer"]},
             code_paths=[str(here.parents[2])],
+            signature=SIGNATURE,
             model_config=event["sampling"],
             pip_requirements=[f"{name}=={version_of(name)}" for name in SERVING_NEEDS],
         )
