@@ -55,6 +55,10 @@ verify: $(READY) ## Find damaged files in DVC's cache and in the outs
 ui: $(READY) ## Open the MLflow UI; another port: ARGS="--port 5001"
 	@python -m stages.ui $(ARGS)
 
+.PHONY: serve
+serve: $(READY) ## Serve the model: a page, and OpenAI's API; ARGS="--port 8001"
+	@python -m stages.serve $(ARGS)
+
 .PHONY: plots
 plots: $(READY) ## Draw the curves, offline, in dvc_plots/index.html
 	@python -m stages.vega && dvc plots show
