@@ -29,7 +29,6 @@ from lmlib.serving.schema import CompletionRequest
 from lmlib.tokenizer import Tokenizer
 
 PAGE = Path(__file__).with_name("page.html")
-MAX_BODY_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -288,7 +287,6 @@ def make_app(served: Served) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # these pages load scripts from the network
         redoc_url=None,
-        max_body_size=MAX_BODY_BYTES,
         exception_handlers={
             RequestValidationError: _invalid,
             HTTPException: _http_error,
@@ -424,7 +422,6 @@ async def _http_error(_: Request, error: Exception) -> Response:
         messages = {
             404: "there is no such address; the API has /v1/completions and /v1/models",
             405: "this address does not take that method; POST to /v1/completions",
-            413: f"the body is larger than {MAX_BODY_BYTES} bytes; send several requests",
         }
         error = ApiError(error.status_code, messages.get(error.status_code, str(error.detail)))
     return ApiErrorResponse(error)
