@@ -66,8 +66,15 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:
-        what = str(error.strerror or error).lower()
+        what = str(error.strerror or error).partition(" (")[0].lower()
         raise OSError(f"port {port} of {host}: {what}; choose another with --port") from error
+
+
+def _port(text: str) -> int:
+    """Return a port number; raise ArgumentTypeError for anything else."""
+    if not text.isdecimal() or int(text[:9]) >= 1 << 16:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 65535")
+    return int(text)
 
 
 def _parse_arguments() -> argparse.Namespace:
@@ -77,7 +84,7 @@ def _parse_arguments() -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add, limits = parser.add_argument, Limits()
-    add("--port", type=int, default=8000, help="0: any that is free")
+    add("--port", type=_port, default=8000, help="0: any that is free")
     add("--host", default="127.0.0.1", help=f"another than loopback needs {KEY}")
     add("--rev", help="serve the model of this DVC revision or experiment")
     add("--batch", type=int, default=limits.batch, help="texts that are written together")

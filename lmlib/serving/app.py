@@ -28,6 +28,7 @@ from lmlib.serving.guard import Guard
 from lmlib.serving.schema import CompletionRequest
 from lmlib.tokenizer import Tokenizer
 
+CHUNK_S = 0.02  # at least, between two chunks of a response: each costs as much as a step
 PAGE = Path(__file__).with_name("page.html")
 
 
@@ -123,6 +124,8 @@ class Service:
                 pieces.setdefault(index, []).append(new)
                 unfinished -= new.finish_reason is not None
             yield pieces
+            if unfinished:
+                await asyncio.sleep(CHUNK_S)
 
     def _params(self, asked: CompletionRequest) -> SamplingParams:
         served, limits = self.served, self.served.limits
@@ -312,8 +315,12 @@ def make_app(served: Served) -> FastAPI:
         return _json(request.app.state.service.card())
 
     @app.post("/v1/completions")
-    async def completions(asked: CompletionRequest, request: Request) -> Response:
+    async def completions(
+        asked: CompletionRequest, request: Request, add_separator: bool | None = None
+    ) -> Response:
         service: Service = request.app.state.service
+        if asked.add_separator is None:
+            asked.add_separator = add_separator
         job, answer = await service.submit(asked)
         if asked.stream:
             return EventStream(service, job, _events(service, job, answer))

@@ -1,6 +1,7 @@
 """Continuous batching: rows that join and leave while others are being decoded."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -124,7 +125,8 @@ class Batch:
         logits = self.decoder.logits(self.cache, last)
         if len(rows) < len(self.places):
             logits = logits[[place for place, row in enumerate(self.places) if row is not None]]
-        scored = _scored(rows, _draw(rows, logits), logits)
+        with _one_thread():
+            scored = _scored(rows, _draw(rows, logits), logits)
         for row, token in zip(rows, scored, strict=True):
             row.tokens.append(token.id)
             row.drawn += 1
@@ -158,36 +160,58 @@ def _draw(rows: Sequence[Row], logits: Float[Tensor, "rows vocab"]) -> list[int]
         groups.setdefault(row.warping, []).append(index)
     tokens = [0] * len(rows)
     for params, members in groups.items():
-        part = logits[members]
-        if params.repetition_penalty != 1:
-            check_finite(part.amax(dim=-1))  # the penalty keeps all within their range
-            seen = torch.stack([s for i in members if (s := rows[i].seen) is not None])
-            part = penalise_repetition(part, seen, params.repetition_penalty)
-        if params.temperature == 0:
-            largest, drawn = part.max(dim=-1)  # NaN if any of them is
-            check_finite(largest)
-        else:
-            numbers = [rows[i].numbers[rows[i].drawn] for i in members]
-            drawn = draw(
-                next_token_probabilities(part, params), torch.tensor(numbers, dtype=torch.float64)
-            )
-        for index, token in zip(members, drawn.tolist(), strict=True):
+        for index, token in zip(members, _drawn(params, rows, logits, members), strict=True):
             tokens[index] = token
     return tokens
+
+
+def _drawn(
+    params: SamplingParams,
+    rows: Sequence[Row],
+    logits: Float[Tensor, "rows vocab"],
+    members: Sequence[int],
+) -> list[int]:
+    """Return a token for each of the members, which have the same options."""
+    logits = logits[members]
+    if params.repetition_penalty != 1:
+        check_finite(logits.amax(dim=-1))  # the penalty keeps all within their range
+        seen = torch.stack([s for i in members if (s := rows[i].seen) is not None])
+        logits = penalise_repetition(logits, seen, params.repetition_penalty)
+    if params.temperature == 0:
+        largest, drawn = logits.max(dim=-1)  # NaN if any of them is
+        check_finite(largest)
+        return drawn.tolist()
+    numbers = torch.tensor([rows[i].numbers[rows[i].drawn] for i in members], dtype=torch.float64)
+    return draw(next_token_probabilities(logits, params), numbers).tolist()
 
 
 def _scored(
     rows: Sequence[Row], tokens: Sequence[int], logits: Float[Tensor, "rows vocab"]
 ) -> list[Scored]:
     """Return the tokens with the logprobs that their rows want."""
-    wanting = [index for index, row in enumerate(rows) if row.top is not None]
     scored = [Scored(token) for token in tokens]
+    wanting = [index for index, row in enumerate(rows) if row.top is not None]
     if wanting:
         tops = [rows[index].top or 0 for index in wanting]
         chosen = [tokens[index] for index in wanting]
-        for index, token in zip(wanting, with_logprobs(logits[wanting], chosen, tops), strict=True):
+        found = with_logprobs(logits[wanting], chosen, tops)
+        for index, token in zip(wanting, found, strict=True):
             scored[index] = token
     return scored
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let PyTorch use one thread: rows of logits are too few numbers to divide.
+
+    Waiting for other threads takes longer, by milliseconds when other programs use the cores.
+    """
+    number = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(number)
 
 
 def with_logprobs(

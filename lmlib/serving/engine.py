@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from lmlib.errors import describe
 from lmlib.memory import is_out_of_memory, require_memory
 from lmlib.model import TransformerLM
+from lmlib.params import Count, Positive, check_bounds
 from lmlib.serving.batch import Batch
 from lmlib.serving.continuation import Continuation, Piece
 from lmlib.serving.errors import ApiError
@@ -33,11 +34,14 @@ class Limits:
     seconds:        from the arrival of a request to its end
     """
 
-    batch: int = 32
-    queue: int = 256
-    max_tokens: int = 4096
-    scored_tokens: int = 32768
-    seconds: float = 600.0
+    batch: Count = 32
+    queue: Count = 256
+    max_tokens: Count = 4096
+    scored_tokens: Count = 32768
+    seconds: Positive = 600.0
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 @dataclass(eq=False)

@@ -67,7 +67,8 @@ class CompletionRequest(Schema):
     allow_special       read special tokens in prompts as such; otherwise they are ordinary text
     add_separator       put the token between documents before each prompt, as in training: by
                         default before texts, and not before token ids. It counts as a token of the
-                        prompt, but is not echoed
+                        prompt, but is not echoed. A client that cannot send the field can use the
+                        address /v1/completions?add_separator=true
     detailed_logprobs   with logprobs: `logprobs.content` has an object for each token, as in the
                         chat API (token, logprob, bytes, top_logprobs), with `id`
     """

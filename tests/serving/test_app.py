@@ -96,6 +96,9 @@ def test_prompts_of_token_ids(server: Server) -> None:
     assert bare.choices[0].text != text
     assert bare.usage.prompt_tokens == len(ids)
     assert server.complete(prompt="ab a", seed=5, add_separator=False).choices == bare.choices
+    body = {**BODY, "prompt": ids, "max_tokens": 16}
+    answered = post(server, body, path="/v1/completions?add_separator=true")[1]
+    assert answered["choices"][0]["text"] == text
     answer = server.complete(prompt=[ids, [1, 2]], seed=5)
     assert answer.choices[0].text == bare.choices[0].text
 
@@ -141,10 +144,10 @@ def test_echo_scores_the_prompt(server: Server) -> None:
 
 def test_a_token_that_ends_the_text_is_among_the_logprobs(server: Server) -> None:
     """Else lm-eval, which leaves out the last one, would leave out one of the prompt."""
-    for seed in range(200):
-        answer = server.complete(prompt="ab", max_tokens=30, seed=seed, logprobs=0)
-        if answer.choices[0].finish_reason == "stop":
-            break
+    answers = (
+        server.complete(prompt="ab", max_tokens=30, seed=seed, logprobs=0) for seed in range(200)
+    )
+    answer = next(each for each in answers if each.choices[0].finish_reason == "stop")
     choice = answer.choices[0]
     assert choice.logprobs.tokens[-1] == SEPARATOR
     assert SEPARATOR not in choice.text
