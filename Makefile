@@ -118,6 +118,10 @@ bench-learning: $(DEV) ## Compare what ours, a Llama and a nanoGPT learn: CORPUS
 bench-sample: $(DEV) ## Compare sampling with transformers: ARGS="--device cuda"
 	@python -m tests.benchmarks.bench_sample --repeats $(or $(REPEATS),5) $(ARGS)
 
+.PHONY: bench-serve
+bench-serve: $(DEV) ## Measure the server with 1, 4 and 16 clients: REPEATS=5
+	@python -m tests.benchmarks.bench_serve --repeats $(or $(REPEATS),5) $(ARGS)
+
 .PHONY: bench-pipeline
 bench-pipeline: $(DEV) ## Measure what DVC, MLflow and a busy machine cost: REPEATS=5
 	@python -m tests.benchmarks.bench_pipeline --repeats $(or $(REPEATS),5) $(ARGS)

@@ -214,7 +214,7 @@ class Service:
                     )
         separator = separator_id(tokenizer.special_ids)
         add = isinstance(given, str) if asked.add_separator is None else asked.add_separator
-        before = [separator] if add and separator is not None else []
+        before = [separator] if add and separator is not None and ids[:1] != [separator] else []
         if len(before) + len(ids) > longest:
             raise self._too_long(str(len(before) + len(ids)), longest)
         if not before + ids:

@@ -65,10 +65,10 @@ class CompletionRequest(Schema):
 
     top_k, min_p, repetition_penalty    as in params.yaml, section sampling
     allow_special       read special tokens in prompts as such; otherwise they are ordinary text
-    add_separator       put the token between documents before each prompt, as in training: by
-                        default before texts, and not before token ids. It counts as a token of the
-                        prompt, but is not echoed. A client that cannot send the field can use the
-                        address /v1/completions?add_separator=true
+    add_separator       put the token between documents before each prompt that does not begin with
+                        it, as in training: by default before texts, and not before token ids. It
+                        counts as a token of the prompt, but is not echoed. A client that cannot
+                        send the field can use the address /v1/completions?add_separator=true
     detailed_logprobs   with logprobs: `logprobs.content` has an object for each token, as in the
                         chat API (token, logprob, bytes, top_logprobs), with `id`
     """

@@ -92,6 +92,8 @@ def test_prompts_of_token_ids(server: Server) -> None:
     text = server.complete(prompt="ab a", seed=5).choices[0].text
     assert server.complete(prompt=[SEPARATOR_ID, *ids], seed=5).choices[0].text == text
     assert server.complete(prompt=ids, seed=5, add_separator=True).choices[0].text == text
+    once = server.complete(prompt=[SEPARATOR_ID, *ids], seed=5, add_separator=True)
+    assert (once.choices[0].text, once.usage.prompt_tokens) == (text, 1 + len(ids))
     bare = server.complete(prompt=ids, seed=5)
     assert bare.choices[0].text != text
     assert bare.usage.prompt_tokens == len(ids)
