@@ -326,7 +326,8 @@ def make_app(served: Served) -> FastAPI:
             return EventStream(service, job, _events(service, job, answer))
         try:
             pieces = await _unless_gone(request, _all(service, job))
-            return _json(answer.whole(pieces))
+            # in a thread: the logprobs of a long text are megabytes
+            return await asyncio.to_thread(lambda: _json(answer.whole(pieces)))
         finally:
             service.leave(job)
 

@@ -1,7 +1,7 @@
 """Prompts and what continues them, as text and tokens that arrive piece by piece."""
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from lmlib.sampling import SamplingParams, TextStream
@@ -16,13 +16,19 @@ class Prompt:
     ids:     the tokens that the model reads
     hidden:  how many of the first ones the server added, which are not shown to the client
     top:     for how many of the most likely tokens to report logprobs; None: not to score it
-    scores:  its tokens and their logprobs, once the engine has computed them
+    scores:  its tokens and their logprobs, as far as the engine has computed them
     """
 
     ids: list[int]
     hidden: int
     top: int | None = None
-    scores: list[Scored] | None = None
+    scores: list[Scored] = field(default_factory=list)
+    scoring: Iterator[list[Scored]] | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether all is computed that the client wants to know of it."""
+        return self.top is None or len(self.scores) == len(self.ids)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from lmlib.memory import is_out_of_memory, require_memory
 from lmlib.model import TransformerLM
 from lmlib.params import Count, Positive, check_bounds
 from lmlib.serving.batch import Batch
-from lmlib.serving.continuation import Continuation, Piece
+from lmlib.serving.continuation import Continuation, Piece, Prompt
 from lmlib.serving.errors import ApiError
 from lmlib.serving.scoring import score
 from lmlib.threads import start_thread
@@ -86,6 +86,7 @@ class Engine:
         self.changed = threading.Condition()
         self.waiting: deque[tuple[Job, Continuation]] = deque()
         self.running: dict[Continuation, Job] = {}
+        self.preparing: list[Continuation] = []  # those of the running whose prompts are not ready
         self.stopping = False
         self.thread = start_thread(self._run)
 
@@ -164,17 +165,29 @@ class Engine:
         return admitted
 
     def _begin(self, admitted: Sequence[Continuation]) -> list[Update]:
+        """Let those begin whose prompts are ready; score one window of another."""
+        self.preparing += admitted
+        for continuation in self.preparing:
+            if not continuation.prompt.is_ready:
+                self._score_window(continuation.prompt)
+                break
+        ready = [each for each in self.preparing if each.prompt.is_ready]
+        self.preparing = [each for each in self.preparing if not each.prompt.is_ready]
         updates: list[Update] = []
-        for continuation in admitted:
-            prompt = continuation.prompt
-            if prompt.top is not None and prompt.scores is None:
-                prompt.scores = score(self.model, prompt.ids, prompt.top, self.stride)
+        for continuation in ready:
             if (piece := continuation.begin()) is not None:
                 updates.append((self.running[continuation], piece, continuation.index))
-        self._leave([each for each in admitted if each.finish_reason])
-        if rows := [each.row for each in admitted if not each.finish_reason]:
+        self._leave([each for each in ready if each.finish_reason])
+        if rows := [each.row for each in ready if not each.finish_reason]:
             self.batch.add(rows)
         return updates
+
+    def _score_window(self, prompt: Prompt) -> None:
+        """Score one window of a prompt: others wait for no more than that."""
+        if prompt.scoring is None:
+            prompt.scoring = score(self.model, prompt.ids, prompt.top or 0, self.stride)
+            prompt.scores += next(prompt.scoring)  # the first token, which has no logprob
+        prompt.scores += next(prompt.scoring, [])
 
     def _step(self) -> list[Update]:
         updates: list[Update] = []
@@ -190,6 +203,7 @@ class Engine:
         if gone:
             for continuation in gone:
                 del self.running[continuation]
+            self.preparing = [each for each in self.preparing if each in self.running]
             self.batch.remove(continuation.row for continuation in gone)
 
     def _fail(self, error: Exception) -> list[Update]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import openai
@@ -356,6 +357,25 @@ def test_longer_texts_can_be_scored(server: Server) -> None:
         server.complete(prompt="b" * 100, max_tokens=0, echo=True, logprobs=0)
     with pytest.raises(openai.BadRequestError, match="maximum context length is 24"):
         server.complete(prompt="b" * 99, max_tokens=1, echo=True, logprobs=0)
+
+
+def test_a_long_text_is_scored_between_the_steps_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A window at a time: who waits for the next token does not wait for the whole text."""
+    events: list[str] = []
+    with serving(limits=Limits(batch=2)) as server:
+        engine = server.service.engine
+        hidden, step = MODEL.hidden, engine.batch.step
+        stream = long_request(server)
+        next(stream)
+        monkeypatch.setattr(MODEL, "hidden", lambda ids: events.append("window") or hidden(ids))
+        monkeypatch.setattr(engine.batch, "step", lambda: events.append("step") or step())
+        server.complete(prompt="b" * 200, max_tokens=0, echo=True, logprobs=0)
+        stream.close()
+    windows = [number for number, event in enumerate(events) if event == "window"]
+    assert len(windows) == 11  # of 24 tokens, then of 18 more each
+    assert all(later > earlier + 1 for earlier, later in pairwise(windows))
 
 
 # -- limits, and clients that leave

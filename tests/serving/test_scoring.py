@@ -1,6 +1,7 @@
 """lmlib/serving/scoring.py: the logprobs of a text, against the scores of lmlib.evaluation."""
 
 import math
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from tests.tiny_models import successor
 def test_by_hand() -> None:
     """After each token its successor has probability e / (e + 3), the others 1 / (e + 3)."""
     model = successor(4, 1.0)
-    scored = score(model, [0, 1, 3], top=2, stride=4)
+    scored = list(chain(*score(model, [0, 1, 3], top=2, stride=4)))
     total = math.log(math.e + 3)
     assert [token.id for token in scored] == [0, 1, 3]
     assert scored[0].logprob is None
@@ -32,7 +33,7 @@ def test_the_mean_is_that_of_evaluate(length: int, stride: int) -> None:
     """Also of texts longer than the context, in the windows of a document."""
     generator = torch.Generator().manual_seed(length)
     ids = torch.randint(256, (length,), generator=generator).tolist()
-    scored = score(MODEL, [SEPARATOR_ID, *ids], top=0, stride=stride)
+    scored = list(chain(*score(MODEL, [SEPARATOR_ID, *ids], top=0, stride=stride)))
     assert [token.id for token in scored[1:]] == ids
     losses = [-token.logprob for token in scored if token.logprob is not None]
     expected = evaluate(
