@@ -63,6 +63,10 @@ verify: $(READY) ## Find damaged files in DVC's cache and in the outs
 ui: $(READY) ## Open the MLflow UI; another port: ARGS="--port 5001"
 	@python -m stages.ui $(ARGS)
 
+.PHONY: serve
+serve: $(READY) ## Serve the model: a page, and OpenAI's API; ARGS="--port 8001"
+	@python -m stages.serve $(ARGS)
+
 .PHONY: plots
 plots: $(READY) ## Draw the curves, offline, in dvc_plots/index.html
 	@python -m stages.vega && dvc plots show
@@ -129,6 +133,10 @@ bench-learning: $(DEV) ## Compare what ours, a Llama and a nanoGPT learn: CORPUS
 .PHONY: bench-sample
 bench-sample: $(DEV) $(BENCH) ## Compare sampling with other programs: ARGS="--device cuda"
 	@python -m tests.benchmarks.bench_sample --repeats $(or $(REPEATS),5) $(ARGS)
+
+.PHONY: bench-serve
+bench-serve: $(DEV) ## Measure the server with 1, 4 and 16 clients: REPEATS=5
+	@python -m tests.benchmarks.bench_serve --repeats $(or $(REPEATS),5) $(ARGS)
 
 .PHONY: bench-pipeline
 bench-pipeline: $(DEV) ## Measure what DVC, MLflow and a busy machine cost: REPEATS=5

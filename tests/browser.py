@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+KEY_CODES = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39, "ArrowDown": 40}
 TIMEOUT_S = 120.0  # only ends a broken test
 
 
@@ -50,6 +51,38 @@ class Browser:
             assert time.monotonic() < deadline, f"{script}\n{self.value('document.body.innerText')}"
             time.sleep(0.2)
         return value
+
+    def press(self, key: str) -> None:
+        """Press and release a key, named as in KeyboardEvent.key."""
+        text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
+        code = KEY_CODES.get(key, 0)
+        for kind in ("keyDown", "keyUp"):
+            typed = {"text": text} if text and kind == "keyDown" else {}
+            self._call(
+                "Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **typed
+            )
+
+    def point(self, element: str, *, click: bool = False) -> None:
+        """Move the mouse to an element, a JavaScript expression; or click there."""
+        x, y = self.value(
+            f"(() => {{ const e = {element}; e.scrollIntoView({{block: 'center'}});"
+            "const r = e.getClientRects()[0]; return [r.x + r.width / 2, r.y + r.height / 2] })()"
+        )
+        for kind in ["mouseMoved", *(["mousePressed", "mouseReleased"] if click else [])]:
+            button = "none" if kind == "mouseMoved" else "left"
+            self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, clickCount=1)
+
+    def look(self, *, width: int, height: int = 800, dark: bool = False) -> None:
+        """Show the page in a window of this size, in pixels, and in this colour scheme."""
+        self._call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 500,
+        )
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._call("Emulation.setEmulatedMedia", features=[scheme])
 
     def _call(self, method: str, **params: Any) -> dict[str, Any]:
         self._id += 1
