@@ -144,7 +144,7 @@ LARGE = -S tokenizer.vocab_size=10000 -S model.context_length=256 -S model.d_mod
   -S model.d_ff=1344 -S model.num_layers=4 -S model.num_heads=16 -S model.rope_theta=10000.0 \
   -S optim.weight_decay=0.1 -S train.copy_weight=1 \
   -S train.log_every=50 -S train.valid_every=500 -S train.valid_batches=16 \
-  -S train.checkpoint_every=500 -S sampling.max_tokens=256
+  -S train.checkpoint_every=500 -S train.sample_every=500 -S sampling.max_tokens=256
 
 .PHONY: tinystories tinystories-cpu owt tiny
 tinystories: $(READY) ## Preset: 22.7M weights on TinyStories, 328M tokens (GPU)
@@ -163,7 +163,7 @@ TINY = -S corpus.source=toystories -S corpus.train_bytes=200000 -S corpus.valid_
   -S model.context_length=32 -S model.d_model=32 -S model.d_ff=64 -S model.num_layers=2 \
   -S model.num_heads=2 -S train.num_steps=20 -S train.batch_size=4 -S train.log_every=5 \
   -S train.valid_every=10 -S train.valid_batches=2 -S train.checkpoint_every=5 \
-  -S optim.warmup_steps=5 -S sampling.max_tokens=32
+  -S train.sample_every=10 -S optim.warmup_steps=5 -S sampling.max_tokens=32
 tiny: $(READY) ## Preset: a tiny model on a tiny corpus, in half a minute
 	@dvc exp run $(TINY) $(ARGS)
 
