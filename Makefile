@@ -168,15 +168,18 @@ tiny: $(READY) ## Preset: a tiny model on a tiny corpus, in half a minute
 	@dvc exp run $(TINY) $(ARGS)
 
 # Studies: several experiments, a table and a chart in models/studies/
-# To change more: make ablations JOBS=4 ARGS="-S train.num_steps=5000"
+# Longer, four at a time: make ablations STEPS=2600 JOBS=4; to change more: ARGS="-S train.seed=2"
+# A page that is committed is replaced with OVERWRITE=1 alone.
 STUDIES := sweep-lr sweep-batch ablations scaling
+STUDY = $(strip --jobs $(or $(JOBS),2) $(if $(STEPS),--steps "$(STEPS)") \
+  $(if $(OVERWRITE),--overwrite) $(ARGS))
 .PHONY: $(STUDIES)
-sweep-lr: ## Study: learning rates
+sweep-lr: ## Study: learning rates; STEPS=2600 JOBS=2 OVERWRITE=1
 sweep-batch: ## Study: batch sizes, at an equal number of tokens
 ablations: ## Study: norms, position, feed-forward, attention, soft cap
 scaling: ## Study: three sizes at equal compute
 $(STUDIES): $(READY)
-	@python -m stages.study $@ --jobs $(or $(JOBS),2) $(ARGS)
+	@python -m stages.study $@ $(STUDY)
 
 .PHONY: help
 help: ## List the targets

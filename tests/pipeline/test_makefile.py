@@ -118,6 +118,8 @@ def test_ui_and_study_pass_their_arguments_on(lab: Project) -> None:
     )
     study = lab.run("make", "--dry-run", "sweep-lr", "JOBS=4", "ARGS=-S train.seed=2")
     assert "python -m stages.study sweep-lr --jobs 4 -S train.seed=2" in study
+    study = lab.run("make", "--dry-run", "sweep-lr", "STEPS=9", "OVERWRITE=1")
+    assert 'python -m stages.study sweep-lr --jobs 2 --steps "9" --overwrite' in study
 
 
 def test_without_python_it_says_which_is_needed(lab: Project) -> None:
