@@ -148,6 +148,7 @@ class Trainer:
         if self.parallel == "fsdp":
             if not self.runtime.should_compile(mode, operations):
                 return
+            logger.info("compiling the model, which can take a minute")
             for block in self.model.layers:  # the gathering in between cannot be traced
                 block.compile(dynamic=False)
             if isinstance(self.next_token_loss, NextTokenLoss):  # sharded, it is still one
