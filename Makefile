@@ -168,7 +168,7 @@ LARGE = -S tokenizer.vocab_size=10000 -S model.context_length=256 -S model.d_mod
   -S model.d_ff=1344 -S model.num_layers=4 -S model.num_heads=16 -S model.rope_theta=10000.0 \
   -S optim.weight_decay=0.1 -S train.copy_weight=1 \
   -S train.log_every=50 -S train.valid_every=500 -S train.valid_batches=16 \
-  -S train.checkpoint_every=500 -S sampling.max_tokens=256
+  -S train.checkpoint_every=500 -S train.sample_every=500 -S sampling.max_tokens=256
 
 .PHONY: tinystories tinystories-cpu owt tiny
 tinystories: $(READY) ## Preset: 22.7M weights on TinyStories, 328M tokens (GPU)
@@ -187,20 +187,23 @@ TINY = -S corpus.source=toystories -S corpus.train_bytes=200000 -S corpus.valid_
   -S model.context_length=32 -S model.d_model=32 -S model.d_ff=64 -S model.num_layers=2 \
   -S model.num_heads=2 -S train.num_steps=20 -S train.batch_size=4 -S train.log_every=5 \
   -S train.valid_every=10 -S train.valid_batches=2 -S train.checkpoint_every=5 \
-  -S optim.warmup_steps=5 -S sampling.max_tokens=32
+  -S train.sample_every=10 -S optim.warmup_steps=5 -S sampling.max_tokens=32
 tiny: $(READY) ## Preset: a tiny model on a tiny corpus, in half a minute
 	@dvc exp run $(TINY) $(ARGS)
 
 # Studies: several experiments, a table and a chart in models/studies/
-# To change more: make ablations JOBS=4 ARGS="-S train.num_steps=5000"
+# Longer, four at a time: make ablations STEPS=2600 JOBS=4; to change more: ARGS="-S train.seed=2"
+# A page that is committed is replaced with OVERWRITE=1 alone.
 STUDIES := sweep-lr sweep-batch ablations scaling
+STUDY = $(strip --jobs $(or $(JOBS),2) $(if $(STEPS),--steps "$(STEPS)") \
+  $(if $(OVERWRITE),--overwrite) $(ARGS))
 .PHONY: $(STUDIES)
-sweep-lr: ## Study: learning rates
+sweep-lr: ## Study: learning rates; STEPS=2600 JOBS=2 OVERWRITE=1
 sweep-batch: ## Study: batch sizes, at an equal number of tokens
 ablations: ## Study: norms, position, feed-forward, attention, soft cap
 scaling: ## Study: three sizes at equal compute
 $(STUDIES): $(READY)
-	@python -m stages.study $@ --jobs $(or $(JOBS),2) $(ARGS)
+	@python -m stages.study $@ $(STUDY)
 
 .PHONY: help
 help: ## List the targets

@@ -22,7 +22,7 @@ def run_stage(main: Callable[[], None], *, lower: str = "") -> None:
     no traceback.
     """
     level = logging.DEBUG if os.environ.get("LMLIB_DEBUG") else logging.INFO
-    handler = logging.StreamHandler()
+    handler = _AboveBars()
     handler.setFormatter(RedactingFormatter("%(message)s"))
     logging.basicConfig(handlers=[handler])
     for name in ("lmlib", "stages", "__main__"):  # the last is the stage itself
@@ -41,15 +41,27 @@ def run_stage(main: Callable[[], None], *, lower: str = "") -> None:
         sys.exit(130)
 
 
-def say(text: str) -> None:
+class _AboveBars(logging.StreamHandler):
+    """Writes log lines to stderr, above a progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record; as in any handler, an error is shown and ends nothing."""
+        try:
+            tqdm.write(self.format(record), file=self.stream)
+        except Exception:  # noqa: BLE001  # what `logging` does in its own handlers
+            self.handleError(record)
+
+
+def say(text: str, *, ours: bool = False) -> None:
     """Show a text on stdout at once; a terminal shows control characters and does not obey them.
 
+    It does obey those in a text that is all `ours`.
     A character that stdout's encoding lacks is spelt out, as on stderr. Raises ValueError if stdout
     is closed, and OSError, which names it, if it takes no more.
     """
     if sys.stdout is None:
         raise ValueError("stdout is closed, where the result should go; give a file or a terminal")
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() and not ours:
         text = visible(text)
     encoding = sys.stdout.encoding or "utf-8"
     try:

@@ -7,6 +7,7 @@ Run:    dvc repro evaluate   (by hand, from the repository root: python -m stage
 """
 
 import dataclasses
+import logging
 import math
 from collections.abc import Mapping, Sequence
 
@@ -36,6 +37,7 @@ from stages.cli import remedy, run_stage
 from stages.fingerprint import fingerprint
 from stages.paths import (
     CORPUS_METRICS,
+    EVALUATE_DETAILS,
     EVALUATE_METRICS,
     FLOOR_CURVE,
     MODEL,
@@ -52,6 +54,10 @@ from stages.stage_run import stage_run
 from stages.trained import load_trained
 from stages.windows import windows_to_score
 
+logger = logging.getLogger(__name__)
+
+# what people compare first; `dvc exp show` has the other scores behind these
+FIRST = ("bits_per_byte", "excess_bits_per_byte", "loss", "accuracy", "names_kept")
 HELD_OUT_STORIES = 200  # validation stories of which the names are counted
 
 
@@ -76,6 +82,7 @@ def main() -> None:
     sections = {"evaluation": params, "sampling": sampling}
     with stage_run("evaluate", sections, parent=trained_as) as run:
         separator = separator_id(tokenizer.special_ids)
+        logger.info("scoring %s tokens of validation text", f"{len(valid_data.tokens):,}")
         scores = evaluate(
             model,
             valid_data.tokens,
@@ -85,6 +92,7 @@ def main() -> None:
             stride=params.stride,
             start_id=separator,
         )
+        logger.info("writing samples, and looking for copies of the training text in them")
         texts = [
             (prompt, text)
             for prompt, continuations in zip(
@@ -110,6 +118,7 @@ def main() -> None:
             excess = scores.bits_per_byte - floor
             metrics |= {"floor_bits_per_byte": floor, "excess_bits_per_byte": excess}
         if stories.prompts:
+            logger.info("writing %d stories, to see whether names are kept", params.stories)
             held_out = first_documents(
                 valid_data.tokens, separator, sampling.max_tokens, HELD_OUT_STORIES
             )
@@ -117,13 +126,16 @@ def main() -> None:
             metrics |= names_in(written, [tokenizer.decode(ids) for ids in held_out])
         curve = position_curve(scores)
 
-        write_json(EVALUATE_METRICS, metrics)
+        first = {name: metrics[name] for name in FIRST if name in metrics}
+        write_json(EVALUATE_METRICS, first)
+        write_json(EVALUATE_DETAILS, {x: metrics[x] for x in metrics if x not in first})
         line = floor_curve(floor, scores, valid_data.info.source_bytes, steps)
         write_csv(FLOOR_CURVE, line, ("step", "loss"))
         write_csv(POSITION_CURVE, [{"context": f"{x:g}", "loss": loss} for x, loss in curve])
         page = samples_page(sampling, metrics, tokenizer, texts, samples, comparison.spans)
         write_atomically(SAMPLES, page.encode("utf-8"))
-        run.summary({f"evaluate/{name}": value for name, value in metrics.items()}, on_parent=True)
+        # MLflow's page sorts by name: these are below the curves of `train`
+        run.summary({f"scores/{name}": value for name, value in metrics.items()}, on_parent=True)
         run.artifact(POSITION_CURVE, "curves", on_parent=True)
         run.artifact(SAMPLES, "samples", on_parent=True)
         run.model(

@@ -34,7 +34,7 @@ from lmlib.params import read_section
 from lmlib.tokenizer import Tokenizer
 from stages.artefacts import producing
 from stages.cli import run_stage
-from stages.paths import EVALUATE_METRICS, EXPORTED, PARAMS, TRAIN_METRICS
+from stages.paths import EVALUATE_DETAILS, EVALUATE_METRICS, EXPORTED, PARAMS, TRAIN_METRICS
 from stages.trained import load_trained
 
 NAME = "lm"
@@ -74,7 +74,7 @@ def _export(model: TransformerLM, tokenizer: Tokenizer) -> None:
             "optim": read_section(PARAMS, "optim"),
             "train": read_section(PARAMS, "train"),
         },
-        valid_metrics=read_metrics(EVALUATE_METRICS),
+        valid_metrics=read_metrics(EVALUATE_METRICS) | read_metrics(EVALUATE_DETAILS),
         train_metrics=read_metrics(TRAIN_METRICS),
         gguf_obstacle=without_gguf,
     )

@@ -8,6 +8,8 @@ from typing import Any
 from lmlib.files import read_yaml, sha256_file
 from stages.paths import PARAMS, PIPELINE
 
+WATCHING = ("train.sample_every",)  # params that change what a run shows, and no out of it
+
 
 def fingerprint(stage: str) -> str:
     """Return 16 hexadecimal digits for the deps and params that dvc.yaml lists for `stage`.
@@ -16,7 +18,7 @@ def fingerprint(stage: str) -> str:
     data and hyperparameters are the same. MLflow runs are found by it, too.
     """
     entry = read_yaml(PIPELINE)["stages"][stage]
-    params = read_yaml(PARAMS)
+    params = without_watching(read_yaml(PARAMS))
     identity = {
         "stage": stage,
         "params": {key: _look_up(params, key) for key in entry.get("params", [])},
@@ -25,6 +27,14 @@ def fingerprint(stage: str) -> str:
         },
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def without_watching(params: dict[str, Any]) -> dict[str, Any]:
+    """Return the sections of params.yaml without those params that change no out."""
+    return {
+        section: {key: value for key, value in values.items() if f"{section}.{key}" not in WATCHING}
+        for section, values in params.items()
+    }
 
 
 def _look_up(params: dict[str, Any], dotted: str) -> Any:

@@ -1,78 +1,140 @@
-"""Print the results of the last `dvc repro`: scores, samples, and how to open the MLflow UI.
+"""Print the results of the last `dvc repro`: loss curves, scores, a story, and what to do next.
 
-Reads:  models/metrics/evaluate.json, models/samples.md.
+Reads:  models/metrics/evaluate.json and evaluate_details.json, models/samples.md, models/plots/.
 Run:    python -m stages.report
 """
 
 import html
-from itertools import pairwise
+import math
+import os
+import shutil
+import sys
+import textwrap
+from dataclasses import replace
+from itertools import pairwise, takewhile
+from pathlib import Path
 
 from lmlib.files import read_metrics, read_text
 from stages.cli import run_stage, say
-from stages.paths import EVALUATE_METRICS, SAMPLES
+from stages.curves import ASCII, UNICODE, Look, Point, draw, read_curve
+from stages.paths import (
+    EVALUATE_DETAILS,
+    EVALUATE_METRICS,
+    FLOOR_CURVE,
+    SAMPLES,
+    TRAIN_CURVE,
+    VALID_CURVE,
+)
 
-SCORES = ("loss", "perplexity", "bits_per_byte", "accuracy")
-OF_FLOOR = {"floor_bits_per_byte", "excess_bits_per_byte"}
-OF_NAMES = {"names_kept", "names_counted", "held_out_names_kept"}
-OF_SAMPLES = {"distinct_1", "distinct_2", "distinct_3", "copied_part", "held_out_copied_part"}
+WIDTH = 80  # at most
+FIRST = ("loss", "bits_per_byte", "accuracy")
+NEXT = {
+    "make ui": "curves, scores and samples of all runs, in MLflow",
+    "make plots": "the curves in a browser, offline",
+    ".venv/bin/python -m stages.sample": "write to the model, and it continues",
+}
 
 
 def main() -> None:
     """Write the report to stdout."""
-    if not EVALUATE_METRICS.is_file() or not SAMPLES.is_file():
-        raise FileNotFoundError(f"{EVALUATE_METRICS}: no results yet; run `dvc repro`")
-    scores = read_metrics(EVALUATE_METRICS, *SCORES)
-    say(
-        "\n".join(
-            [
-                *_samples(read_text(SAMPLES)),
-                "",
-                f"validation loss  {scores['loss']:.4f} nats per token",
-                f"perplexity       {scores['perplexity']:.3f}",
-                f"bits per byte    {scores['bits_per_byte']:.4f}",
-                *(_above_floor(scores) if scores.keys() >= OF_FLOOR else []),
-                f"token accuracy   {scores['accuracy']:.1%}",
-                *(_about_samples(scores) if scores.keys() >= OF_SAMPLES else []),
-                *(_about_names(scores) if scores.keys() >= OF_NAMES else []),
-                "",
-                "Compare runs in MLflow:  make ui",
-                "",
-            ]
+    for path in (EVALUATE_METRICS, EVALUATE_DETAILS, SAMPLES):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no results yet; run `dvc repro`")
+    scores = read_metrics(EVALUATE_METRICS, *FIRST)
+    scores |= read_metrics(EVALUATE_DETAILS, "perplexity")
+    width = min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
+    if curve := loss_curve(width):
+        say("\n".join(["", *curve, ""]), ours=True)
+    story, others = one_story(read_text(SAMPLES), width)
+    more = f"{SAMPLES}, {EVALUATE_DETAILS}" if others else f"{EVALUATE_DETAILS}"
+    longest = max(map(len, NEXT))
+    commands = [f"  {command:{longest}}  {text}" for command, text in NEXT.items()]
+    lines = ["", *table(scores), "", *story, "", f"More: {more}", "", "Next:", *commands, ""]
+    say("\n".join(lines))
+
+
+def loss_curve(width: int) -> list[str]:
+    """Return the curves of the last training, drawn as stdout can show them."""
+    train, valid, floor = map(_curve, (TRAIN_CURVE, VALID_CURVE, FLOOR_CURVE))
+    look = look_for(sys.stdout.encoding, dim=sys.stdout.isatty() and "NO_COLOR" not in os.environ)
+    lowest = floor[0][1] if floor else None
+    lines = draw(valid, train, lowest, width=width, look=look)
+    if not lines:
+        return []
+    legend = f"{look.valid} validation  {look.faint(f'{look.train} training')}"
+    if lowest is not None:
+        legend += f"  {look.faint(f'{look.floor} floor')}"
+    return [f"loss (nats per token)  {legend}", *lines]
+
+
+def look_for(encoding: str | None, *, dim: bool) -> Look:
+    """Return the characters that an encoding has; with `dim`, codes of terminals as well."""
+    look = UNICODE
+    try:
+        "".join((look.valid, look.train, look.floor, look.axis, look.corner)).encode(
+            encoding or "ascii"
         )
+    except (UnicodeEncodeError, LookupError):
+        look = ASCII
+    return replace(look, dim="\x1b[2m", plain="\x1b[0m") if dim else look
+
+
+def _curve(path: Path) -> list[Point]:
+    return read_curve(read_text(path)) if path.is_file() else []
+
+
+def table(scores: dict[str, float]) -> list[str]:
+    """Return the scores, next to the least or best that can be expected where that is known."""
+    floor = (
+        scores["bits_per_byte"] - scores["excess_bits_per_byte"]
+        if ("excess_bits_per_byte" in scores)
+        else None
     )
-
-
-def _samples(page: str) -> list[str]:
-    """Return the quoted lines of the page, with a line before each sample."""
-    lines = []
-    for before, line in pairwise(["", *page.split("\n")]):
-        if line.startswith(">"):
-            lines += [] if before.startswith(">") else ["", "-" * 20]
-            lines.append(html.unescape(line.removeprefix(">").strip()))
+    lines = [] if floor is None else [f"{'':16}{'this model':>12}{'floor':>12}"]
+    share = 0.0 if floor is None else floor / scores["bits_per_byte"]
+    rows = {
+        "bits per byte": (scores["bits_per_byte"], floor),
+        "nats per token": (scores["loss"], scores["loss"] * share),
+        "perplexity": (scores["perplexity"], math.exp(scores["loss"] * share)),
+    }
+    for name, (value, least) in rows.items():
+        lines.append(f"{name:16}{value:12.4f}" + ("" if floor is None else f"{least:12.4f}"))
+    lines.append(f"{'accuracy':16}{scores['accuracy']:12.1%}")
+    if scores.keys() >= {"names_kept", "held_out_names_kept"}:
+        lines.append(
+            f"{'names kept':16}{scores['names_kept']:12.1%}   in stories; in the validation text "
+            f"{scores['held_out_names_kept']:.1%}"
+        )
+    if scores.keys() >= {"copied_part", "held_out_copied_part"}:
+        lines.append(
+            f"{'copied':16}{scores['copied_part']:12.1%}   of a sample, in one piece; of "
+            f"validation text {scores['held_out_copied_part']:.1%}"
+        )
     return lines
 
 
-def _above_floor(scores: dict[str, float]) -> list[str]:
-    return [
-        f"above the floor  {scores['excess_bits_per_byte']:.4f} bits per byte; the floor, the "
-        f"text's entropy, is {scores['floor_bits_per_byte']:.4f}"
-    ]
+def one_story(page: str, width: int) -> tuple[list[str], int]:
+    """Return the first sample of the page, in lines of a width, and the number of the others."""
+    quotes = [line.startswith(">") for line in ["", *page.split("\n")]]
+    begins = [now and not before for before, now in pairwise(quotes)]
+    lines = page.split("\n")[begins.index(True) :] if any(begins) else []
+    story = []
+    for line in takewhile(lambda line: line.startswith(">"), lines):
+        text = html.unescape(line.removeprefix(">").strip())
+        story += wrapped(text, width) or [""]
+    return story, max(0, sum(begins) - 1)
 
 
-def _about_names(scores: dict[str, float]) -> list[str]:
-    return [
-        f"names kept       {scores['names_kept']:.1%} of {scores['names_counted']:,.0f} in stories "
-        f"(validation text: {scores['held_out_names_kept']:.1%})"
-    ]
-
-
-def _about_samples(scores: dict[str, float]) -> list[str]:
-    distinct = " ".join(f"{scores[f'distinct_{n}']:.3f}" for n in (1, 2, 3))
-    return [
-        f"distinct 1 2 3   {distinct}",
-        f"copied           {scores['copied_part']:.1%} of a sample, in one piece "
-        f"(validation text: {scores['held_out_copied_part']:.1%})",
-    ]
+def wrapped(text: str, width: int) -> list[str]:
+    """Return a paragraph in lines; all its characters stay but the spaces between lines."""
+    return textwrap.wrap(
+        text,
+        width,
+        expand_tabs=False,
+        replace_whitespace=False,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ def main() -> None:
     os.set_inheritable(file.fileno(), True)
     remove_half_written(DVC_LOCKS)
     restore_half_written(LOCK)
+    sys.stderr.write("looking for what has changed: DVC hashes code and data\n")
     os.execvp("dvc", ["dvc", "repro", *sys.argv[1:]])
 
 

@@ -35,7 +35,7 @@ from lmlib.training.distributed import World
 from lmlib.training.processes import count_processes, join, launch, under_torchrun
 from stages.cli import remedy, run_stage
 from stages.cores import describe
-from stages.fingerprint import fingerprint
+from stages.fingerprint import fingerprint, without_watching
 from stages.paths import (
     LOCK,
     MODEL,
@@ -49,6 +49,7 @@ from stages.paths import (
     root,
 )
 from stages.stage_run import stage_run
+from stages.watching import watching
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +100,10 @@ def _fit(settings: Settings, data: Datasets, world: World) -> None:
     trace = root() / "models" / "profile" / f"{identity}.json"
     tracked = _open_run(model) if world.is_main else contextlib.nullcontext()
     with store.lock(), tracked as run:
-        hooks = Hooks(run.log, trace, run.sync) if run else Hooks()
+        hooks = Hooks()
+        if run:
+            samples = watching(run, store.folder, data.train, settings.train.sample_every)
+            hooks = Hooks(run.log, trace, run.sync, *samples)
         result = train(model, settings, data, store, hooks)
         weights = world.gathered(plain_state_dict(model))
         if run:
@@ -141,9 +145,9 @@ def _write_results(settings: Settings, result: TrainResult, num_parameters: int)
 def _recorded_sections() -> dict[str, Any]:
     """Return, for the tracker, all params that made the model, including those of its data.
 
-    How the model is evaluated and sampled may change without another run.
+    How the model is evaluated, sampled and watched may change without another run.
     """
-    sections = read_yaml(PARAMS)
+    sections = without_watching(read_yaml(PARAMS))
     return {name: sections[name] for name in sections if name not in AFTERWARDS}
 
 

@@ -5,6 +5,7 @@ Writes: models/tokenizer/, models/metrics/, models/plots/token_lengths.csv.
 Run:    dvc repro train_tokenizer   (by hand, from the root: python -m stages.train_tokenizer)
 """
 
+import logging
 from collections import Counter
 
 from lmlib.files import write_csv, write_json
@@ -17,13 +18,15 @@ from stages.stage_run import stage_run
 
 SAMPLE_BYTES = 1_000_000
 
+logger = logging.getLogger(__name__)
+
 
 def main() -> None:
     """Learn from the training text only: the validation text stays unseen."""
     params = load_params(PARAMS, "tokenizer", TokenizerParams)
     special_tokens = list(params.special_tokens)
     with stage_run("train_tokenizer", {"tokenizer": params}, makes_model=False) as run:
-        with progress_bars({"count": "B", "merge": "merge"}) as on_progress:
+        with progress_bars({"count": "B", "merge": "merges"}) as on_progress:
             vocab, merges = train_bpe(
                 RAW_TRAIN,
                 params.vocab_size,
@@ -32,6 +35,7 @@ def main() -> None:
                 on_progress=on_progress,
             )
         tokenizer = Tokenizer(vocab, merges, special_tokens, pattern=params.pattern)
+        warn_if_smaller(tokenizer.vocab_size, params.vocab_size)
         tokenizer.save(TOKENIZER)
         metrics = _statistics(tokenizer)
         write_json(TOKENIZER_METRICS, metrics)
@@ -41,6 +45,17 @@ def main() -> None:
         run.summary({f"tokenizer/{key}": value for key, value in metrics.items()})
         run.artifact(TOKENIZER / "tokenizer.json")
         run.artifact(TOKEN_LENGTHS, "curves")
+
+
+def warn_if_smaller(found: int, asked: int) -> None:
+    """Say why a vocabulary has fewer tokens than were asked for, if it has."""
+    if found < asked:
+        logger.warning(
+            "the vocabulary has %s tokens, fewer than the %s of tokenizer.vocab_size: each word of "
+            "the training text is one token by now, so no pair is left to merge",
+            f"{found:,}",
+            f"{asked:,}",
+        )
 
 
 def _learnt(tokenizer: Tokenizer) -> list[bytes]:

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -27,21 +28,22 @@ from stages.paths import root
 logger = logging.getLogger(__name__)
 
 API = "api/2.0/mlflow/experiments"
-VIEW = "models"
+VIEW = "scores"
 ANSWER_S = 10.0
 START_S = 300.0  # a cold start on a busy machine takes a minute
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # this machine, no proxy
 # By default the table shows neither scores nor parameters. MLflow keeps this view in a tag of the
 # experiment, and the page starts with it each time.
 COLUMNS = [
+    "metrics.`scores/bits_per_byte`",
+    "metrics.`scores/loss`",
+    "metrics.`loss/train`",
     "params.`model.parameters`",
-    "params.`train.batch_size`",
     "params.`train.num_steps`",
+    "params.`train.batch_size`",
     "params.`optim.lr`",
-    "metrics.`train/loss`",
-    "metrics.`evaluate/loss`",
-    "metrics.`evaluate/bits_per_byte`",
 ]
+CHARACTER_PX, MARGIN_PX = 8, 40  # of a column's head, so that its whole name fits
 
 
 def main() -> None:
@@ -66,21 +68,58 @@ def main() -> None:
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--workers", "1"]  # for one person
     command += ["--uvicorn-opts", "--log-level warning"]  # no line for each request
+    say("starting MLflow, which takes a few seconds (on a busy machine, a minute)\n")
     _prepare(settings["MLFLOW_BACKEND_STORE_URI"])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with subprocess.Popen(command, cwd=root(), env=settings) as server:
+    with subprocess.Popen(
+        command, cwd=root(), env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as server:
+        told = _Told(server)
         try:
             table = _runs_table(address, server)
+            told.begin()
             say(f"open {table} in a browser; Ctrl-C stops the server\n")
             if sys.platform == "darwin" or os.environ.get("DISPLAY"):  # there is a desktop
                 webbrowser.open(table)
             server.wait()
+        except OSError:
+            told.all()
+            raise
         finally:
             server.terminate()
             try:
                 server.wait(ANSWER_S)
             except subprocess.TimeoutExpired:
                 server.kill()
+
+
+class _Told:
+    """What the server writes: passed on to stderr from `begin` on, and before that kept."""
+
+    def __init__(self, server: subprocess.Popen[bytes]) -> None:
+        assert server.stdout is not None
+        self.lines = server.stdout
+        self.kept: list[str] = []
+        self.is_ready = False
+        self.thread = threading.Thread(target=self._read, daemon=True)
+        self.thread.start()
+
+    def _read(self) -> None:
+        for line in self.lines:
+            text = redact(line.decode("utf-8", "replace"))
+            if self.is_ready:
+                sys.stderr.write(text)
+            else:
+                self.kept.append(text)
+
+    def begin(self) -> None:
+        """Pass on what comes from now on: before, it is notices and warnings about itself."""
+        self.is_ready = True
+
+    def all(self) -> None:
+        """Show what was kept, since the server does not answer."""
+        self.thread.join(1.0)
+        sys.stderr.write("".join(self.kept))
 
 
 def _prepare(uri: str) -> None:
@@ -134,7 +173,10 @@ def _add_view(address: str, experiment: dict[str, Any]) -> None:
     """Add the view to an experiment, unless it has one, which the user may have edited."""
     key = f"mlflow.sharedViewState.{VIEW}"
     if key not in [tag["key"] for tag in experiment.get("tags", [])]:
-        tag = {"key": key, "value": json.dumps({"selectedColumns": COLUMNS})}
+        names = {column: column.split("`")[1] for column in COLUMNS}
+        widths = {column: MARGIN_PX + CHARACTER_PX * len(name) for column, name in names.items()}
+        state = {"selectedColumns": COLUMNS, "columnOrder": COLUMNS, "columnWidths": widths}
+        tag = {"key": key, "value": json.dumps(state)}
         found = {"experiment_id": experiment["experiment_id"]}
         _ask(f"{address}/{API}/set-experiment-tag", found | tag)
 

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from lmlib.data import Windows
 from lmlib.model.loss import rows_at_a_time
 from lmlib.model.mask import documents_of
 from lmlib.model.transformer import TransformerLM
+from lmlib.monitoring.progress import progress_bar
 from lmlib.params import Count, CountOrZero, check_bounds
 from lmlib.runtime import Runtime, to_device
 from lmlib.tokens import find_separators
@@ -262,13 +262,13 @@ def _scores(
     scores: nn.Module = TokenScores(model)
     runtime = Runtime(device)
     runtime.keep_freed_memory()
-    with runtime.deterministic():
+    with progress_bar("evaluate", passes, "batches") as bar, runtime.deterministic():
         zeros = torch.zeros(rows, length, dtype=torch.int64, device=device)
         trial = (zeros, zeros, None if separator_id is None else zeros)
         weights = sum(p.numel() for p in model.parameters())
         operations = 2 * weights * passes * rows * length
         scores = runtime.compile(scores, lambda module: module(*trial), "auto", operations)
-        for batch in tqdm(batches, desc="evaluate", unit="batch", disable=None):
+        for batch in batches:
             filled = spans[np.resize(batch, rows), 0]  # one shape for all: compiled once
             ids = np.stack([_window(tokens, start, length, start_id) for start in filled.tolist()])
             windows = to_device(_to_tensor(ids), device)
@@ -282,6 +282,7 @@ def _scores(
                 is_top[: len(batch)].cpu().numpy(),
                 first_seen[: len(batch)].cpu().numpy(),
             )
+            bar.update()
 
 
 def _to_tensor(tokens: np.ndarray) -> Int[Tensor, "..."]:

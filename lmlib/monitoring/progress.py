@@ -1,34 +1,45 @@
-"""Progress bars on stderr."""
+"""Progress bars on stderr, if that is a terminal: a log file gets none."""
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from tqdm import tqdm
 
-LOG_EVERY_S = 10.0  # for log files; terminals redraw the bar more often
 DRAW_EVERY_S = 0.2
+# few fields, so that they and the bar fit 80 columns
+KNOWN_TOTAL = (
+    "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{unit}, {remaining} left{postfix}"
+)
+NO_TOTAL = "{desc} {n_fmt}{unit}, {elapsed}"
 
 OnBytes = Callable[[int], None]  # (number of bytes since the last call)
 OnProgress = Callable[[str, int, int], None]  # (kind of work, amount done, total amount)
 
 
-def _bar(title: str, total: int | None, unit: str, initial: int = 0) -> tqdm:
-    """Return a bar; bytes ("B") show as MB and MB/s."""
+def progress_bar(
+    title: str, total: int | None, unit: str, initial: int = 0, *, shown: bool = True
+) -> tqdm:
+    """Return a bar; its attribute `disable` is true if it is not shown, as in log files.
+
+    unit:  in the plural; "B" is bytes, which show as MB
+    """
     return tqdm(
         desc=title,
         total=total,
         initial=initial,
-        unit=unit,
+        unit=unit if unit == "B" else f" {unit}",
         unit_scale=unit == "B",
-        mininterval=DRAW_EVERY_S if sys.stderr.isatty() else LOG_EVERY_S,
+        mininterval=DRAW_EVERY_S,
+        dynamic_ncols=True,
+        bar_format=NO_TOTAL if total is None else KNOWN_TOTAL,
+        disable=None if shown else True,  # None: if stderr is not a terminal
     )
 
 
 @contextmanager
 def byte_bar(title: str, total: int | None, initial: int = 0) -> Iterator[OnBytes]:
-    """Show bytes and bytes/s; yield the function to call with each number of bytes."""
-    with _bar(title, total, "B", initial) as bar:
+    """Show bytes; yield the function to call with each number of bytes."""
+    with progress_bar(title, total, "B", initial) as bar:
 
         def on_bytes(count: int) -> None:
             bar.update(count)
@@ -50,7 +61,7 @@ def progress_bars(units: dict[str, str]) -> Iterator[OnProgress]:
         if bar is None or kind != shown:
             if bar is not None:
                 bar.close()
-            bar, shown = _bar(kind, total, units[kind]), kind
+            bar, shown = progress_bar(kind, total, units[kind]), kind
         bar.update(done - bar.n)
 
     try:

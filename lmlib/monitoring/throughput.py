@@ -78,13 +78,16 @@ class Meter:
         self.tokens += tokens
 
     def read(self) -> dict[str, float]:
-        """Return train/tokens_per_s, and on a known device train/mfu, since the last reading."""
+        """Return the speed since the last reading.
+
+        That is performance/tokens_per_s, and on a known device performance/mfu.
+        """
         now = time.perf_counter()
         rate = self.tokens / (now - self.start)
         self.start, self.tokens = now, 0
-        metrics = {"train/tokens_per_s": rate}
+        metrics = {"performance/tokens_per_s": rate}
         if self.peak_flops is not None:
-            metrics["train/mfu"] = rate * self.flops_per_token / self.peak_flops
+            metrics["performance/mfu"] = rate * self.flops_per_token / self.peak_flops
         return metrics
 
     @contextlib.contextmanager

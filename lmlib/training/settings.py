@@ -32,7 +32,8 @@ class TrainParams:
     steps; see `CopyWeights`. Each of `num_processes` (`auto`: one for each CUDA device) takes an
     equal share of them, `micro_batch_size` at a time (0: all), and holds the whole model
     (`parallel` ddp) or a part of it (fsdp). Intervals are in steps; the last step is always logged,
-    validated and checkpointed. A 0 switches off checkpoint_minutes, patience and profile_steps.
+    validated and checkpointed. A 0 switches off checkpoint_minutes, patience, sample_every and
+    profile_steps.
     The residual stream is float32, or, with `residual` dtype, of the dtype of the products. Without
     `deterministic` CUDA may add in another order each time, which is faster, but no run can be
     repeated or resumed to the same bits.
@@ -62,6 +63,7 @@ class TrainParams:
     valid_batches: Count
     checkpoint_every: Count
     checkpoint_minutes: PositiveOrZero
+    sample_every: CountOrZero
     patience: CountOrZero
     profile_steps: CountOrZero
 

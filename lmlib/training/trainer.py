@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn.utils import get_total_norm
 
+from lmlib.checkpoint import plain_state_dict
 from lmlib.errors import describe
 from lmlib.memory import is_out_of_memory
 from lmlib.model import NextTokenLoss, TransformerLM, documents_of, flops_per_token
@@ -20,6 +21,7 @@ from lmlib.optim import Muon, build_optimizer, clip_scale
 from lmlib.sharding import whole
 from lmlib.training.copying import CopyWeights, copy_weight_at
 from lmlib.training.distributed import SharedLoss, averaging, replicate, shard
+from lmlib.training.samples import Samples, as_evaluated
 from lmlib.training.settings import Datasets, Settings
 from lmlib.training.stopping import EarlyStopping, FiniteGuard, require_finite
 from lmlib.training.store import Environment, ResumeStore, Row, Rows, Stateful
@@ -81,11 +83,13 @@ class Trainer:
         self.scaler = GradScaler(self.runtime.device.type, enabled=is_float16)
         self.guard = FiniteGuard(self.world.mean)
         self.stopping = EarlyStopping(settings.train.patience)
+        self.samples = Samples()
         processes = " ".join([str(self.world.size), *filter(None, [self.parallel])])
         environment = self.runtime.environment() | {"processes": processes}
         self.kept: dict[str, Stateful] = {
             "scaler": self.scaler,
             "stopping": self.stopping,
+            "samples": self.samples,
             "environment": Environment(environment),
         }
         self.step = 0  # finished steps
@@ -144,6 +148,7 @@ class Trainer:
         if self.parallel == "fsdp":
             if not self.runtime.should_compile(mode, operations):
                 return
+            logger.info("compiling the model, which can take a minute")
             for block in self.model.layers:  # the gathering in between cannot be traced
                 block.compile(dynamic=False)
             if isinstance(self.next_token_loss, NextTokenLoss):  # sharded, it is still one
@@ -299,14 +304,14 @@ class Trainer:
         }
         self.rows["train"].append(row)
         metrics = {
-            "train/loss": row["loss"],
+            "loss/train": row["loss"],
             "optim/lr": step.lr,
             "optim/grad_norm": row["grad_norm"],
             "optim/param_norm": whole(get_total_norm(self.model.parameters())).item(),
             **self.meter.read(),
         }
         if (peak := self.runtime.peak_memory_bytes()) is not None:
-            metrics["train/memory_mb"] = peak / 1e6
+            metrics["performance/memory_mb"] = peak / 1e6
         return metrics
 
     def validate(self) -> dict[str, float]:
@@ -329,7 +334,38 @@ class Trainer:
         require_finite(self.step, "the validation loss", loss)
         self.stopping.update(loss, self.model)
         self.rows["valid"].append({"step": self.step, "loss": loss})
-        return {"valid/loss": loss}
+        return {"loss/valid": loss}
+
+    def sample_is_due(self) -> bool:
+        """Return whether to continue a prompt after this step."""
+        every = self.settings.train.sample_every
+        return every > 0 and self.step % every == 0
+
+    def sample(self, write: Callable[[TransformerLM], str] | None) -> bool:
+        """Let the main process call `write` with the model as it is now; return whether it did.
+
+        All processes call this. The run's weights and random numbers stay as they are, and a text
+        that cannot be written is a warning.
+        """
+        self.guard.check()
+        model = self.model
+        with self.meter.pause():
+            if self.parallel == "fsdp":  # a copy on the CPU: the GPU may have no room for all
+                weights = self.world.gathered(plain_state_dict(self.model))
+                if self.world.is_main:
+                    model = TransformerLM(self.settings.model, self.model.vocab_size)
+                    model.load_state_dict(weights)
+            if not self.world.is_main or write is None:
+                return False
+            try:
+                with as_evaluated(model):
+                    self.samples.add(self.step, write(model))
+            except (FloatingPointError, MemoryError, RuntimeError) as error:
+                if not isinstance(error, FloatingPointError) and not is_out_of_memory(error):
+                    raise
+                logger.warning("no sample after step %d: %s", self.step, describe(error))
+                return False
+        return True
 
     def checkpoint_is_due(self) -> bool:
         """Return whether a checkpoint is due, by steps or by minutes."""

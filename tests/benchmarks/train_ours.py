@@ -54,6 +54,7 @@ def prepare(job: TrainJob) -> Callable[[], Training]:
         valid_batches=1,
         checkpoint_every=NUM_STEPS,
         checkpoint_minutes=0.0,
+        sample_every=0,
         patience=0,
         profile_steps=0,
     )
@@ -76,7 +77,7 @@ def prepare(job: TrainJob) -> Callable[[], Training]:
 
         return Training(
             take_step,
-            lambda: trainer.log(last[0])["train/loss"],
+            lambda: trainer.log(last[0])["loss/train"],
             model.num_parameters(),
             flops_per_token=flops_per_token(model.params, model.vocab_size),
         )

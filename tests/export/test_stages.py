@@ -15,7 +15,14 @@ from lmlib.checkpoint import save_model
 from lmlib.files import write_json
 from lmlib.model import TransformerLM
 from stages import export, import_hf
-from stages.paths import EVALUATE_METRICS, EXPORTED, MODEL, TOKENIZER, TRAIN_METRICS
+from stages.paths import (
+    EVALUATE_DETAILS,
+    EVALUATE_METRICS,
+    EXPORTED,
+    MODEL,
+    TOKENIZER,
+    TRAIN_METRICS,
+)
 from tests.export.conftest import make_model, make_tokenizer
 from tests.pipeline.imports import ROOT
 
@@ -30,7 +37,8 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TransformerLM:
     model = make_model(tokenizer.vocab_size)
     tokenizer.save(TOKENIZER)
     save_model(MODEL, model)
-    write_json(EVALUATE_METRICS, {"loss": 0.5, "perplexity": 1.65, "tokens": 1000})
+    write_json(EVALUATE_METRICS, {"loss": 0.5})
+    write_json(EVALUATE_DETAILS, {"perplexity": 1.65, "tokens": 1000})
     write_json(TRAIN_METRICS, {"steps": 7, "parameters": model.num_parameters()})
     return model
 

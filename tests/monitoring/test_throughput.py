@@ -85,10 +85,10 @@ def test_meter_leaves_pauses_out(clock: list[float]) -> None:
     with meter.pause():
         clock[0] += 10
     meter.count(100)
-    assert meter.read() == {"train/tokens_per_s": 300.0}
+    assert meter.read() == {"performance/tokens_per_s": 300.0}
     clock[0] += 5
     meter.count(100)
-    assert meter.read() == {"train/tokens_per_s": 20.0}
+    assert meter.read() == {"performance/tokens_per_s": 20.0}
 
 
 def test_meter_of_a_known_device(monkeypatch: pytest.MonkeyPatch, clock: list[float]) -> None:
@@ -97,6 +97,6 @@ def test_meter_of_a_known_device(monkeypatch: pytest.MonkeyPatch, clock: list[fl
     meter = Meter(model, torch.device("cuda"), torch.bfloat16)
     clock[0] += 1
     meter.count(1_000_000)
-    assert meter.read()["train/mfu"] == pytest.approx(
+    assert meter.read()["performance/mfu"] == pytest.approx(
         1e6 * flops_per_token(model.params, model.vocab_size) / 121e12
     )

@@ -25,6 +25,7 @@ PLUMBING = (
     "stages/paths.py",
     "stages/stage_run.py",
     "stages/uncaught.py",
+    "stages/watching.py",
 )
 
 

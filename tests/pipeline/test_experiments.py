@@ -82,7 +82,7 @@ def test_run_and_experiment_lead_to_each_other(lab: Project) -> None:
     expected = {"DVC_EXP_NAME": "slow", "DVC_EXP_BASELINE_REV": head, "git_commit": head}
     assert run.data.tags.items() >= expected.items()
     metrics = entry["data"]["metrics"]["models/metrics/evaluate.json"]["data"]
-    assert run.data.metrics["evaluate/bits_per_byte"] == metrics["bits_per_byte"]
+    assert run.data.metrics["scores/bits_per_byte"] == metrics["bits_per_byte"]
 
 
 def test_numbers_arrive_as_numbers(lab: Project) -> None:
@@ -254,7 +254,9 @@ def test_sampling_only_evaluates(lab: Project) -> None:
     assert ran == ["evaluate", "export"]
     assert {"slow", "warm"} <= shown(lab).keys()
     written = (lab.folder / "models/samples.md").read_text(encoding="utf-8")
-    scores = json.loads((lab.folder / "models/metrics/evaluate.json").read_text())
+    scores = {}
+    for name in ("evaluate", "evaluate_details"):
+        scores |= json.loads((lab.folder / f"models/metrics/{name}.json").read_text())
     go_back(lab)
 
     lab.wait_until_tracked()
@@ -267,9 +269,9 @@ def test_sampling_only_evaluates(lab: Project) -> None:
     usual = YAML(typ="safe").load(lab.folder / "params.yaml")["sampling"]["temperature"]
     assert float(first.data.params["sampling.temperature"]) == usual
     assert second.data.params["sampling.temperature"] == "1.5"
-    assert first.data.metrics["evaluate/distinct_2"] != scores["distinct_2"]
+    assert first.data.metrics["scores/distinct_2"] != scores["distinct_2"]
     for run in (row, second):
-        of_run = {name: run.data.metrics[f"evaluate/{name}"] for name in scores}
+        of_run = {name: run.data.metrics[f"scores/{name}"] for name in scores}
         assert of_run == scores
         assert artifact(lab, run, "samples/samples.md") == written
     assert f"Temperature {usual:g}," in artifact(lab, first, "samples/samples.md")

@@ -10,11 +10,12 @@ PIPELINE = """
 stages:
   train:
     deps: [lmlib/optim, lmlib/data.py]
-    params: [optim, train.seed]
+    params: [optim, train]
 """
 PARAMS = """
 optim: {lr: 1e-3}
-train: {seed: 1, log_every: 10}
+train: {seed: 1, sample_every: 10}
+sampling: {seed: 1}
 """
 
 
@@ -41,7 +42,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("lmlib/optim/inner/muon.py", "other"),
         ("lmlib/optim/lion.py", "new"),
         ("params.yaml", PARAMS.replace("lr: 1e-3", "lr: 1e-4")),
-        ("params.yaml", PARAMS.replace("seed: 1", "seed: 2")),
+        ("params.yaml", PARAMS.replace("train: {seed: 1", "train: {seed: 2")),
     ],
 )
 def test_changes_with_a_dep_and_a_param(project: Path, name: str, content: str) -> None:
@@ -56,7 +57,8 @@ def test_changes_with_a_dep_and_a_param(project: Path, name: str, content: str) 
         ("lmlib/model.py", "not listed"),
         ("lmlib/optim/README.md", "documentation: .dvcignore has it too"),
         ("lmlib/optim/__pycache__/adamw.pyc", "compiled"),
-        ("params.yaml", PARAMS.replace("log_every: 10", "log_every: 20")),
+        ("params.yaml", PARAMS.replace("sample_every: 10", "sample_every: 20")),
+        ("params.yaml", PARAMS.replace("sampling: {seed: 1}", "sampling: {seed: 2}")),
     ],
 )
 def test_stays_with_anything_else(project: Path, name: str, content: str) -> None:

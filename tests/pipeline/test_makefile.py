@@ -122,6 +122,8 @@ def test_ui_study_and_lm_eval_pass_their_arguments_on(lab: Project) -> None:
     recipe = lab.run("make", "--dry-run", "lm-eval", "TASKS=a,b", "LIMIT=0", f"ADDRESS={here}")
     recipe = " ".join(recipe.replace("\\\n", "").split())
     assert f'stages.harness --tasks "a,b" --limit "0" --address "{here}"' in recipe
+    study = lab.run("make", "--dry-run", "sweep-lr", "STEPS=9", "OVERWRITE=1")
+    assert 'python -m stages.study sweep-lr --jobs 2 --steps "9" --overwrite' in study
 
 
 def test_without_python_it_says_which_is_needed(lab: Project) -> None:

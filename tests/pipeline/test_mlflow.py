@@ -60,7 +60,8 @@ def test_params_of_all_sections(project: Project, trained: Run, evaluated: Run) 
     of_child = evaluated.data.params.keys()
     assert of_model - values.keys() == {"model.parameters"}
     assert {name for name in of_child if name.startswith(("evaluation.", "sampling."))} == of_child
-    assert of_model | of_child == values.keys() | {"model.parameters"}
+    of_both = of_model | of_child
+    assert of_both == values.keys() - {"train.sample_every"} | {"model.parameters"}
     assert not of_model & of_child
     assert trained.data.params["corpus.source"] == "toystories"
     assert trained.data.params["tokenizer.vocab_size"] == "512"
@@ -89,11 +90,22 @@ def test_artifacts(project: Project, trained: Run, client: MlflowClient, tmp_pat
     """Copies of what the pipeline wrote, and of the parameters used."""
     copies = Path(client.download_artifacts(trained.info.run_id, "", str(tmp_path)))
     files = {"params.yaml": "params.yaml", "samples/samples.md": "models/samples.md"}
+    files |= {"samples/while_training.md": ""}  # of which the workspace has no copy
     files |= {f"curves/{x}.csv": f"models/plots/{x}.csv" for x in ("train", "valid", "position")}
     found = [path for path in copies.rglob("*") if path.is_file()]
     assert {path.relative_to(copies).as_posix() for path in found} == files.keys()
     for copy, original in files.items():
-        assert (copies / copy).read_bytes() == (project.folder / original).read_bytes()
+        if original:
+            assert (copies / copy).read_bytes() == (project.folder / original).read_bytes()
+
+
+def test_samples_while_training(trained: Run, client: MlflowClient, tmp_path: Path) -> None:
+    """A continuation at steps 10 and 20, the newest first."""
+    page = client.download_artifacts(
+        trained.info.run_id, "samples/while_training.md", str(tmp_path)
+    )
+    text = Path(page).read_text(encoding="utf-8")
+    assert re.findall(r"^## Step (\d+)\n\n> \*\*Once upon a time\*\*", text, re.M) == ["20", "10"]
 
 
 def test_registered_model_writes_text(
@@ -199,6 +211,27 @@ def table(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             server.terminate()
 
 
+def test_ui_tells_what_the_server_said_if_it_does_not_start(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Without that, only what comes once it answers: before, it has warnings about itself."""
+    code = "echo about itself; read go; echo a request failed >&2"
+    with subprocess.Popen(
+        ["sh", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as server:
+        told = ui._Told(server)
+        while not told.kept:
+            time.sleep(0.01)
+        told.begin()
+        assert server.stdin
+        server.stdin.write(b"\n")
+        server.stdin.close()
+        told.thread.join()
+        assert capsys.readouterr().err == "a request failed\n"
+        told.all()
+        assert capsys.readouterr().err == "about itself\n"
+
+
 def test_ui_says_that_its_port_is_taken(project: Project) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
@@ -298,6 +331,17 @@ def test_columns_of_the_table_are_there(trained: Run) -> None:
     assert [name for kind, name in named if name not in getattr(trained.data, kind)] == []
 
 
+def test_columns_are_as_wide_as_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And in the order of COLUMNS, scores first."""
+    asked: list[dict[str, str]] = []
+    monkeypatch.setattr(ui, "_ask", lambda _, body: asked.append(body))
+    ui._add_view("", {"experiment_id": "1"})
+    state = json.loads(asked[0]["value"])
+    assert state["columnOrder"] == state["selectedColumns"] == ui.COLUMNS
+    assert state["columnWidths"].keys() == set(ui.COLUMNS)
+    assert state["columnWidths"]["metrics.`scores/bits_per_byte`"] == 40 + 8 * 20
+
+
 def test_a_view_that_was_changed_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, str]] = []
     monkeypatch.setattr(ui, "_ask", lambda _, body: asked.append(body))
@@ -308,23 +352,32 @@ def test_a_view_that_was_changed_stays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_pages_of_the_ui(browser: Browser, table: str, project: Project, trained: Run) -> None:
-    """The table has the run and its score, the loss chart has a line, the samples are shown."""
+    """The table has the run and its score, the loss chart has a line, the samples are shown.
+
+    The page of the run begins with the loss, and evaluation's bars are below the curves.
+    """
     assert "/runs?workflowType=machine_learning" in table
     browser.open(table)
     name = trained.info.run_name
     assert name
     browser.wait_for(says(name))
-    browser.wait_for(says("evaluate/bits_per_byte"))
-    browser.wait_for(says(str(trained.data.metrics["evaluate/bits_per_byte"])))
+    browser.wait_for(says("scores/bits_per_byte"))
+    browser.wait_for(says(str(trained.data.metrics["scores/bits_per_byte"])))
 
     experiment, run = trained.info.experiment_id, trained.info.run_id
     server = table.partition("#")[0]
-    chart = {"runs": [run], "experiments": [experiment], "metric": "train/loss"}
-    chart |= {"plot_metric_keys": ["train/loss"]}
+    chart = {"runs": [run], "experiments": [experiment], "metric": "loss/train"}
+    chart |= {"plot_metric_keys": ["loss/train"]}
     query = "&".join(f"{key}={json.dumps(value)}" for key, value in chart.items())
     browser.open(f"{server}#/metric?{query}")
     browser.wait_for(LINES)
-    browser.wait_for(says(f"{trained.data.metrics['train/loss']} (step=20)"))
+    browser.wait_for(says(f"{trained.data.metrics['loss/train']} (step=20)"))
+
+    browser.open(f"{server}#/experiments/{experiment}/runs/{run}/model-metrics")
+    browser.wait_for(says("scores\n("))
+    page = browser.value("document.body.innerText")
+    found = re.findall(r"^(\w+)\n\(\d+\)$", page, re.MULTILINE)
+    assert found == ["loss", "optim", "performance", "scores"]
 
     browser.open(f"{server}#/experiments/{experiment}/runs/{run}/artifacts/samples/samples.md")
     samples = (project.folder / "models/samples.md").read_text(encoding="utf-8")

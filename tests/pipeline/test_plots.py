@@ -14,7 +14,8 @@ from tests.pipeline.conftest import Project
 pytestmark = pytest.mark.pipeline
 LOSS = "loss (nats per token)"
 LENGTHS = "token_lengths.csv"
-POINT = re.compile(r"([^:]*): (\S+); ([^:]*): (\S+); rev: ([^;]+)(?:; filename: (\S+))?")
+# of a bar, of a point of a curve that has few, or of the start of a line
+POINT = re.compile(r"(?:bar|point|line mark)\|([^:]*): (\S+); ([^:]*): (\S+); (?:rev|curve): (.+)")
 
 
 class Drawn(NamedTuple):
@@ -26,13 +27,13 @@ class Drawn(NamedTuple):
     y: str
     x_label: str
     y_label: str
-    told_apart: bool = False  # by the name of the file, since the chart has two
+    curve: str = ""  # its name in the legend, where a chart has several
 
 
 DRAWN = [
-    Drawn("Training and validation loss", "train.csv", "step", "loss", "step", LOSS, True),
-    Drawn("Training and validation loss", "valid.csv", "step", "loss", "step", LOSS, True),
-    Drawn("Training and validation loss", "floor.csv", "step", "loss", "step", LOSS, True),
+    Drawn("Training and validation loss", "train.csv", "step", "loss", "step", LOSS, "training"),
+    Drawn("Training and validation loss", "valid.csv", "step", "loss", "step", LOSS, "validation"),
+    Drawn("Training and validation loss", "floor.csv", "step", "loss", "step", LOSS, "floor"),
     Drawn(
         "Gradient norm", "train.csv", "step", "grad_norm", "step", "gradient norm before clipping"
     ),
@@ -76,7 +77,8 @@ def draw(lab: Project, profile: Path, *command: str) -> list[str]:
     drawn = f"document.querySelectorAll('svg.marks').length == {len(CHARTS)}"
     labels = (
         "[...document.querySelectorAll('[aria-label]')]"
-        ".map(part => [part.getBoundingClientRect().left, part.ariaLabel])"
+        ".map(part => [part.getBoundingClientRect().left,"
+        " part.ariaRoleDescription + '|' + part.ariaLabel])"
         ".sort(([left], [other]) => left - other).map(([left, label]) => label)"
     )
     with open_browser(profile, offline=True) as browser:
@@ -85,13 +87,12 @@ def draw(lab: Project, profile: Path, *command: str) -> list[str]:
         return browser.value(labels)
 
 
-def drawn_points(labels: list[str], drawn: Drawn, rev: str) -> list[tuple[float, float]]:
-    """Return the points of a file that have labels: all bars, the ends of a line."""
+def drawn_points(labels: list[str], drawn: Drawn, name: str) -> list[tuple[float, float]]:
+    """Return the points of a curve or bars, by their name, that have labels."""
     found = [match.groups() for match in map(POINT.fullmatch, labels) if match]
-    name = drawn.file if drawn.told_apart else None
-    where = (drawn.x_label, drawn.y_label, rev, name)
-    points = [(float(x), float(y)) for a, x, b, y, of, file in found if (a, b, of, file) == where]
-    return list(dict.fromkeys(points))  # the start of a line has two labels
+    where = (drawn.x_label, drawn.y_label, name)
+    points = [(float(x), float(y)) for a, x, b, y, of in found if (a, b, of) == where]
+    return list(dict.fromkeys(points))  # the start of a line has a label, too
 
 
 def rows(lab: Project, drawn: Drawn) -> list[tuple[float, float]]:
@@ -106,8 +107,8 @@ def shown(lab: Project, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def test_every_chart_has_a_title_and_units(shown: list[str]) -> None:
-    titles = [label for label in shown if label.startswith("Title text")]
-    assert sorted(titles) == sorted(f"Title text '{title}'" for title in CHARTS)
+    titles = [label for label in shown if label.startswith("title|Title text")]
+    assert sorted(titles) == sorted(f"title|Title text '{title}'" for title in CHARTS)
     for axis in ("x", "y"):
         labelled = re.findall(rf"{axis.upper()}-axis titled '([^']*)'", "\n".join(shown))
         expected = [chart.x_label if axis == "x" else chart.y_label for chart in CHARTS.values()]
@@ -116,22 +117,46 @@ def test_every_chart_has_a_title_and_units(shown: list[str]) -> None:
 
 @pytest.mark.parametrize("drawn", DRAWN, ids=lambda drawn: f"{drawn.title}: {drawn.file}")
 def test_charts_show_the_numbers_of_the_files(lab: Project, shown: list[str], drawn: Drawn) -> None:
-    """Lines from the first to the last; a bar for each length, 10 right of 9."""
+    """A point for each row, so that one row is seen, too; bars for lengths, 10 right of 9."""
     expected = rows(lab, drawn)
-    if drawn.file != LENGTHS:
-        expected = [expected[0], expected[-1]]
-    points = drawn_points(shown, drawn, "workspace")
+    if drawn.curve == "floor":  # a line, of which the start has a label
+        expected = expected[:1]
+    points = drawn_points(shown, drawn, drawn.curve or "workspace")
     assert len(points) == len(expected)
     for point, row in zip(points, expected, strict=True):
         assert point == pytest.approx(row, rel=1e-9)
+
+
+def test_charts_have_one_size_and_no_controls(
+    lab: Project, shown: list[str], tmp_path: Path
+) -> None:
+    """The frames of all charts, inside their axes, and no slider of DVC's own templates."""
+    assert shown
+    frames = (
+        "[...document.querySelectorAll('.mark-group.role-frame.root > g > path.background')]"
+        ".map(frame => frame.getAttribute('d'))"
+    )
+    with open_browser(tmp_path, offline=True) as browser:
+        browser.open((lab.folder / "dvc_plots/index.html").as_uri())
+        browser.wait_for(f"document.querySelectorAll('svg.marks').length == {len(CHARTS)}")
+        assert set(browser.value(frames)) == {"M0.5,0.5h480v280h-480Z"}
+        assert browser.value("document.querySelectorAll('input, .vega-bind').length") == 0
+
+
+def test_the_legend_is_in_words(shown: list[str]) -> None:
+    assert any(label.endswith("with 2 values: training, validation") for label in shown)
 
 
 def test_diff_draws_both_revisions(lab: Project, tmp_path: Path) -> None:
     """Every curve twice, even if nothing has changed; the tokens of each vocabulary."""
     labels = draw(lab, tmp_path, "diff", "main", "longer")
     for drawn in DRAWN[:-1]:
-        assert len(drawn_points(labels, drawn, "main")) == 2
-        assert drawn_points(labels, drawn, "longer") == drawn_points(labels, drawn, "main")
+        main, longer = (
+            drawn_points(labels, drawn, f"{rev}: {drawn.curve}" if drawn.curve else rev)
+            for rev in ("main", "longer")
+        )
+        assert len(main) == (1 if drawn.curve == "floor" else len(rows(lab, drawn)))
+        assert longer == main
     main, longer = (drawn_points(labels, DRAWN[-1], rev) for rev in ("main", "longer"))
     assert sum(tokens for _, tokens in main) == 512 - 1  # all but the special token
     assert longer == [*main, (10, 7), (11, 5), (100, 3)]

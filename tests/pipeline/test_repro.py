@@ -72,6 +72,8 @@ def test_outs_belong_together(project: Project) -> None:
     assert steps == [5, 10, 15, 20]
     assert [int(row["step"]) for row in rows(project, "models/plots/valid.csv")] == [10, 20]
     scores = read_json(project, "models/metrics/evaluate.json")
+    assert scores.keys() == {"bits_per_byte", "excess_bits_per_byte", "loss", "accuracy"}
+    scores |= read_json(project, "models/metrics/evaluate_details.json")
     floor = scores["floor_bits_per_byte"]
     assert read_json(project, "models/metrics/corpus.json") == {"valid_floor_bits_per_byte": floor}
     assert scores["excess_bits_per_byte"] == scores["bits_per_byte"] - floor > 0
@@ -89,7 +91,7 @@ def test_outs_belong_together(project: Project) -> None:
     assert contexts[-1] <= 32  # model.context_length
     samples = (folder / "models/samples.md").read_text(encoding="utf-8")
     assert samples.count("\n> **") == 3
-    assert "validation loss" in project.run("python", "-m", "stages.report")
+    assert "bits per byte" in project.run("python", "-m", "stages.report")
 
 
 def test_nothing_large_is_left_to_git(project: Project) -> None:
@@ -100,6 +102,7 @@ def test_nothing_large_is_left_to_git(project: Project) -> None:
         "models/.gitignore",
         "models/metrics/corpus.json",
         "models/metrics/evaluate.json",
+        "models/metrics/evaluate_details.json",
         "models/metrics/tokenizer.json",
         "models/metrics/train.json",
         "models/plots/.gitignore",
@@ -142,10 +145,10 @@ def test_mlflow_has_one_row_for_the_model(project: Project) -> None:
     assert parent.data.params["model.d_model"] == "32"
     assert parent.data.tags["stage"] == "train"
     scores = read_json(project, "models/metrics/evaluate.json")
-    assert parent.data.metrics["evaluate/bits_per_byte"] == pytest.approx(scores["bits_per_byte"])
+    assert parent.data.metrics["scores/bits_per_byte"] == pytest.approx(scores["bits_per_byte"])
     assert parent.info.run_id in {run.data.tags["mlflow.parentRunId"] for run in children}
     client = MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
-    history = client.get_metric_history(parent.info.run_id, "train/loss")
+    history = client.get_metric_history(parent.info.run_id, "loss/train")
     assert [point.step for point in history] == [5, 10, 15, 20]
     written = [float(row["loss"]) for row in rows(project, "models/plots/train.csv")]
     assert [point.value for point in history] == pytest.approx(written)
@@ -197,7 +200,7 @@ def test_killed_training_goes_on_to_the_same_bits(
         name: [point.step for point in client.get_metric_history(run.info.run_id, name)]
         for name in run.data.metrics
     }
-    assert stored["train/loss"] == steps
+    assert stored["loss/train"] == steps
     assert [name for name, of_name in stored.items() if len(set(of_name)) < len(of_name)] == []
     assert [int(row["step"]) for row in rows(project, "models/plots/train.csv")] == steps
 

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import re
+import subprocess
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,7 +12,17 @@ from ruamel.yaml import YAML
 
 from lmlib.model import ModelParams, TransformerLM, flops_per_token
 from lmlib.params import from_dict
-from stages.study import STUDIES_BY_NAME, Result, Study, chart, own_settings, report
+from stages.study import (
+    STUDIES_BY_NAME,
+    Result,
+    Study,
+    chart,
+    check_settings,
+    committed,
+    curves,
+    own_settings,
+    report,
+)
 from tests.pipeline.conftest import Project
 from tests.pipeline.imports import ROOT
 from tests.test_params import SECTIONS
@@ -23,6 +34,7 @@ SIZES = Study(
     variants={"64": {"model.d_model": "64"}, "128": {}, "256": {"model.d_model": "256"}},
     settings={"train.num_steps": "10"},
     numeric=True,
+    length=10,
 )
 RESULTS = [Result("64", 1000, 2560, 2.5, 1.25), Result("128", 4000, 2560, 2.25, 1.125)]
 
@@ -125,14 +137,83 @@ def test_the_floor_is_a_line_where_it_is_known(numeric: bool) -> None:
         assert "stroke-dasharray" not in chart(study, results)
 
 
+def test_a_study_of_another_length_keeps_its_proportions() -> None:
+    """Steps and validations; a warm-up gets shorter with the runs, and no longer."""
+    study = STUDIES_BY_NAME["sweep-batch"]
+    longer, shorter = study.of_length(1200, 100), study.of_length(300, 100)
+    assert longer.variants["16"] | {"train.batch_size": "16"} == study.variants["16"] | {
+        "train.num_steps": "300",
+        "train.valid_every": "74",
+    }
+    assert shorter.variants["1"]["train.num_steps"] == "1200"
+    assert shorter.variants["1"]["optim.warmup_steps"] == "120"
+    assert shorter.variants["4"]["optim.warmup_steps"] == "30"
+    assert study.of_length(600, 100) == study
+
+    rates = STUDIES_BY_NAME["sweep-lr"]
+    assert rates.of_length(2600, 100).settings == {
+        "train.num_steps": "2600",
+        "train.valid_every": "867",
+    }
+    assert rates.of_length(60, 100).settings == {
+        "train.num_steps": "60",
+        "train.valid_every": "20",
+        "optim.warmup_steps": "10",
+    }
+
+
+@pytest.mark.parametrize("steps", [60, 600, 5000])
+def test_studies_of_any_length_can_be_trained(steps: int) -> None:
+    warmup = PARAMS["optim"]["warmup_steps"]
+    for name, study in STUDIES_BY_NAME.items():
+        scaled = study.of_length(steps, warmup)
+        for label, settings in scaled.variants.items():
+            check_settings(PARAMS, scaled.settings | settings, f"{name}, {label}")
+
+
+def test_a_setting_that_no_training_takes_is_named_before_the_first_one() -> None:
+    settings = {"train.num_steps": "50", "train.seed": "2"}
+    with pytest.raises(ValueError, match=r"^sweep-lr, 1: optim\.warmup_steps is 100, not below"):
+        check_settings(PARAMS, settings, "sweep-lr, 1")
+    with pytest.raises(ValueError, match=r"^x: model\.num_layers is the text 'many'"):
+        check_settings(PARAMS, {"model.num_layers": "many"}, "x")
+
+
+def test_finds_pages_that_are_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a ü.md", "b.md"):
+        Path(name).touch()
+    for command in (["init", "--quiet"], ["add", "a ü.md"]):
+        subprocess.run(["git", *command], check=True)
+    assert committed([Path("a ü.md"), Path("b.md"), Path("c.md")]) == [Path("a ü.md")]
+
+
+def test_curves_are_named_and_have_the_floor() -> None:
+    results = [
+        dataclasses.replace(result, floor=0.5, curve=((1e9, 3.0), (1e12, result.loss)))
+        for result in RESULTS
+    ]
+    svg = curves(SIZES, results)
+    texts = [element.text for element in ElementTree.fromstring(svg).iter() if element.text]
+    axes = {"operations of the training", "loss (nats per token)", "floor"}
+    assert {"Validation loss over compute", "d_model", "64", "128", *axes} <= set(texts)
+    assert "stroke-dasharray" in svg
+    study = dataclasses.replace(SIZES, curves=True)
+    assert report("width", study, {}, results).endswith(
+        "\n![Width](width.svg)\n\n![Validation loss over compute](width-curves.svg)\n"
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.pipeline
 def test_study_of_real_experiments(project: Project, tmp_path: Path) -> None:
     """Each is an experiment with a row; a failed one has no result, whatever DVC shows."""
     lab = project.clone(tmp_path / "clone")
     study = ("python", "-m", "stages.study", "ablations", "--jobs", "2")
-    few = ("-S", "train.num_steps=6", "-S", "train.valid_every=6")
-    lab.run("dvc", "exp", "run", "--queue", "--name", "ablations-2", "evaluate", *few)
+    few = ("--steps", "6")
+    lab.run(
+        "dvc", "exp", "run", "--queue", "--name", "ablations-2", "evaluate", "-S", "train.seed=2"
+    )
     refused = lab.run(*study, *few, status=1)
     assert "ablations-2 of an earlier call is still queued" in refused
     lab.run("dvc", "queue", "remove", "--queued")
@@ -151,6 +232,12 @@ def test_study_of_real_experiments(project: Project, tmp_path: Path) -> None:
     names = {f"ablations-{number}" for number in range(1, len(scores) + 1)}
     assert set(lab.run("python", "-c", finished).split()) == names
     assert lab.run("git", "status", "--porcelain") == ""  # the page is the user's, not git's
+
+    # a committed page stays, unless asked to
+    lab.run("git", "add", "--force", "models/studies/ablations.md")
+    refused = lab.run(*study, *few, status=1)
+    assert "models/studies/ablations.md is committed, and this study would replace it" in refused
+    lab.run("git", "rm", "--quiet", "--cached", "models/studies/ablations.md")
 
     # again: from the run cache, in place of the first ones
     lab.run(*study, *few)

@@ -44,7 +44,7 @@ def test_training_beside_a_hanging_server_is_sent_later(project: Project, tmp_pa
     experiment = client.get_experiment_by_name("lm")
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
-    history = client.get_metric_history(run.info.run_id, "train/loss")
+    history = client.get_metric_history(run.info.run_id, "loss/train")
     assert [point.step for point in history] == [5, 10, 15, 20]
     assert run.info.status == "FINISHED"
 

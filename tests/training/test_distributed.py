@@ -52,6 +52,7 @@ from tests.training.test_loop import (
     saved_state,
     saved_steps,
     settings_of,
+    write_ids,
 )
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "test", "RANK": "3"}
@@ -152,11 +153,11 @@ def data_of(params: TrainParams) -> TokenDataset:
 def many_runs(folder: Path, world: World) -> None:
     """All runs of SAME and RESUMED; each process writes what it saw to its own file."""
     on_step: Any = lambda step, metrics: None  # noqa: E731
+
+    def fail(*_: Any) -> Any:
+        raise AssertionError("a process other than the main one writes")
+
     if not world.is_main:
-
-        def fail(*_: Any) -> None:
-            raise AssertionError("a process other than the main one writes")
-
         lmlib.training.store.write_atomically = on_step = fail
         lmlib.checkpoint.write_atomically = lmlib.checkpoint.write_json = fail
     seen: dict[str, Any] = {}
@@ -172,6 +173,18 @@ def many_runs(folder: Path, world: World) -> None:
                 seen[f"{name} interrupted"] = error.code
         if then:
             seen[name] = asdict(run(folder / name, then, OPTIM, NOISE, world, on_step))
+
+    for name, params in {"ddp": TRAIN, "fsdp": FSDP}.items():
+        model = TransformerLM(MODEL, VOCAB_SIZE, seed=params.seed)
+        store = ResumeStore(folder / f"{name}-sampled", world)
+        settings = settings_of(replace(params, sample_every=8))
+        texts: list[list[tuple[int, str]]] = []
+        hooks = Hooks(write=write_ids, on_sample=texts.append)
+        if not world.is_main:
+            hooks = Hooks(write=fail, on_sample=fail)
+        result = train(model, settings, Datasets(NOISE, NOISE), store, hooks)
+        seen[f"{name}-sampled"] = asdict(result)
+        seen[f"{name}-texts"] = texts
 
     model = TransformerLM(MODEL, VOCAB_SIZE)
     data = NOISE if world.is_main else Scripted(lambda: model.lm_head.weight.data.fill_(torch.nan))
@@ -343,6 +356,17 @@ def test_two_processes_train_as_one(
     step = int(expected.train[-1]["step"])
     if not params.patience:  # which ends with the weights of another step
         assert_same_bits(saved_state(folder / name, step)["model"], weights)
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp"])
+def test_the_main_process_writes_samples(name: str, seen: list[dict[str, Any]]) -> None:
+    """Of the whole model, and without any effect on the run."""
+    for process in seen:
+        assert process[f"{name}-sampled"] == process[name]
+    assert [[step for step, _ in texts] for texts in seen[0][f"{name}-texts"]] == [[8], [8, 16]]
+    assert all(text for _, text in seen[0][f"{name}-texts"][-1])
+    assert seen[0]["fsdp-texts"] == seen[0]["ddp-texts"]
+    assert seen[1][f"{name}-texts"] == []
 
 
 @pytest.mark.parametrize("name", ROUNDED)

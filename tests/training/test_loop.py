@@ -25,6 +25,7 @@ from torch.amp import GradScaler
 from lmlib.data import Batch, TokenDataset
 from lmlib.model import ModelParams, NextTokenLoss, TransformerLM, documents_of, flops_per_token
 from lmlib.optim import AdamW, OptimParams
+from lmlib.sampling import SamplingParams, generate
 from lmlib.tokens import TokenInfo
 from lmlib.training import (
     Datasets,
@@ -37,6 +38,7 @@ from lmlib.training import (
     train,
 )
 from lmlib.training.copying import CopyWeights
+from lmlib.training.samples import Samples
 from lmlib.training.validation import sampled_loss
 
 VOCAB_SIZE = 16
@@ -77,6 +79,7 @@ TRAIN = TrainParams(
     valid_batches=2,
     checkpoint_every=7,
     checkpoint_minutes=0.0,
+    sample_every=0,
     patience=0,
     profile_steps=0,
 )
@@ -368,12 +371,12 @@ def test_rows_and_calls_follow_the_rhythm(
     assert list(calls) == sorted({*train_steps, *valid_steps})
     for row in result.train:
         metrics = calls[int(row["step"])]
-        assert metrics["train/loss"] == row["loss"]
+        assert metrics["loss/train"] == row["loss"]
         assert metrics["optim/lr"] == row["lr"] == optim.lr_at(int(row["step"]), num_steps)
         assert metrics["optim/grad_norm"] == row["grad_norm"] > 0
-        assert metrics["train/tokens_per_s"] > 0
+        assert metrics["performance/tokens_per_s"] > 0
     for row in result.valid:
-        assert calls[int(row["step"])]["valid/loss"] == row["loss"]
+        assert calls[int(row["step"])]["loss/valid"] == row["loss"]
 
 
 def test_keeps_the_last_good_state_when_the_loss_is_not_finite(tmp_path: Path) -> None:
@@ -770,18 +773,134 @@ def test_logs_what_a_step_did(tmp_path: Path) -> None:
     model, _ = run(tmp_path, on_step=metrics.__setitem__)
     squares = sum(p.detach().double().square().sum().item() for p in model.parameters())
     assert metrics[20]["optim/param_norm"] == pytest.approx(squares**0.5, rel=1e-5)
-    assert metrics[20]["train/memory_mb"] > 10  # PyTorch alone takes more
-    assert "train/mfu" not in metrics[20]  # the peak of a CPU is not known
+    assert metrics[20]["performance/memory_mb"] > 10  # PyTorch alone takes more
+    assert "performance/mfu" not in metrics[20]  # the peak of a CPU is not known
 
 
 def test_logs_mfu_on_a_known_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lmlib.monitoring.throughput.peak_flops", lambda *_: 1e9)
     metrics: dict[int, dict[str, float]] = {}
     model, _ = run(tmp_path, on_step=metrics.__setitem__)
-    rate = metrics[20]["train/tokens_per_s"]
-    assert metrics[20]["train/mfu"] == pytest.approx(
+    rate = metrics[20]["performance/tokens_per_s"]
+    assert metrics[20]["performance/mfu"] == pytest.approx(
         rate * flops_per_token(model.params, model.vocab_size) / 1e9
     )
+
+
+SAMPLING = SamplingParams(
+    prompts=(), max_tokens=6, temperature=1.0, top_k=0, top_p=0.9, seed=3, num_samples=1
+)
+
+
+def write_ids(model: TransformerLM) -> str:
+    """Continue token 1, as text: what `Hooks.write` does in the pipeline."""
+    ((ids,),) = generate(model, [[1]], SAMPLING)
+    return " ".join(map(str, ids))
+
+
+def run_sampled(
+    folder: Path,
+    params: TrainParams,
+    on_step: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
+    on_sample: Callable[[list[tuple[int, str]]], None] = lambda texts: None,
+) -> TransformerLM:
+    model = TransformerLM(MODEL, VOCAB_SIZE, seed=params.seed)
+    hooks = Hooks(on_step, write=write_ids, on_sample=on_sample)
+    train(model, settings_of(params), ON_NOISE, ResumeStore(folder), hooks)
+    return model
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"dtype": "bfloat16", "residual": "dtype"}, {"micro_batch_size": 1}]
+)
+def test_samples_leave_the_bits_of_a_run_alone(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Weights, optimizer and curves; the samples are those of the model after each step."""
+    params = replace(TRAIN, sample_every=4, **changes)
+    shown: list[list[tuple[int, str]]] = []
+    model = run_sampled(tmp_path / "sampled", params, on_sample=shown.append)
+    plain, _ = run(tmp_path / "plain", replace(params, sample_every=0))
+    assert_same_bits(model.state_dict(), plain.state_dict())
+    with_samples, without = (saved_state(tmp_path / x, 20) for x in ("sampled", "plain"))
+    assert with_samples["parts"].pop("samples") == {"texts": shown[-1]}
+    assert without["parts"].pop("samples") == {"texts": []}
+    assert_same_bits(with_samples, without)
+    assert [[step for step, _ in texts] for texts in shown] == [
+        list(range(4, last + 1, 4)) for last in (4, 8, 12, 16, 20)
+    ]
+    assert shown[-1][-1] == (20, write_ids(model))
+    assert len({text for _, text in shown[-1]}) > 1
+
+
+def test_a_resumed_run_has_each_sample_once(tmp_path: Path) -> None:
+    """One that is stopped at a sample's step, and one that dies before it saves that step."""
+    params = replace(TRAIN, sample_every=4)
+    whole: list[list[tuple[int, str]]] = []
+    model = run_sampled(tmp_path / "whole", params, on_sample=whole.append)
+
+    steps: list[int] = []
+
+    def note(texts: list[tuple[int, str]]) -> None:
+        steps.append(texts[-1][0])
+
+    stop = send(signal.SIGTERM, at_step=8)
+    with pytest.raises(Interrupted):
+        run_sampled(tmp_path / "stopped", params, stop, note)
+    resumed = run_sampled(tmp_path / "stopped", params, on_sample=note)
+    assert steps == [4, 8, 12, 16, 20]
+
+    class Dies(Exception):
+        pass
+
+    def die(texts: list[tuple[int, str]]) -> None:
+        if texts[-1][0] == 12:
+            raise Dies
+
+    with pytest.raises(Dies):  # after the state of step 7
+        run_sampled(tmp_path / "died", params, on_sample=die)
+    again: list[list[tuple[int, str]]] = []
+    survived = run_sampled(tmp_path / "died", params, on_sample=again.append)
+    assert again == whole[1:]  # that of step 4 is in the state, and is not written again
+    for other, folder in (resumed, "stopped"), (survived, "died"):
+        assert_same_bits(other.state_dict(), model.state_dict())
+        assert_same_bits(saved_state(tmp_path / folder, 20), saved_state(tmp_path / "whole", 20))
+
+
+def test_a_state_holds_the_newest_samples() -> None:
+    samples = Samples()
+    for step in range(1, 61):
+        samples.add(step, f"text {step}")
+    assert [step for step, _ in samples.texts] == list(range(11, 61))
+
+
+@pytest.mark.parametrize("error", [MemoryError(), FloatingPointError("logits are not finite")])
+def test_a_sample_that_fails_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    def fail(_model: TransformerLM) -> str:
+        raise error
+
+    model = TransformerLM(MODEL, VOCAB_SIZE, seed=TRAIN.seed)
+    settings = settings_of(replace(TRAIN, sample_every=20))
+    train(model, settings, ON_NOISE, ResumeStore(tmp_path / "1"), Hooks(write=fail))
+    assert "no sample after step 20: " in caplog.text
+    expected, _ = run(tmp_path / "2")
+    assert_same_bits(model.state_dict(), expected.state_dict())
+
+
+def test_without_a_bar_each_validation_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in a log file, where a bar would be many lines."""
+    with caplog.at_level("INFO", "lmlib"):
+        _, result = run(tmp_path, replace(TRAIN, num_steps=10))
+    for train_row, valid_row in (
+        (result.train[4], result.valid[0]),
+        (result.train[9], result.valid[1]),
+    ):
+        assert (
+            f"step {valid_row['step']} of 10: loss {train_row['loss']:.3f}, "
+            f"valid {valid_row['loss']:.3f}"
+        ) in caplog.messages
 
 
 def test_profiles_some_steps(tmp_path: Path) -> None:

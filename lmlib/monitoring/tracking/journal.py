@@ -39,6 +39,7 @@ SHIPPER_DEFAULTS = {
 }
 
 
+QUIET_S = 2.0  # how long a run waits for the shipper without a word
 LOCAL_URI = "sqlite:///mlflow.db"
 
 
@@ -109,7 +110,7 @@ class Run:
         """Record final `metrics`, on the parent run too if `on_parent`.
 
         A value replaces an earlier one in the runs table. Use names that no curve has, such as
-        `evaluate/loss`: under the name of a curve, a value would add a point to it.
+        `scores/loss`: under the name of a curve, a value would add a point to it.
         """
         numbers = {name: float(value) for name, value in metrics.items()}
         for name in [name for name, value in numbers.items() if not math.isfinite(value)]:
@@ -220,7 +221,11 @@ class Run:
             if self._fd is not None:
                 os.close(self._fd)  # the shipper keeps the lock
                 self._fd = None
-        if self._relay is not None and not self._relay.acquire(timeout=wait_s):
+        if self._relay is None or self._relay.acquire(timeout=min(QUIET_S, wait_s)):
+            return
+        if wait_s > QUIET_S:
+            logger.info("waiting for MLflow to store the run, at most %.0f s", wait_s)
+        if not self._relay.acquire(timeout=max(0.0, wait_s - QUIET_S)):
             logger.warning(
                 "tracking: MLflow does not have all of %s yet; it is being sent, and what is left "
                 "then is sent by the next stage or `%s`",
