@@ -52,7 +52,7 @@ repro: $(READY) ## Rebuild what changed, without the report
 	@python -m stages.repro
 
 .PHONY: plan
-plan: $(READY) ## What a run takes, before it: ARGS="-S model.d_model=512 --measure"
+plan: $(READY) ## Say what a run takes: ARGS="-S model.d_model=512"
 	@python -m stages.plan $(ARGS)
 
 .PHONY: verify
@@ -64,7 +64,7 @@ ui: $(READY) ## Open the MLflow UI; another port: ARGS="--port 5001"
 	@python -m stages.ui $(ARGS)
 
 .PHONY: serve
-serve: $(READY) ## Serve the model: a page, and OpenAI's API; ARGS="--port 8001"
+serve: $(READY) ## Serve the model: a page, OpenAI's API: ARGS="--port 8001"
 	@python -m stages.serve $(ARGS)
 
 .PHONY: plots

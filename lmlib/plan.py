@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lmlib.memory import available_bytes, gigabytes
 from lmlib.model import (
     ModelParams,
     NextTokenLoss,
@@ -256,6 +257,19 @@ def _tensors(values: Any) -> Iterator[Tensor]:
         yield from _tensors(list(values.values()))
     elif isinstance(values, list | tuple):
         yield from itertools.chain.from_iterable(map(_tensors, values))
+
+
+def summary(settings: Settings, vocab_size: int, num_processes: int = 1) -> str:
+    """Return what a run takes, in two lines: weights, tokens, operations, memory of a process."""
+    work, device = count_work(settings, vocab_size), settings.device
+    size = settings.train.sequences_at_a_time(num_processes)
+    memory = count_memory(settings, vocab_size, settings.runtime(device).dtype, size)
+    return (
+        f"plan: {work.weights:,} weights, {work.tokens:,} tokens ({work.tokens / work.weights:.1f} "
+        f"a weight; {USUAL_TOKENS_PER_WEIGHT} are usual)\n"
+        f"      {work.operations:.1e} operations, about {gigabytes(memory.total)} of memory "
+        f"({gigabytes(available_bytes(device))} free)"
+    )
 
 
 def largest_micro_batch(

@@ -69,8 +69,7 @@ def main() -> None:
         what, lower = "a step", "give -S train.micro_batch_size a lower value"
         require_memory(plan["memory"]["all"], what, lower, settings.device)
         plan["time"]["measured"] = measured(settings, tokenizer.vocab_size)
-    show = as_summary if args.summary else as_text
-    say((json.dumps(plan, indent=2) if args.json else show(plan)) + "\n")
+    say((json.dumps(plan, indent=2) if args.json else as_text(plan)) + "\n")
 
 
 def with_changes(sections: dict[str, Any], changes: list[str]) -> dict[str, Any]:
@@ -201,17 +200,6 @@ def as_text(plan: dict[str, Any]) -> str:
     )
 
 
-def as_summary(plan: dict[str, Any]) -> str:
-    """Return the plan in two lines."""
-    tokens, memory = plan["tokens"], plan["memory"]
-    return (
-        f"plan: {plan['weights']['all']:,} weights, {tokens['all']:,} tokens "
-        f"({tokens['per_weight']:.1f} a weight)\n"
-        f"      {plan['operations']['all']:.1e} operations, {gigabytes(memory['all'])} of memory "
-        f"({gigabytes(memory['free'])} free)"
-    )
-
-
 def _line(name: str, value: str, remark: str = "") -> str:
     return f"{name:<15} {value:>13}   {remark}".rstrip()
 
@@ -255,7 +243,6 @@ def _parse_arguments() -> argparse.Namespace:
     add("--memory", type=float, metavar="GB", help=memory)
     add("--measure", action="store_true", help="time a few steps on this machine")
     add("--json", action="store_true", help="print JSON, in bytes and seconds")
-    add("--summary", action="store_true", help="print two lines")
     return parser.parse_args()
 
 

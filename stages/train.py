@@ -19,6 +19,7 @@ from lmlib.model import ModelParams, TransformerLM
 from lmlib.monitoring.tracking import Dataset, Run
 from lmlib.optim import OptimParams
 from lmlib.params import load_params
+from lmlib.plan import summary
 from lmlib.states import mark_finished
 from lmlib.training import (
     Datasets,
@@ -94,6 +95,9 @@ def _fit(settings: Settings, data: Datasets, world: World) -> None:
     vocab_size, device = data.train.info.vocab_size, world.device(settings.device)
     if device.type == "cuda":
         require_training_memory(settings, vocab_size, world.size, device)
+    if world.is_main:
+        for line in summary(settings, vocab_size, world.size).splitlines():
+            logger.info(line)
     model = TransformerLM(settings.model, vocab_size, seed=settings.train.seed)
     identity = fingerprint("train")
     store = ResumeStore(resume_folder(identity), world)

@@ -20,6 +20,7 @@ from lmlib.plan import (
     count_memory,
     count_work,
     largest_micro_batch,
+    summary,
     weights_by_part,
 )
 from lmlib.training import Settings
@@ -208,10 +209,16 @@ def plan(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 def test_lines_fit_a_terminal(plan: Callable[..., str]) -> None:
     text = plan("-S", "train.batch_size=8", "--memory", "0.02")
-    text += plan("--summary")
+    text += "\n" + summary(settings_of(), VOCAB)
     assert max(map(len, text.splitlines())) <= 80
     assert re.search(r"^weights +1,651,968$", text, re.MULTILINE)
     assert "too little for one sequence" in text
+
+
+def test_summary_has_the_numbers_of_the_plan() -> None:
+    first, second = summary(settings_of(num_steps=20, batch_size=2), VOCAB).splitlines()
+    assert first == "plan: 166,208 weights, 2,560 tokens (0.0 a weight; 20 are usual)"
+    assert re.fullmatch(r"      2\.\de\+09 operations, about 0\.4 GB of memory \(.* free\)", second)
 
 
 def test_json_has_the_numbers(plan: Callable[..., str]) -> None:

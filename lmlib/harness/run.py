@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import requests
 import torch
 import transformers
 from lm_eval import evaluator
@@ -54,12 +55,18 @@ def exported_model(folder: Path, device: torch.device, batch_size: int) -> LM:
 def served_model(address: str, folder: Path, batch_size: int) -> LM:
     """Return the model behind `address`/v1/completions, with the tokenizer of `folder`.
 
-    The server must return the log-probabilities of a prompt (`echo`) given as token ids.
+    It is the first of `address`/v1/models. The server must return the log-probabilities of a prompt
+    (`echo`) given as token ids. Raises requests.RequestException if the server does not say what
+    it has.
     """
+    address = address.rstrip("/")
+    models = requests.get(f"{address}/v1/models", timeout=60)
+    models.raise_for_status()
+
     completions: Any = LocalCompletionsAPI
     model = completions(
-        base_url=f"{address.rstrip('/')}/v1/completions",
-        model=folder.name,
+        base_url=f"{address}/v1/completions",
+        model=models.json()["data"][0]["id"],
         tokenizer=str(folder),
         tokenizer_backend="huggingface",
         batch_size=batch_size,

@@ -101,10 +101,15 @@ def address(pair: tuple[TransformerLM, Tokenizer]) -> Iterator[str]:
     model, _ = pair
 
     class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            assert self.path == "/v1/models"
+            self.answer({"data": [{"id": "lm"}]})
+
         def do_POST(self) -> None:
             assert self.path == "/v1/completions"
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             assert (asked["echo"], asked["max_tokens"], asked["logprobs"]) == (True, 1, 1)
+            assert asked["model"] == "lm"
             choices = []
             for index, prompt in enumerate(asked["prompt"]):
                 assert len(prompt) <= CONTEXT
@@ -114,7 +119,10 @@ def address(pair: tuple[TransformerLM, Tokenizer]) -> Iterator[str]:
                 top = [{"top": row.max().item()} for row in scores]
                 found = {"token_logprobs": [None, *of_tokens], "top_logprobs": [None, *top]}
                 choices.append({"index": index, "text": "", "logprobs": found})
-            content = json.dumps({"choices": choices}).encode()
+            self.answer({"choices": choices})
+
+        def answer(self, found: dict[str, object]) -> None:
+            content = json.dumps(found).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()

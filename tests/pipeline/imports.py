@@ -12,6 +12,7 @@ PLUMBING = (
     "lmlib/errors.py",
     "lmlib/memory.py",
     "lmlib/places.py",
+    "lmlib/plan.py",
     "lmlib/redaction.py",
     "lmlib/states.py",
     "lmlib/threads.py",

@@ -12,7 +12,6 @@ from mlflow import MlflowClient
 
 from stages import harness, paths
 from tests.pipeline.conftest import Project
-from tests.pipeline.imports import ROOT
 
 pytestmark = pytest.mark.pipeline
 SCORE = ("python", "-m", "stages.harness", "--limit", "4")
@@ -26,6 +25,7 @@ def scored(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Projec
     shutil.copytree(project.folder, folder, symlinks=True)
     copy = Project(folder)
     copy.env |= dict.fromkeys(("http_proxy", "https_proxy", "HF_ENDPOINT"), NOWHERE)
+    copy.env["no_proxy"] = "127.0.0.1"
     copy.env["HF_HOME"] = str(folder / "nothing")
     copy.run(*SCORE)
     copy.wait_until_tracked()
@@ -154,7 +154,6 @@ def test_without_an_exported_model(tmp_path: Path) -> None:
         harness.require_export(tmp_path / "hf")
 
 
-@pytest.mark.skipif(not (ROOT / "stages/serve.py").exists(), reason="stages.serve is not here yet")
 def test_the_served_model_has_the_scores_of_the_exported_one(scored: Project) -> None:
     """Two programs, our decoder and that of transformers: the same table."""
     with socket.socket() as probe:  # a port that was free a moment ago
