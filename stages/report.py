@@ -31,7 +31,7 @@ FIRST = ("loss", "bits_per_byte", "accuracy")
 NEXT = {
     "make ui": "curves, scores and samples of all runs, in MLflow",
     "make plots": "the curves in a browser, offline",
-    ".venv/bin/python -m stages.sample": "write to the model, and it continues",
+    "make serve": "a page on which you write and the model continues, and an API",
 }
 
 

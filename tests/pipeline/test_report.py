@@ -54,9 +54,9 @@ def test_scores_one_story_and_what_is_next(capsys: pytest.CaptureFixture[str]) -
         "More: models/samples.md, models/metrics/evaluate_details.json\n"
         "\n"
         "Next:\n"
-        "  make ui                            curves, scores and samples of all runs, in MLflow\n"
-        "  make plots                         the curves in a browser, offline\n"
-        "  .venv/bin/python -m stages.sample  write to the model, and it continues\n"
+        "  make ui     curves, scores and samples of all runs, in MLflow\n"
+        "  make plots  the curves in a browser, offline\n"
+        "  make serve  a page on which you write and the model continues, and an API\n"
     )
 
 
