@@ -67,8 +67,13 @@ STAGES = {  # with their arguments
     "sample --prompt Once": "lmlib.sampling:stream_text",
     "score README.md": "lmlib.evaluation:evaluate",
     "import_hf models/hf": "lmlib.export:load_pretrained",
+    "plan": "lmlib.plan:count_memory",
+    "serve --port 0": "uvicorn:Server.run",
+    "harness": "lmlib.harness.run:evaluate_tasks",
 }
-NEED_TORCH = ("train", "evaluate", "export", "sample", "score", "import_hf")
+NEED_TORCH = (
+    *("train", "evaluate", "export", "sample", "score", "import_hf", "plan", "serve", "harness"),
+)
 PARTS = ("repro", "start", "logging", "busy")
 
 Numbers = dict[str, float]

@@ -51,6 +51,8 @@ def serving(
         stderr=subprocess.PIPE,
         text=True,
         encoding="utf-8",
+        # a program in the background of a script ignores Ctrl-C, and so would its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     with process:
         try:

@@ -226,7 +226,7 @@ def test_the_key_is_asked_for(started: Browser) -> None:
     with serving(key="secret", local=False) as server:
         started.open(server.address)
         started.wait_for("!$('key-asked').hidden")
-        assert "API key" in started.value("$('error').textContent")
+        started.wait_for("$('error').textContent.includes('API key')")
         started.value("$('key').value = 'secret'; $('key').dispatchEvent(new Event('change'))")
         started.wait_for("model !== null && $('key-asked').hidden")
         assert len(write(started)) > len(PROMPT)
