@@ -1,4 +1,4 @@
-"""What a training takes, known before it begins: weights, operations, memory.
+"""What a run takes, known before it begins: weights, operations, memory.
 
 The memory of a step is counted, not guessed: a forward and backward pass runs on fake tensors,
 which have shapes and no values, and the memory of each tensor is added up until it is freed. That
@@ -149,9 +149,7 @@ def count_memory(
 
 def cache_bytes(params: ModelParams) -> int:
     """Return the bytes of the keys and values that sampling keeps of a full context, in float32."""
-    heads = params.num_kv_heads or params.num_heads
-    width = heads * (params.d_model // params.num_heads)
-    return NUMBER * 2 * params.num_layers * params.context_length * width
+    return NUMBER * 2 * params.num_layers * params.context_length * params.d_kv
 
 
 def _hidden_matrices(settings: Settings, vocab_size: int) -> Iterator[tuple[int, ...]]:

@@ -1,6 +1,7 @@
-"""What a training with params.yaml takes, before it runs; run by hand, not a stage of the pipeline.
+"""What a run with params.yaml takes, before it begins; run by hand, not a stage of the pipeline.
 
-Reads:  params.yaml; of the files in data/, their sizes. Writes: nothing.
+Reads:  params.yaml; of the files in data/, their sizes, if they are there and no parameter of the
+        corpus or tokenizer is changed. Writes: nothing.
 Run:    python -m stages.plan -S model.d_model=512     (make plan ARGS="-S model.d_model=512")
 """
 
@@ -65,6 +66,9 @@ def main() -> None:
     tokenizer = from_dict(TokenizerParams, sections["tokenizer"], f"{PARAMS}: tokenizer")
     free = args.memory * 10**9 if args.memory else None
     plan = plan_of(settings, tokenizer.vocab_size, free)
+    if any(change.startswith(("corpus.", "tokenizer.")) for change in args.set_param):
+        for name in ("text", "tokens"):  # those in data/ are of another corpus or tokenizer
+            plan["disk"].pop(name, None)
     if args.measure:
         what, lower = "a step", "give -S train.micro_batch_size a lower value"
         require_memory(plan["memory"]["all"], what, lower, settings.device)
@@ -90,7 +94,7 @@ def with_changes(sections: dict[str, Any], changes: list[str]) -> dict[str, Any]
 def plan_of(settings: Settings, vocab_size: int, free: int | None = None) -> dict[str, Any]:
     """Return the plan as numbers: weights, tokens, operations, bytes and seconds.
 
-    free:  bytes of memory for the training; by default what this machine or its GPU has
+    free:  bytes of memory for the run; by default what this machine or its GPU has
     """
     device = settings.device
     runtime = settings.runtime(device)
@@ -234,12 +238,12 @@ def duration(seconds: float) -> str:
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m stages.plan",
-        description="Print what a training with params.yaml takes, before it runs.",
+        description="Print what a run with params.yaml takes, before it begins.",
     )
     add = parser.add_argument
     change = "another value than that of params.yaml"
     add("-S", "--set-param", action="append", default=[], metavar="SECTION.KEY=VALUE", help=change)
-    memory = "gigabytes that the training may take; by default what is free"
+    memory = "gigabytes that the run may take; by default what is free"
     add("--memory", type=float, metavar="GB", help=memory)
     add("--measure", action="store_true", help="time a few steps on this machine")
     add("--json", action="store_true", help="print JSON, in bytes and seconds")

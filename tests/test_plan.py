@@ -1,4 +1,4 @@
-"""lmlib/plan.py and `python -m stages.plan`: what a training takes, against what it then takes."""
+"""lmlib/plan.py and `python -m stages.plan`: what a run takes, against what it then takes."""
 
 import json
 import re
@@ -229,6 +229,19 @@ def test_json_has_the_numbers(plan: Callable[..., str]) -> None:
     assert default["time"]["H100"] == pytest.approx(2600 * 3 * 0.2e-3)  # of launches alone
     assert default["memory"]["all"] == shorter["memory"]["all"]
     assert default["memory"]["largest_micro_batch"] == 4
+
+
+def test_files_of_another_corpus_are_not_counted(
+    plan: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "text"
+    file.write_bytes(bytes(1000))
+    for name in ("RAW_TRAIN", "RAW_VALID", "TRAIN_TOKENS", "VALID_TOKENS"):
+        monkeypatch.setattr(f"stages.plan.{name}", file)
+    disk = json.loads(plan("--json"))["disk"]
+    assert (disk["text"], disk["tokens"]) == (2000, 2000)
+    other = json.loads(plan("--json", "-S", "corpus.source=tinystories"))["disk"]
+    assert disk.keys() - other.keys() == {"text", "tokens"}
 
 
 def test_measures_this_machine(plan: Callable[..., str]) -> None:

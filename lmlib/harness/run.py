@@ -56,17 +56,24 @@ def served_model(address: str, folder: Path, batch_size: int) -> LM:
     """Return the model behind `address`/v1/completions, with the tokenizer of `folder`.
 
     It is the first of `address`/v1/models. The server must return the log-probabilities of a prompt
-    (`echo`) given as token ids. Raises requests.RequestException if the server does not say what
-    it has.
+    (`echo`) given as token ids.
+
+    Raises requests.RequestException if the server does not answer, ValueError if it names no model.
     """
     address = address.rstrip("/")
     models = requests.get(f"{address}/v1/models", timeout=60)
     models.raise_for_status()
+    try:
+        name = models.json()["data"][0]["id"]
+    except (KeyError, IndexError, TypeError) as error:
+        raise ValueError(
+            f"{address}/v1/models names no model; give the address of a server of OpenAI's API"
+        ) from error
 
     completions: Any = LocalCompletionsAPI
     model = completions(
         base_url=f"{address}/v1/completions",
-        model=models.json()["data"][0]["id"],
+        model=name,
         tokenizer=str(folder),
         tokenizer_backend="huggingface",
         batch_size=batch_size,

@@ -102,8 +102,8 @@ def address(pair: tuple[TransformerLM, Tokenizer]) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            assert self.path == "/v1/models"
-            self.answer({"data": [{"id": "lm"}]})
+            named = {"/v1/models": [{"id": "lm"}], "/nothing/v1/models": []}
+            self.answer({"data": named[self.path]})
 
         def do_POST(self) -> None:
             assert self.path == "/v1/completions"
@@ -143,6 +143,11 @@ def test_a_server_of_the_model_has_its_scores(exported: Path, text: Path, addres
     served = evaluate_tasks(served_model(address, exported, 3), find_tasks(["stories"], text), None)
     local = exported_model(exported, torch.device("cpu"), 3)
     assert served.metrics == evaluate_tasks(local, find_tasks(["stories"], text), None).metrics
+
+
+def test_a_server_without_a_model(exported: Path, address: str) -> None:
+    with pytest.raises(ValueError, match=r"/nothing/v1/models names no model; give the address"):
+        served_model(f"{address}nothing", exported, 3)
 
 
 def test_local_tasks_are_those_of_the_folder() -> None:
