@@ -258,7 +258,10 @@ def _tensors(values: Any) -> Iterator[Tensor]:
 
 
 def summary(settings: Settings, vocab_size: int, num_processes: int = 1) -> str:
-    """Return what a run takes, in two lines: weights, tokens, operations, memory of a process."""
+    """Return what a run takes, in two lines: weights, tokens, operations, memory of a process.
+
+    The memory is that of a process with the whole model; with fsdp each has less.
+    """
     work, device = count_work(settings, vocab_size), settings.device
     size = settings.train.sequences_at_a_time(num_processes)
     memory = count_memory(settings, vocab_size, settings.runtime(device).dtype, size)

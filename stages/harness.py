@@ -6,8 +6,8 @@ Writes: models/metrics/lm_eval.json, which `dvc metrics show` and `dvc exp show`
 Run:    make lm-eval TASKS=stories,lambada_openai LIMIT=200
         (by hand, from the repository root: python -m stages.harness)
 
-The file is no out of a stage, so that `dvc repro` does not need the harness. It names its model,
-and goes when the pipeline exports another one.
+The file is not an out of a stage, so `dvc repro` does not need the harness. It names its model, and
+is removed when the pipeline exports another one.
 """
 
 import argparse

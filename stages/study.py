@@ -364,7 +364,7 @@ def own_settings(given: list[str], study: Study, params: dict[str, Any]) -> Sett
 
 
 def check_settings(params: dict[str, Any], settings: Settings, where: str) -> None:
-    """Raise ValueError, which begins with `where`, for settings that a training will refuse."""
+    """Raise ValueError, which begins with `where`, for settings that the stage `train` refuses."""
     from lmlib.model import ModelParams  # here: torch takes seconds
     from lmlib.optim import OptimParams
     from lmlib.params import from_dict

@@ -217,7 +217,7 @@ def _one_thread() -> Iterator[None]:
 def with_logprobs(
     logits: Float[Tensor, "rows vocab"], tokens: Sequence[int], tops: Sequence[int]
 ) -> list[Scored]:
-    """Return tokens with their logprobs, and those of so many of the most likely as `tops` says."""
+    """Return tokens with their logprobs, and for each row those of its `tops` most likely ones."""
     log_p = logits.log_softmax(dim=-1, dtype=torch.float32)
     chosen = log_p.gather(-1, torch.tensor(tokens, device=log_p.device).unsqueeze(-1))
     values, ids = log_p.topk(min(max(tops), log_p.shape[-1]), dim=-1)

@@ -1,4 +1,4 @@
-"""Speed of sampling beside `transformers` and llama.cpp, in one run on the same weights.
+"""Speed of sampling compared with `transformers` and llama.cpp, in one run on the same weights.
 
     make bench-sample                               the model of params.yaml and one of d_model 512
     make bench-sample ARGS="--device cuda"          on a GPU
