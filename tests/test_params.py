@@ -10,10 +10,6 @@ from typing import Annotated, Any, Literal, get_type_hints
 import pytest
 from ruamel.yaml import YAML
 
-from lmlib.corpus.params import CorpusParams
-from lmlib.evaluation import EvaluationParams
-from lmlib.model import ModelParams
-from lmlib.optim import OptimParams
 from lmlib.params import (
     Count,
     CountOrZero,
@@ -28,20 +24,10 @@ from lmlib.params import (
     from_dict,
     load_params,
 )
-from lmlib.sampling import SamplingParams
 from lmlib.tokenizer import TokenizerParams
-from lmlib.training import TrainParams
+from stages.parameters import SECTIONS
 
 PARAMS = Path(__file__).parent.parent / "params.yaml"
-SECTIONS = {
-    "corpus": CorpusParams,
-    "tokenizer": TokenizerParams,
-    "model": ModelParams,
-    "optim": OptimParams,
-    "train": TrainParams,
-    "evaluation": EvaluationParams,
-    "sampling": SamplingParams,
-}
 
 
 @dataclass(frozen=True)

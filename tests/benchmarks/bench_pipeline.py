@@ -70,9 +70,11 @@ STAGES = {  # with their arguments
     "plan": "lmlib.plan:count_memory",
     "serve --port 0": "uvicorn:Server.run",
     "harness": "lmlib.harness.run:evaluate_tasks",
+    "parameters": "sys:stdout.write",
 }
 NEED_TORCH = (
     *("train", "evaluate", "export", "sample", "score", "import_hf", "plan", "serve", "harness"),
+    "parameters",
 )
 PARTS = ("repro", "start", "logging", "busy")
 
