@@ -151,6 +151,21 @@ def _cpu_multiplies_bfloat16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let PyTorch use one thread for operations on a CPU, as on a few rows of logits.
+
+    Another thread saves nothing there. It costs up to milliseconds when others use the cores, and
+    it spins for a while after each operation, in the way of threads that are not PyTorch's.
+    """
+    number = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(number)
+
+
 def to_device(x: Tensor, device: torch.device) -> Tensor:
     """Return `x` on `device`, without waiting for a copy to CUDA."""
     if device.type == "cuda":

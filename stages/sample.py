@@ -22,8 +22,8 @@ from pathlib import Path
 from lmlib.files import parse_yaml
 from lmlib.model import TransformerLM
 from lmlib.params import from_dict, load_params
-from lmlib.runtime import resolve_device
-from lmlib.sampling import SamplingParams, generate_samples, stream_text
+from lmlib.runtime import resolve_device, resolve_dtype
+from lmlib.sampling import SamplingParams, cast_matrices, generate_samples, stream_text
 from lmlib.tokenizer import Tokenizer
 from stages.cli import run_stage, say
 from stages.paths import MODEL, PARAMS, TOKENIZER
@@ -104,7 +104,9 @@ def main() -> None:
     options = {name: getattr(args, name) for name in OPTIONS}
     params = dataclasses.replace(defaults, **options | {"stop": tuple(args.stop)})
     with revision(args.rev) if args.rev else contextlib.nullcontext(Path()) as folder:
-        model, tokenizer = load_trained(resolve_device(args.device, "--device"), folder)
+        device = resolve_device(args.device, "--device")
+        model, tokenizer = load_trained(device, folder)
+    cast_matrices(model, resolve_dtype(args.dtype, device, "--dtype"))
     writer = Writer(model, tokenizer, params, args.json, not args.no_cache)
     if args.prompt is not None:
         writer.write(decoded(os.fsencode(args.prompt), "--prompt"))
@@ -245,6 +247,12 @@ def _parse_arguments(defaults: SamplingParams) -> argparse.Namespace:
     add("--json", action="store_true", help="one JSON object per sample and line")
     add("--rev", help="use the model of this DVC revision or experiment")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of the weights: bfloat16 is up to twice as fast with a large model",
+    )
     return parser.parse_args()
 
 

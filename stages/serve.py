@@ -14,8 +14,8 @@ import uvicorn
 
 from lmlib.evaluation import EvaluationParams
 from lmlib.params import load_params
-from lmlib.runtime import resolve_device
-from lmlib.sampling import SamplingParams
+from lmlib.runtime import resolve_device, resolve_dtype
+from lmlib.sampling import SamplingParams, cast_matrices
 from lmlib.serving.app import Served, make_app
 from lmlib.serving.engine import Limits
 from lmlib.serving.guard import is_loopback
@@ -40,8 +40,10 @@ def main() -> None:
     defaults = load_params(PARAMS, "sampling", SamplingParams)
     stride = load_params(PARAMS, "evaluation", EvaluationParams).stride
     with revision(args.rev) if args.rev else contextlib.nullcontext(Path()) as folder:
-        model, tokenizer = load_trained(resolve_device(args.device, "--device"), folder)
+        device = resolve_device(args.device, "--device")
+        model, tokenizer = load_trained(device, folder)
         created = int((folder / MODEL).stat().st_mtime)
+    cast_matrices(model, resolve_dtype(args.dtype, device, "--dtype"))
     limits = Limits(args.batch, args.queue, args.max_tokens, seconds=args.seconds)
     name = f"lm@{args.rev}" if args.rev else "lm"
     served = Served(model, tokenizer, name, created, defaults, stride, limits, key, local)
@@ -92,6 +94,12 @@ def _parse_arguments() -> argparse.Namespace:
     add("--max-tokens", type=int, default=limits.max_tokens, help="tokens per text, at most")
     add("--seconds", type=float, default=limits.seconds, help="per request, at most")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of the weights: bfloat16 is up to twice as fast with a large model",
+    )
     return parser.parse_args()
 
 

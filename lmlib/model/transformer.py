@@ -217,12 +217,15 @@ class TransformerLM(nn.Module):
             x = x.to(self.token_embeddings.weight.dtype)
         return self.ln_final(x)
 
-    def empty_cache(self, batch: int) -> KVCache:
-        """Return a cache for `batch` rows of up to context_length tokens, on the model's device."""
+    def empty_cache(self, batch: int, dtype: torch.dtype | None = None) -> KVCache:
+        """Return a cache for `batch` rows of up to context_length tokens, on the model's device.
+
+        dtype:  of keys and values; default: that of the embeddings
+        """
         params, weight = self.params, self.token_embeddings.weight
         shape = (params.num_layers, 2, batch, params.kv_heads, params.context_length, params.d_head)
         # zeros: a masked value is multiplied by 0, and 0 * NaN would be NaN
-        return KVCache(weight.new_zeros(shape), [0] * batch, params.attention_window)
+        return KVCache(weight.new_zeros(shape, dtype=dtype), [0] * batch, params.attention_window)
 
     def num_parameters(self) -> int:
         """Return the number of trainable weights, counting tied ones once."""

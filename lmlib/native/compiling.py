@@ -34,7 +34,11 @@ intrinsic: Any = extending.intrinsic  # passes a function its first argument its
 
 # The functions that object code may call: it is linked to the C library that Python itself uses.
 C_FUNCTIONS = frozenset(
-    {"malloc", "free", "memcpy", "memmove", "memset", "expf", "tanhf", "sqrt", "sqrtf"}
+    {
+        *("malloc", "free", "memcpy", "memmove", "memset"),
+        *("expf", "tanhf", "sqrt", "sqrtf"),
+        "sched_yield",
+    }
 )
 
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
@@ -113,6 +117,43 @@ def free(typing_context, address):
         return context.get_dummy_value()
 
     return types.void(types.int64), generate
+
+
+@intrinsic
+def add_atomically(typing_context, address, number):
+    """Add to the int64 at an address, which other threads use too; return what it was before.
+
+    What a thread wrote before its call, every thread sees that reads the sum by such a call.
+    """
+
+    def generate(context, builder, signature, args):
+        pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("add", pointer, args[1], "seq_cst")
+
+    return types.int64(types.int64, types.int64), generate
+
+
+@intrinsic
+def read_atomically(typing_context, address):
+    """Return the int64 at an address that other threads change with `add_atomically`."""
+
+    def generate(context, builder, signature, args):
+        pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        return builder.load_atomic(pointer, "seq_cst", 8)
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def yield_thread(typing_context):
+    """Let another thread have the processor, if one waits for it."""
+
+    def generate(context, builder, signature, args):
+        kind = ir.FunctionType(ir.IntType(32), [])
+        builder.call(_declared(builder.module, "sched_yield", kind), [])
+        return context.get_dummy_value()
+
+    return types.void(), generate
 
 
 def _declared(module: ir.Module, name: str, kind: ir.FunctionType) -> ir.Function:

@@ -1,5 +1,6 @@
 """Sampling: distributions, token generation for batches of prompts, and texts."""
 
+from lmlib.sampling.decoders import cast_matrices
 from lmlib.sampling.generation import Generation, generate, require_sampling_memory
 from lmlib.sampling.params import SamplingParams
 from lmlib.sampling.text import (
@@ -24,6 +25,7 @@ __all__ = [
     "SamplingParams",
     "TextStream",
     "apply_temperature",
+    "cast_matrices",
     "generate",
     "generate_samples",
     "generate_text",

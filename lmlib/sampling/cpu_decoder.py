@@ -1,7 +1,7 @@
-"""Decoding in float32 on a CPU: kernels that use a model's weights and cache in place."""
+"""Decoding on a CPU: kernels that use a model's weights and cache in place."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -13,18 +13,31 @@ from torch import Tensor, nn
 
 from lmlib.model import KVCache, RMSNorm, TransformerLM
 from lmlib.native import address_of, load_kernels, record
-from lmlib.sampling.kernels.records import BLOCK, COLUMNS, HEAD, MULTIPLE, WORK, room_size
+from lmlib.sampling.kernels.records import (
+    BLOCK,
+    COLUMNS,
+    HEAD,
+    MULTIPLE,
+    WORK,
+    num_counters,
+    own_size,
+    room_size,
+)
 from lmlib.threads import shared_pool
 
 KERNELS = "lmlib.sampling.kernels"
 CHUNK = 128  # tokens at a time: few enough for their vectors to stay in the CPU's cache
+PRODUCTS_PER_THREAD = 1 << 20  # a step of fewer takes less time than another thread to begin
+PIECES = 2  # per thread: a thread that is slow, or comes late, leaves most of its own to others
 
 
 class CpuDecoder:
     """Does what `PlainDecoder` does, up to rounding, and is batch-invariant.
 
-    That is, a row's bits do not depend on the other rows. Each of PyTorch's threads takes a part
-    of the rows. The weights are not copied.
+    That is, a row's bits do not depend on the other rows, nor on the number of threads: as many as
+    PyTorch may use share the columns of each product. The weights are not copied. Matrices may be
+    bfloat16 (`cast_matrices`), which halves what a step reads from memory; they are widened to
+    float32 as they are read, and all else is float32.
     """
 
     keeps_rows = False
@@ -33,13 +46,18 @@ class CpuDecoder:
         self.kernels = load_kernels(KERNELS)
         self.model = model
         self.kept: list[Tensor] = []  # weights as they are now: the kernels have their addresses
-        self.embeddings = model.token_embeddings.weight.detach().numpy()
+        embeddings = model.token_embeddings.weight.detach()
+        self.half = int(embeddings.dtype == torch.bfloat16)
+        self.embeddings = (embeddings.view(torch.uint16) if self.half else embeddings).numpy()
+        spared = 0 if model.params.tie_embeddings else embeddings.numel()
+        self.num_weights = model.num_parameters() - spared  # that a step reads
         self.blocks = np.concatenate([self._block(layer) for layer in model.layers])
         self.head = record(
             HEAD,
             gain=self._gain(model.ln_final),
             weight=self._address(model.lm_head.weight),
             vocab_size=model.vocab_size,
+            half=self.half,
         )
         self.head["eps"] = model.params.norm_eps
         self.head["softcap"] = model.params.logit_softcap
@@ -70,6 +88,7 @@ class CpuDecoder:
             "sin": 0 if attn.rope is None else self._address(attn.rope.sin),
             "post": int(layer.post),
             "relu2": int(params.ffn == "relu2"),
+            "half": self.half,
         }
         block = record(BLOCK, **fields)
         block["eps"] = params.norm_eps
@@ -83,19 +102,23 @@ class CpuDecoder:
     def _gain(self, norm: nn.Module) -> int:
         return self._address(norm.weight) if isinstance(norm, RMSNorm) else 0
 
+    def empty_cache(self, batch: int) -> KVCache:
+        """Return a cache for `batch` rows."""
+        return self.model.empty_cache(batch, torch.float32)
+
     def fill(self, windows: Sequence[Sequence[int]]) -> KVCache:
         """Return a cache of these tokens; a row may have none."""
-        filled = self.model.empty_cache(len(windows))
-        self._in_threads(filled, windows, None)
+        filled = self.empty_cache(len(windows))
+        self._extend(filled, windows, None)
         return filled
 
     def logits(self, cache: KVCache, tokens: Sequence[int]) -> Float[Tensor, "rows vocab"]:
         """Append one token to each row of the cache; return the logits after it."""
         logits = np.empty((len(tokens), self.model.vocab_size), dtype=np.float32)
-        self._in_threads(cache, [[token] for token in tokens], logits)
+        self._extend(cache, [[token] for token in tokens], logits)
         return torch.from_numpy(logits)
 
-    def _in_threads(
+    def _extend(
         self,
         cache: KVCache,
         new: Sequence[Sequence[int]],
@@ -108,67 +131,80 @@ class CpuDecoder:
                 f"token ids are from {min(ids)} to {max(ids)}; the model has those from 0 to "
                 f"{vocab_size - 1}"
             )
-        parts = min(len(new), torch.get_num_threads())
-        bounds = [len(new) * part // parts for part in range(parts + 1)]
-        others = [
-            shared_pool().submit(self._run, cache, new, logits, *bounds[part : part + 2])
-            for part in range(1, parts)
-        ]
-        self._run(cache, new, logits, *bounds[:2])
-        for other in others:
-            other.result()
+        sequences = np.repeat(np.arange(len(new)), [len(tokens) for tokens in new])
+        positions = np.array(
+            [
+                length + i
+                for length, tokens in zip(cache.lengths, new, strict=True)
+                for i in range(len(tokens))
+            ],
+            dtype=np.int64,
+        )
+        for start in range(0, len(ids), CHUNK):  # earlier tokens of a sequence come first
+            chunk = slice(start, start + CHUNK)
+            self._run(
+                ids[chunk],
+                sequences=sequences[chunk],
+                positions=positions[chunk],
+                keys_values=cache.keys_values.numpy(),
+                num_sequences=len(cache.lengths),
+                logits=0 if logits is None else logits[chunk],
+            )
         cache.lengths = [
             length + len(tokens) for length, tokens in zip(cache.lengths, new, strict=True)
         ]
 
-    def _run(
-        self,
-        cache: KVCache,
-        new: Sequence[Sequence[int]],
-        logits: NDArray[np.float32] | None,
-        first: int,
-        last: int,
-    ) -> None:
-        """Process the rows from `first` to `last` - 1."""
-        rows = range(first, last)
-        tokens = list(chain.from_iterable(new[row] for row in rows))
-        sequences = np.repeat(rows, [len(new[row]) for row in rows])
-        positions = np.array(
-            [cache.lengths[row] + i for row in rows for i in range(len(new[row]))], dtype=np.int64
-        )
-        keys_values = cache.keys_values.numpy()
+    def _embedded(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Return the embeddings of tokens."""
+        rows = self.embeddings[tokens]
+        return (rows.astype(np.uint32) << 16).view(np.float32) if self.half else rows
+
+    def _run(self, tokens: Sequence[int], **fields: int | NDArray[Any]) -> None:
+        """Apply the model to `tokens`, whose WORK has these fields."""
+        num_rows, d_model = len(tokens), self.embeddings.shape[1]
         context_length, d_ff = (int(self.blocks[name][0]) for name in ("context_length", "d_ff"))
-        num_rows, d_model = min(CHUNK, len(tokens)), self.embeddings.shape[1]
-        room = np.empty(room_size(num_rows, d_model, d_ff, context_length), np.float32)
-        for start in range(0, len(tokens), CHUNK):  # earlier tokens of a sequence come first
-            chunk = slice(start, start + CHUNK)
-            x = self.embeddings[tokens[chunk]]
-            work = record(
-                WORK,
-                x=x,
-                num_rows=len(x),
-                sequences=sequences[chunk],
-                positions=positions[chunk],
-                keys_values=keys_values,
-                num_sequences=len(cache.lengths),
-                logits=0 if logits is None else logits[first + start : last],
-                room=room,
-            )
-            self.kernels.decode(*self.weights, address_of(work))
+        wanted = num_rows * self.num_weights // PRODUCTS_PER_THREAD
+        threads = max(1, min(torch.get_num_threads(), wanted))
+        fields |= {
+            "x": self._embedded(tokens),
+            "counters": np.zeros(num_counters(len(self.blocks)), np.int64),
+            "room": np.empty(room_size(num_rows, d_model, d_ff), np.float32),
+        }
+        pieces = 1 if threads == 1 else PIECES * threads
+        work = record(WORK, num_rows=num_rows, pieces=pieces, **fields)
+
+        def decode() -> None:
+            own = np.empty(own_size(num_rows, d_model, d_ff, context_length), np.float32)
+            self.kernels.decode(*self.weights, address_of(work), address_of(own))
+
+        others = [shared_pool().submit(decode) for _ in range(1, threads)]
+        try:
+            decode()
+        finally:
+            for other in others:
+                if not other.cancel():  # it has begun, and reads what belongs to this call
+                    other.result()
 
 
 def fits(model: TransformerLM) -> bool:
-    """Return whether the kernels support the model's device, dtype and sizes."""
+    """Return whether the kernels support the model's device, dtypes and sizes."""
     params = model.params
     ffn: Any = model.layers[0].ffn
     summed = (params.d_model, params.d_head, len(ffn.w1.weight))
+    weights = list(model.parameters())
+    matrices = {weight.dtype for weight in weights if weight.dim() == 2}
     return (
         type(model) is TransformerLM
-        and all(
-            p.device.type == "cpu" and p.dtype == torch.float32 and p.is_contiguous()
-            for p in model.parameters()
-        )
+        and all(weight.device.type == "cpu" and weight.is_contiguous() for weight in weights)
+        and matrices in ({torch.float32}, {torch.bfloat16})
+        and all(tensor.dtype == torch.float32 for tensor in _vectors_and_tables(model))
         and all(size % MULTIPLE == 0 for size in summed)
         and min(model.vocab_size, params.context_length) >= COLUMNS
         and os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
     )
+
+
+def _vectors_and_tables(model: TransformerLM) -> Iterator[Tensor]:
+    """Yield the gains of a model's norms and the tables of its position embedding."""
+    yield from (weight for weight in model.parameters() if weight.dim() == 1)
+    yield from model.buffers()

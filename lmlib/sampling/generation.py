@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lmlib.memory import require_memory
 from lmlib.model import KVCache, TransformerLM
+from lmlib.runtime import one_thread
 from lmlib.sampling.decoders import decoder_for, padded
 from lmlib.sampling.params import SamplingParams
 from lmlib.sampling.warpers import next_token_probabilities, penalise_repetition
@@ -137,7 +138,9 @@ class Generation:
         active = self.active
         if not active:
             return drawn
-        tokens = self._draw(active, self._logits(active)).tolist()
+        logits = self._logits(active)
+        with one_thread():
+            tokens = self._draw(active, logits).tolist()
         self.step_number += 1
         for row, token in zip(active, tokens, strict=True):
             if token in self.stop_ids:

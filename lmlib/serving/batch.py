@@ -1,7 +1,6 @@
 """Continuous batching: rows that join and leave while others are being decoded."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -9,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lmlib.model import KVCache, TransformerLM
+from lmlib.runtime import one_thread
 from lmlib.sampling import SamplingParams, next_token_probabilities, penalise_repetition
 from lmlib.sampling.decoders import decoder_for
 from lmlib.sampling.generation import check_finite, draw, window_start
@@ -125,7 +125,7 @@ class Batch:
         logits = self.decoder.logits(self.cache, last)
         if len(rows) < len(self.places):
             logits = logits[[place for place, row in enumerate(self.places) if row is not None]]
-        with _one_thread():
+        with one_thread():
             scored = _scored(rows, _draw(rows, logits), logits)
         for row, token in zip(rows, scored, strict=True):
             row.tokens.append(token.id)
@@ -141,7 +141,7 @@ class Batch:
         """Return the cache with a place for each of `count` rows."""
         capacity = 1 << (count - 1).bit_length()
         if self.cache is None:
-            self.cache = self.model.empty_cache(capacity)
+            self.cache = self.decoder.empty_cache(capacity)
             self.places = [None] * capacity
         elif len(self.places) < count or capacity < len(self.places):
             if self.decoder.keeps_rows and capacity < len(self.places):
@@ -198,20 +198,6 @@ def _scored(
         for index, token in zip(wanting, found, strict=True):
             scored[index] = token
     return scored
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let PyTorch use one thread: rows of logits are too few numbers to divide.
-
-    Waiting for other threads takes longer, by milliseconds when other programs use the cores.
-    """
-    number = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(number)
 
 
 def with_logprobs(

@@ -6,12 +6,14 @@
 
 A model with random weights is exported to a folder, which `transformers` loads, and to a GGUF,
 which llama.cpp loads, on the CPU, in a process of the peers' environment. Each contender continues
-the same prompts greedily by NEW_TOKENS, in turns, in float32, and all tokens are compared. What a
-user waits for is timed: the whole call. Compiling and the first call are not.
+the same prompts greedily by NEW_TOKENS, in turns, in float32, and all tokens are compared; ours
+with weights in bfloat16 too, whose tokens may differ. What a user waits for is timed: the whole
+call. Compiling and the first call are not.
 """
 
 import argparse
 import contextlib
+import copy
 import json
 import os
 import shlex
@@ -30,7 +32,7 @@ from lmlib.export import save_pretrained, write_gguf
 from lmlib.model import ModelParams, TransformerLM
 from lmlib.params import load_params
 from lmlib.runtime import resolve_device
-from lmlib.sampling import SamplingParams, generate
+from lmlib.sampling import SamplingParams, cast_matrices, generate
 from lmlib.separator import SEPARATOR
 from lmlib.tokenizer import Tokenizer
 from tests.benchmarks.contest import ROOT, num_cores
@@ -174,6 +176,7 @@ def race(
     """
     params = SIZES[size]
     model = TransformerLM(params, VOCAB_SIZE, seed=0).to(device).eval()
+    half = cast_matrices(copy.deepcopy(model), torch.bfloat16)
     words = {i: bytes([i]) if i < 256 else b"%d" % (i + 1000) for i in range(VOCAB_SIZE)}
     length = min(PROMPT_TOKENS, params.context_length + 1 - new_tokens)
     rows: list[Row] = []
@@ -185,7 +188,11 @@ def race(
         for batch_size in BATCH_SIZES:
             generator = torch.Generator().manual_seed(batch_size)
             prompts = torch.randint(VOCAB_SIZE, (batch_size, length), generator=generator).tolist()
-            scores = [Score("ours", ours(model, new_tokens)), Score("transformers", peer)]
+            scores = [
+                Score("ours", ours(model, new_tokens)),
+                Score("transformers", peer),
+                Score("ours, bfloat16", ours(half, new_tokens)),
+            ]
             once = [Score("ours, no cache", ours(model, new_tokens, use_cache=False))]
             with contextlib.ExitStack() as stack:
                 if peers:

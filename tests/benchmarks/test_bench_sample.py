@@ -39,22 +39,14 @@ def test_contenders_continue_alike_and_each_gets_a_row(
         for line in capsys.readouterr().out.splitlines()
         if line.startswith("| default")
     ]
-    by_llama_cpp = [("llama.cpp", "equal")] if peers.is_file() else []
-    assert [(row[0], row[1], row[-1]) for row in rows] == [
-        *(
-            ("default, batch 1", *each)
-            for each in [
-                ("ours", ""),
-                ("transformers", "equal"),
-                *by_llama_cpp,
-                ("ours, no cache", "equal"),
-            ]
-        ),
-        *(
-            ("default, batch 16", *each)
-            for each in [("ours", ""), ("transformers", "equal"), *by_llama_cpp]
-        ),
+    peers_found = ["llama.cpp"] if peers.is_file() else []
+    contenders = ["ours", "transformers", "ours, bfloat16", *peers_found]
+    assert [(row[0], row[1]) for row in rows] == [
+        *(("default, batch 1", name) for name in [*contenders, "ours, no cache"]),
+        *(("default, batch 16", name) for name in contenders),
     ]
+    same = {row[-1] for row in rows if row[1] not in ("ours", "ours, bfloat16")}
+    assert same == {"equal"}
 
 
 def test_ratios_are_of_the_same_turn_and_unequal_tokens_are_counted() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lmlib.evaluation.novelty import CopiedSpan, copied_spans
 from lmlib.model import ModelParams, TransformerLM
 from lmlib.optim import AdamW
-from lmlib.sampling import cpu_decoder
+from lmlib.sampling import cast_matrices, cpu_decoder
 from lmlib.sampling.decoders import PlainDecoder
 
 
@@ -43,7 +43,9 @@ def sample(rng: Random, folder: Path) -> None:
     context = (params, vocab_size)
     with torch.inference_mode():
         plain_model = TransformerLM(params, vocab_size, seed=rng.randrange(1000))
-        model = copy.deepcopy(plain_model)
+        dtype = rng.choice((torch.float32, torch.bfloat16))
+        model = cast_matrices(copy.deepcopy(plain_model), dtype)
+        cast_matrices(cast_matrices(plain_model, dtype), torch.float32)
         for module in model.modules():
             for name, tensor in [*module.named_parameters(recurse=False)]:
                 if name == "weight" and params.tie_embeddings and module is model.lm_head:
@@ -56,8 +58,8 @@ def sample(rng: Random, folder: Path) -> None:
         assert cpu_decoder.fits(model), context
         empty_cache = model.empty_cache
 
-        def guarded_cache(rows: int) -> Any:
-            cache = empty_cache(rows)
+        def guarded_cache(*args: Any) -> Any:
+            cache = empty_cache(*args)
             cache.keys_values = copied(cache.keys_values)
             return cache
 
@@ -101,16 +103,20 @@ def optimise(rng: Random, folder: Path) -> None:
         for _ in range(rng.randrange(1, 5))
     ]
     values = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
-    ours = [nn.Parameter(guarded_copy(value, dtype)) for value in values]
+    ours = [nn.Parameter(copied(value.to(dtype))) for value in values]
     theirs = [nn.Parameter(p.detach().double().clone()) for p in ours]
     optimizer, plain = AdamW(ours, **settings), torch.optim.AdamW(theirs, **settings)
     for p in ours:
-        optimizer.state[p] = {"t": 0, "m": guarded_zeros(p), "v": guarded_zeros(p)}
+        optimizer.state[p] = {
+            "t": 0,
+            "m": copied(torch.zeros_like(p)),
+            "v": copied(torch.zeros_like(p)),
+        }
     for _ in range(rng.randrange(1, 5)):
         scale = rng.choice((1.0, 0.5, 1e-3))
         for p, q in zip(ours, theirs, strict=True):
             gradient = torch.randn(p.shape, generator=generator, dtype=torch.float64)
-            p.grad = guarded_copy(gradient, dtype)
+            p.grad = copied(gradient.to(dtype))
             q.grad = p.grad.double() * scale
             if rng.random() < 0.1:
                 p.grad = q.grad = None
@@ -128,17 +134,10 @@ def optimise(rng: Random, folder: Path) -> None:
 
 def copied(tensor: Tensor) -> Tensor:
     """Return a copy of a tensor in the memory of a new NumPy array, which may be guarded."""
-    return torch.from_numpy(np.array(tensor.detach().contiguous().numpy()))
-
-
-def guarded_copy(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a copy in a dtype; NumPy, and so the guard, has no bfloat16."""
-    return tensor.to(dtype) if dtype == torch.bfloat16 else copied(tensor.to(dtype))
-
-
-def guarded_zeros(tensor: Tensor) -> Tensor:
-    """Return zeros like a tensor."""
-    return guarded_copy(torch.zeros_like(tensor), tensor.dtype)
+    tensor = tensor.detach().contiguous()
+    if tensor.dtype == torch.bfloat16:  # which NumPy has not
+        return copied(tensor.view(torch.uint16)).view(torch.bfloat16)
+    return torch.from_numpy(np.array(tensor.numpy()))
 
 
 def copied_text(rng: Random, folder: Path) -> None:

@@ -15,12 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from dvc.repo import Repo
 from dvc.repo.reproduce import reproduce
 
 from lmlib.checkpoint import load_model
 from lmlib.params import load_params
-from lmlib.sampling import SamplingParams, generate_samples
+from lmlib.sampling import SamplingParams, cast_matrices, generate_samples
 from lmlib.separator import SEPARATOR
 from lmlib.tokenizer import Tokenizer
 from lmlib.visible import visible
@@ -93,6 +94,16 @@ def test_a_prompt_and_its_text(run: Run, trained: Path) -> None:
     assert run("--prompt", "Once upon", *SETTINGS) == expected + "\n"
     assert run("--prompt", "Once upon", *SETTINGS, "--no-cache") == expected + "\n"
     assert run("--prompt", "Once upon", *SETTINGS, "--seed", "2") != expected + "\n"
+
+
+def test_weights_in_bfloat16(run: Run, trained: Path) -> None:
+    model, tokenizer = load_model(trained / MODEL), Tokenizer.load(trained / TOKENIZER)
+    cast_matrices(model, torch.bfloat16)
+    (samples,) = generate_samples(model, tokenizer, [""], settings(num_samples=40))
+    arguments = ("--prompt", "", *SETTINGS, "--num-samples", "40")
+    output = run(*arguments, "--dtype", "bfloat16")
+    assert output == "\n\n".join(sample.text for sample in samples) + "\n"
+    assert output != run(*arguments)
 
 
 def test_a_prompt_may_be_empty(run: Run, trained: Path) -> None:

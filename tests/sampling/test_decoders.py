@@ -2,7 +2,10 @@
 
 import copy
 import itertools
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lmlib.model import KVCache, ModelParams, TransformerLM
-from lmlib.sampling import cpu_decoder, decoders, generate
+from lmlib.sampling import cast_matrices, cpu_decoder, decoders, generate
 from lmlib.sampling.cpu_decoder import CHUNK, CpuDecoder
 from lmlib.sampling.decoders import GraphDecoder, PlainDecoder, decoder_for
 from tests.sampling.scripted import KERNEL_MODEL, MODEL, PROMPTS, SAMPLING, counting
@@ -60,10 +63,11 @@ def _no_gradients() -> Iterator[None]:
 
 
 @pytest.fixture
-def _two_threads() -> Iterator[None]:
+def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
+    """Return a function that sets how many threads a step has, however small the model."""
+    monkeypatch.setattr(cpu_decoder, "PRODUCTS_PER_THREAD", 1)
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
+    yield torch.set_num_threads
     torch.set_num_threads(before)
 
 
@@ -97,9 +101,11 @@ def test_kernels_compute_the_model(changes: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("changes", [{}, TOGETHER], ids=str)
 @pytest.mark.parametrize("vocab_size", [4, 7, 50])
-@pytest.mark.usefixtures("_two_threads")
-def test_a_row_has_the_bits_that_it_has_alone(vocab_size: int, changes: dict[str, Any]) -> None:
+def test_a_row_has_the_bits_that_it_has_alone(
+    vocab_size: int, changes: dict[str, Any], threads: Callable[[int], None]
+) -> None:
     """In batches of each size, so that every tile of rows is used, and in two threads."""
+    threads(2)
     model = model_of(changes, vocab_size)
     decoder = CpuDecoder(model)
     windows = [[token % vocab_size for token in window] for window in WINDOWS]
@@ -120,6 +126,98 @@ def test_a_text_has_the_same_bits_token_by_token(changes: dict[str, Any]) -> Non
     cache = decoder.fill([tokens[:3]])
     logits = [decoder.logits(cache, [token]) for token in tokens[3:]]
     assert torch.equal(logits[-1], decoder.logits(decoder.fill([tokens[:-1]]), tokens[-1:]))
+
+
+@pytest.mark.parametrize("changes", VARIATIONS, ids=str)
+def test_threads_share_the_work_and_change_no_bit(
+    changes: dict[str, Any], threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are, and however many pieces: more than columns, rows or heads too."""
+    model = model_of(changes)
+    results = []
+    for number, pieces in ((1, 1), (2, 1), (3, 2), (5, 40)):
+        threads(number)
+        monkeypatch.setattr(cpu_decoder, "PIECES", pieces)
+        decoder = CpuDecoder(model)
+        cache = decoder.fill(WINDOWS)
+        results.append((decoder.logits(cache, TOKENS), cache.keys_values))
+    for logits, keys_values in results[1:]:
+        assert torch.equal(logits, results[0][0])
+        assert torch.equal(keys_values, results[0][1])
+
+
+class _Late(Executor):
+    """Runs what it is given some time later, or never if that is cancelled first."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.begun = 0
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        future: Future[Any] = Future()
+
+        def run() -> None:
+            if future.set_running_or_notify_cancel():
+                self.begun += 1
+                future.set_result(fn(*args, **kwargs))
+
+        threading.Timer(self.seconds, run).start()
+        return future
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e-4, 3e-4, 0.2])
+def test_a_thread_that_comes_late_is_not_waited_for(
+    seconds: float, threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of a step or after it; and one that does not come at all is not missed."""
+    model = model_of({"context_length": 4 * CHUNK, "d_model": 128})
+    windows = [[i % 50 for i in range(100)], [3]]
+    expected = PlainDecoder(model)
+    wanted = expected.logits(expected.fill(windows), [1, 2])
+    pool = _Late(seconds)
+    monkeypatch.setattr(cpu_decoder, "shared_pool", lambda: pool)
+    threads(3)
+    decoder = CpuDecoder(model)
+    for _ in range(20):
+        logits = decoder.logits(decoder.fill(windows), [1, 2])
+        torch.testing.assert_close(logits, wanted, rtol=1e-5, atol=2e-5)
+    time.sleep(2 * seconds)  # the last of them end before the next test
+    assert pool.begun == 0 or seconds < 0.2
+
+
+def test_decoders_in_several_threads(threads: Callable[[int], None]) -> None:
+    """Each wants more threads than there are, and none waits for one that another decoder has."""
+    threads(4)
+    model = model_of(TOGETHER)
+
+    def tokens(index: int) -> list[list[list[int]]]:
+        params = replace(SAMPLING, max_tokens=60, seed=index)
+        return generate(model, PROMPTS, params)
+
+    alone = [tokens(index) for index in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(tokens, range(6))) == alone
+
+
+@pytest.mark.parametrize("changes", VARIATIONS, ids=str)
+def test_matrices_in_bfloat16(changes: dict[str, Any]) -> None:
+    """They are widened exactly: the bits are those of a float32 model with the rounded weights."""
+    half = cast_matrices(model_of(changes), torch.bfloat16)
+    widened = cast_matrices(copy.deepcopy(half), torch.float32)
+    decoders = [decoder_for(model) for model in (half, widened)]
+    assert [type(decoder) for decoder in decoders] == [CpuDecoder, CpuDecoder]
+    assert half.lm_head.weight.dtype == torch.bfloat16
+    caches = [decoder.fill(WINDOWS) for decoder in decoders]
+    results = [each.logits(cache, TOKENS) for each, cache in zip(decoders, caches, strict=True)]
+    assert torch.equal(*results)
+    assert torch.equal(*(cache.keys_values for cache in caches))
+
+
+def test_without_kernels_bfloat16_is_nearly_the_same() -> None:
+    half = cast_matrices(model_of(TOGETHER), torch.bfloat16)
+    ours, plain = CpuDecoder(half), PlainDecoder(half)
+    logits, expected = (each.logits(each.fill(WINDOWS), TOKENS) for each in (ours, plain))
+    torch.testing.assert_close(logits, expected.float(), rtol=0.05, atol=0.1)
 
 
 def test_changed_weights_are_seen() -> None:

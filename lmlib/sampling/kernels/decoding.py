@@ -1,11 +1,15 @@
-"""One decoding step on a CPU, in float32: a block of the model, and the logits.
+"""One decoding step on a CPU, with sums in float32: the blocks of the model, and the logits.
 
 For a small model, a step in PyTorch is a few hundred operations on a few numbers each, and most of
-its time is overhead. Here a block is one call, which reads the weights from the model's own memory.
+its time is overhead. Here a step is one call, which reads the weights from the model's own memory.
 
-Each sum is computed in the same order, whatever the number of rows, so the kernels are
-batch-invariant: a row's bits do not depend on its neighbours. They are fast because of `tile`,
+Each sum is computed in the same order, whatever the number of rows and of threads, so the kernels
+are batch-invariant: a row's bits do not depend on its neighbours. They are fast because of `tile`,
 which computes sixteen dot products at a time in registers.
+
+All threads that call `decode` with the same WORK share it. A step is a sequence of phases, and a
+phase is divided into pieces: a thread takes one that nobody has taken, until none is left, and goes
+to the next phase when all are finished. So a thread may join late, or never: others do its work.
 """
 
 import math
@@ -16,13 +20,23 @@ from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 
-from lmlib.native.compiling import address_of, intrinsic, kernel, part, prefetch_at, view
-from lmlib.sampling.kernels.records import BLOCK, COLUMNS, HEAD, MULTIPLE, WORK
+from lmlib.native.compiling import (
+    add_atomically,
+    address_of,
+    intrinsic,
+    kernel,
+    part,
+    prefetch_at,
+    read_atomically,
+    view,
+    yield_thread,
+)
+from lmlib.sampling.kernels.records import BLOCK, COLUMNS, HEAD, MULTIPLE, PHASES, WORK
 
 # per vector: 4 x 4 sums and 4 + 4 factors fit the 32 registers of AVX-512, or nearly the 16 of AVX
 LANES = 16 if binding.get_host_cpu_features().get("avx512f") else 8
 assert MULTIPLE % LANES == 0  # the sizes that `cpu_decoder.fits` lets through fill whole vectors
-AHEAD = 4  # tiles: how far ahead weights are prefetched
+AHEAD = 2  # tiles: how far ahead weights are prefetched
 
 fused = part(fastmath={"contract"})
 # may reorder sums too: a partial sum for each lane of a vector
@@ -37,10 +51,10 @@ VECTOR = ir.VectorType(FLOAT, LANES)
 
 
 @no_type_check
-def place(builder, kind, address, *offsets):
-    """Return a pointer to a `kind` at an address plus offsets, which count numbers of 4 bytes."""
+def place(builder, kind, address, *offsets, size=4):
+    """Return a pointer to a `kind` at an address plus offsets, in numbers of `size` bytes."""
     for offset in offsets:
-        address = builder.add(address, builder.mul(offset, address.type(4)))
+        address = builder.add(address, builder.mul(offset, address.type(size)))
     return builder.inttoptr(address, kind.as_pointer())
 
 
@@ -51,9 +65,20 @@ def load(builder, kind, address, *offsets):
 
 
 @no_type_check
-def prefetch(builder, address, *offsets):
+def load_weights(builder, half, address, *offsets):
+    """Return the vector of weights at an address plus offsets, widened if they are bfloat16."""
+    if not half:
+        return load(builder, VECTOR, address, *offsets)
+    pointer = place(builder, ir.VectorType(ir.IntType(16), LANES), address, *offsets, size=2)
+    words = ir.VectorType(WORD, LANES)
+    bits = builder.zext(builder.load(pointer, align=2), words)
+    return builder.bitcast(builder.shl(bits, words([16] * LANES)), VECTOR)
+
+
+@no_type_check
+def prefetch(builder, size, address, *offsets):
     """Prefetch the number at an address plus offsets into the L2 cache, since L1 is full."""
-    pointer = place(builder, ir.IntType(8), address, *offsets)
+    pointer = place(builder, ir.IntType(8), address, *offsets, size=size)
     prefetch_at(builder, builder.ptrtoint(pointer, address.type), 2)
 
 
@@ -94,21 +119,23 @@ def sum_lanes(builder, vectors):
     return vectors[0]
 
 
-def tile(num_rows: int) -> Any:
+def tile(num_rows: int, *, half: bool = False) -> Any:
     """Return an intrinsic for the dot products of `num_rows` rows with COLUMNS weights.
 
-    tile(x, weight, depth, out, out_step)
+    tile(x, weight, next_weight, depth, out, out_step)
 
     x and weight are the addresses of the first rows; a row has `depth` numbers, a multiple of
     LANES. out is the address of the first result; the results of the next row are `out_step`
-    numbers further on.
+    numbers further on. Weights are bfloat16 if `half`, everything else is float32. The weights at
+    next_weight are prefetched.
     """
+    size = 2 if half else 4
 
     @intrinsic
     @no_type_check
-    def dot_products(typing_context, x, weight, depth, out, out_step):
+    def dot_products(typing_context, x, weight, next_weight, depth, out, out_step):
         def generate(context, builder, signature, args):
-            x, weight, depth, out, out_step = args
+            x, weight, next_weight, depth, out, out_step = args
             number = depth.type
 
             def start(i):
@@ -120,9 +147,9 @@ def tile(num_rows: int) -> Any:
                 _,
             ):
                 xs = [load(builder, VECTOR, x, start(i), k) for i in range(num_rows)]
-                weights = [load(builder, VECTOR, weight, start(i), k) for i in range(COLUMNS)]
+                weights = [load_weights(builder, half, weight, start(i), k) for i in range(COLUMNS)]
                 for i in range(COLUMNS):
-                    prefetch(builder, weight, start(AHEAD * COLUMNS + i), k)
+                    prefetch(builder, size, next_weight, start(i), k)
                 for of_row, totals in zip(xs, sums, strict=True):
                     for of_weight, total in zip(weights, totals, strict=True):
                         add_product(builder, total, of_row, of_weight)
@@ -132,7 +159,7 @@ def tile(num_rows: int) -> Any:
                 builder.store(result, at, align=4)
             return context.get_dummy_value()
 
-        return types.void(*[types.intp] * 5), generate
+        return types.void(*[types.intp] * 6), generate
 
     return dot_products
 
@@ -171,6 +198,7 @@ def mixture(num_vectors: int) -> Any:
 
 
 four_rows, one_row = tile(4), tile(1)
+four_rows_half, one_row_half = tile(4, half=True), tile(1, half=True)
 four_vectors, one_vector = mixture(4), mixture(1)
 
 
@@ -179,22 +207,68 @@ four_vectors, one_vector = mixture(4), mixture(1)
 
 @fused
 @no_type_check
-def product(x, weight, out):
-    """Set out = x weight^T, of shapes (rows, depth) and (columns, depth); columns >= COLUMNS."""
-    (num_rows, depth), (num_columns, _) = x.shape, weight.shape
-    x_at, weight_at, out_at = address_of(x), address_of(weight), address_of(out)
+def product(x, weight, half, first, out):
+    """Set out = x w^T, where w is the rows of a matrix from `first` on: a row for each column.
+
+    x has the shape (rows, depth), out (rows, columns) with at least COLUMNS columns, perhaps those
+    of a wider array; `weight` is the address of the matrix, of bfloat16 if `half`.
+    """
+    (num_rows, depth), num_columns, out_step = x.shape, out.shape[1], out.strides[0] // 4
+    x_at, out_at = address_of(x), address_of(out)
+    row_bytes = (2 if half else 4) * depth
     for tile_column in range(0, num_columns, COLUMNS):
         column = min(tile_column, num_columns - COLUMNS)  # the last tile repeats some results
-        w = weight_at + 4 * column * depth
+        w = weight + row_bytes * (first + column)
+        ahead = w + row_bytes * min(AHEAD * COLUMNS, num_columns - COLUMNS - column)
         if num_rows < 4:
             for row in range(num_rows):
-                at = out_at + 4 * (row * num_columns + column)
-                one_row(x_at + 4 * row * depth, w, depth, at, num_columns)
+                at = out_at + 4 * (row * out_step + column)
+                if half:
+                    one_row_half(x_at + 4 * row * depth, w, ahead, depth, at, out_step)
+                else:
+                    one_row(x_at + 4 * row * depth, w, ahead, depth, at, out_step)
         else:
             for tile_row in range(0, num_rows, 4):
                 row = min(tile_row, num_rows - 4)
-                at = out_at + 4 * (row * num_columns + column)
-                four_rows(x_at + 4 * row * depth, w, depth, at, num_columns)
+                at = out_at + 4 * (row * out_step + column)
+                if half:
+                    four_rows_half(x_at + 4 * row * depth, w, ahead, depth, at, out_step)
+                else:
+                    four_rows(x_at + 4 * row * depth, w, ahead, depth, at, out_step)
+
+
+# -- phases, which threads share
+
+
+@fused
+@no_type_check
+def width_of_pieces(size, pieces, multiple):
+    """Return the width of a piece if `size` is divided into about `pieces`, a multiple."""
+    return max(1, -(-size // (pieces * multiple))) * multiple
+
+
+@fused
+@no_type_check
+def take(work, phase, count):
+    """Return the number of a piece that no thread has taken; -1 once all `count` are finished.
+
+    What a piece reads is complete before one is returned: the phase before is finished, and the
+    next one, which may overwrite it, waits for this piece.
+    """
+    counters = work.counters + 16 * phase
+    piece = add_atomically(counters, 1)
+    if piece < count:
+        return piece
+    while read_atomically(counters + 8) < count:
+        yield_thread()
+    return -1
+
+
+@fused
+@no_type_check
+def finish(work, phase):
+    """Tell the other threads that a piece is finished."""
+    add_atomically(work.counters + 16 * phase + 8, 1)
 
 
 # -- a block
@@ -243,15 +317,6 @@ def cap(x, limit):
 
 @fused
 @no_type_check
-def add(x, added):
-    """Add an array to another of the same shape."""
-    for row in range(x.shape[0]):
-        for i in range(x.shape[1]):
-            x[row, i] += added[row, i]
-
-
-@fused
-@no_type_check
 def rotate(x, cos, sin):
     """Apply RoPE to a vector, in place, with the cosines and sines of its position."""
     for k in range(len(cos)):
@@ -268,7 +333,10 @@ def attend(query, keys, values, first, stop, scores, out):
     query_at, keys_at, scores_at = address_of(query), address_of(keys), address_of(scores)
     for t in range(first, stop, COLUMNS):  # keys after the last are read but not used
         at = min(t, len(keys) - COLUMNS)
-        one_row(query_at, keys_at + 4 * at * size, size, scores_at + 4 * at, COLUMNS)
+        key_at = keys_at + 4 * at * size
+        one_row(
+            query_at, key_at, key_at + 4 * AHEAD * COLUMNS * size, size, scores_at + 4 * at, COLUMNS
+        )
     scale = np.float32(1) / math.sqrt(np.float32(size))
     highest = np.float32(-np.inf)
     for t in range(first, stop):
@@ -295,92 +363,208 @@ def attend(query, keys, values, first, stop, scores, out):
 
 @fused
 @no_type_check
-def apply(block, number, work, x):
-    """Apply block `number` of a model to x, and store the keys and values of its tokens."""
-    num_rows, num_heads, d_head, d_ff = work.num_rows, block.num_heads, block.d_head, block.d_ff
-    d_model, d_kv = num_heads * d_head, block.num_kv_heads * d_head
-    queries_per_key = num_heads // block.num_kv_heads
-    square, wide, narrow = (d_model, d_model), (d_ff, d_model), (d_model, d_ff)
+def project(block, number, work, phase, x, queries, keys_values, own):
+    """Compute the queries, keys and values of x, a head at a time."""
+    num_rows, d_model, d_head = work.num_rows, x.shape[1], block.d_head
+    num_heads, num_kv_heads = block.num_heads, block.num_kv_heads
     sequences = view(work.sequences, num_rows, np.int64)
     positions = view(work.positions, num_rows, np.int64)
-    cache_shape = (2, work.num_sequences, block.num_kv_heads, block.context_length, d_head)
-    cache_size = 4 * 2 * work.num_sequences * block.context_length * d_kv
-    keys_values = view(work.keys_values + cache_size * number, cache_shape, np.float32)
-    size = 4 * num_rows * d_model
-    normed = view(work.room, (num_rows, d_model), np.float32)
-    added = view(work.room + size, (num_rows, d_model), np.float32)
-    new = view(work.room + size, (num_rows, d_kv), np.float32)  # keys or values, in the same place
-    queries = view(work.room + 2 * size, (num_rows, d_model), np.float32)
-    hidden = view(work.room + 3 * size, (num_rows, d_ff), np.float32)
-    gate = view(work.room + 3 * size + 4 * num_rows * d_ff, (num_rows, d_ff), np.float32)
-    scores = view(work.room + 3 * size + 8 * num_rows * d_ff, block.context_length, np.float32)
-    first_gain, second_gain = (0, 0) if block.post else (block.gain1, block.gain2)
-
-    normalise(x, first_gain, block.eps, normed)
-    product(normed, view(block.q, square, np.float32), queries)
-    if block.q_gain:
-        heads = view(address_of(queries), (num_rows * num_heads, d_head), np.float32)
-        normalise(heads, block.q_gain, block.eps, heads)
-    for which in range(2):
-        weight = view(block.v if which else block.k, (d_kv, d_model), np.float32)
-        product(normed, weight, new)
-        if block.k_gain and not which:
-            heads = view(address_of(new), (num_rows * block.num_kv_heads, d_head), np.float32)
-            normalise(heads, block.k_gain, block.eps, heads)
-        for row in range(num_rows):
-            for head in range(block.num_kv_heads):
-                kept = keys_values[which, sequences[row], head, positions[row]]
+    normed = view(own, (num_rows, d_model), np.float32)
+    new = view(own + 4 * num_rows * d_model, (num_rows, d_head), np.float32)
+    cos = view(block.cos, (block.context_length, d_head // 2), np.float32)
+    sin = view(block.sin, (block.context_length, d_head // 2), np.float32)
+    total = num_heads + 2 * num_kv_heads
+    width = width_of_pieces(total, work.pieces, 1)
+    is_normed = False
+    while True:
+        piece = take(work, phase, -(-total // width))
+        if piece < 0:
+            break
+        if not is_normed:
+            normalise(x, 0 if block.post else block.gain1, block.eps, normed)
+            is_normed = True
+        for index in range(piece * width, min(total, (piece + 1) * width)):
+            if index < num_heads:
+                head, weight, gain = index, block.q, block.q_gain
+            elif index < num_heads + num_kv_heads:
+                head, weight, gain = index - num_heads, block.k, block.k_gain
+            else:
+                head, weight, gain = index - num_heads - num_kv_heads, block.v, 0
+            product(normed, weight, block.half, head * d_head, new)
+            if gain:
+                normalise(new, gain, block.eps, new)
+            for row in range(num_rows):
+                at = positions[row]
+                if block.cos and index < num_heads + num_kv_heads:
+                    rotate(new[row], cos[at], sin[at])
+                if index < num_heads:
+                    kept = queries[row, head * d_head : (head + 1) * d_head]
+                else:
+                    which = 0 if index < num_heads + num_kv_heads else 1
+                    kept = keys_values[which, sequences[row], head, at]
                 for i in range(d_head):
-                    kept[i] = new[row, head * d_head + i]
-    if block.cos:
-        cos = view(block.cos, (block.context_length, d_head // 2), np.float32)
-        sin = view(block.sin, (block.context_length, d_head // 2), np.float32)
-        for row in range(num_rows):
-            at = positions[row]
-            for head in range(num_heads):
-                rotate(queries[row, head * d_head : (head + 1) * d_head], cos[at], sin[at])
-            for head in range(block.num_kv_heads):
-                rotate(keys_values[0, sequences[row], head, at], cos[at], sin[at])
-    for row in range(num_rows):  # after all keys are stored
-        stop = positions[row] + 1
-        first = max(0, stop - block.window) if block.window else 0
-        for head in range(num_heads):
+                    kept[i] = new[row, i]
+        finish(work, phase)
+
+
+@fused
+@no_type_check
+def mix(block, work, phase, queries, keys_values, mixed, own):
+    """Compute the attention of each row, a head at a time."""
+    num_heads, d_head = block.num_heads, block.d_head
+    queries_per_key = num_heads // block.num_kv_heads
+    sequences = view(work.sequences, work.num_rows, np.int64)
+    positions = view(work.positions, work.num_rows, np.int64)
+    scores = view(own, block.context_length, np.float32)
+    total = work.num_rows * num_heads
+    width = width_of_pieces(total, work.pieces, 1)
+    while True:
+        piece = take(work, phase, -(-total // width))
+        if piece < 0:
+            break
+        for index in range(piece * width, min(total, (piece + 1) * width)):
+            row, head = index // num_heads, index % num_heads
+            stop = positions[row] + 1
             of_head = slice(head * d_head, (head + 1) * d_head)
-            kv_head = head // queries_per_key
             attend(
                 queries[row, of_head],
-                keys_values[0, sequences[row], kv_head],
-                keys_values[1, sequences[row], kv_head],
-                first,
+                keys_values[0, sequences[row], head // queries_per_key],
+                keys_values[1, sequences[row], head // queries_per_key],
+                max(0, stop - block.window) if block.window else 0,
                 stop,
                 scores,
-                normed[row, of_head],
+                mixed[row, of_head],
             )
-    product(normed, view(block.output, square, np.float32), added)
-    add(x, added)
-    if block.post:
-        normalise(x, block.gain1, block.eps, x)
+        finish(work, phase)
 
-    normalise(x, second_gain, block.eps, normed)
-    product(normed, view(block.w1, wide, np.float32), hidden)
-    activate(hidden, block.relu2)
-    if block.w3:
-        product(normed, view(block.w3, wide, np.float32), gate)
+
+@fused
+@no_type_check
+def add_product_to(x, work, phase, factors, weight, half, own):
+    """Add factors w^T to x, where w is the matrix at an address."""
+    num_rows, d_model = x.shape
+    width = width_of_pieces(d_model, work.pieces, MULTIPLE)
+    while True:
+        piece = take(work, phase, -(-d_model // width))
+        if piece < 0:
+            break
+        first, stop = piece * width, min(d_model, (piece + 1) * width)
+        added = view(own, (num_rows, stop - first), np.float32)
+        product(factors, weight, half, first, added)
         for row in range(num_rows):
-            for i in range(d_ff):
-                hidden[row, i] *= gate[row, i]
-    product(hidden, view(block.w2, narrow, np.float32), added)
-    add(x, added)
+            for i in range(stop - first):
+                x[row, first + i] += added[row, i]
+        finish(work, phase)
+
+
+@fused
+@no_type_check
+def widen(block, work, phase, x, hidden, own):
+    """Compute the hidden units of the feed-forward network."""
+    num_rows, d_model = x.shape
+    normed = view(own, (num_rows, d_model), np.float32)
+    width = width_of_pieces(block.d_ff, work.pieces, MULTIPLE)
+    is_normed = False
+    while True:
+        piece = take(work, phase, -(-block.d_ff // width))
+        if piece < 0:
+            break
+        if not is_normed:
+            normalise(x, 0 if block.post else block.gain2, block.eps, normed)
+            is_normed = True
+        first, stop = piece * width, min(block.d_ff, (piece + 1) * width)
+        at, size = own + 4 * num_rows * d_model, 4 * num_rows * (stop - first)
+        new = view(at, (num_rows, stop - first), np.float32)
+        gate = view(at + size, (num_rows, stop - first), np.float32)
+        product(normed, block.w1, block.half, first, new)
+        activate(new, block.relu2)
+        if block.w3:
+            product(normed, block.w3, block.half, first, gate)
+            for row in range(num_rows):
+                for i in range(stop - first):
+                    new[row, i] *= gate[row, i]
+        for row in range(num_rows):
+            for i in range(stop - first):
+                hidden[row, first + i] = new[row, i]
+        finish(work, phase)
+
+
+@fused
+@no_type_check
+def normalise_rows(x, work, phase, gain, eps):
+    """Replace each row of x by its RMSNorm."""
+    num_rows, d_model = x.shape
+    width = width_of_pieces(num_rows, work.pieces, 1)
+    while True:
+        piece = take(work, phase, -(-num_rows // width))
+        if piece < 0:
+            break
+        first, stop = piece * width, min(num_rows, (piece + 1) * width)
+        rows = view(
+            address_of(x) + 4 * first * d_model, (max(0, stop - first), d_model), np.float32
+        )
+        normalise(rows, gain, eps, rows)
+        finish(work, phase)
+
+
+@fused
+@no_type_check
+def apply(block, number, work, x, own):
+    """Apply block `number` of a model to x, and store the keys and values of its tokens."""
+    num_rows, d_model = x.shape
+    kv_heads, length, d_head = block.num_kv_heads, block.context_length, block.d_head
+    cache_shape = (2, work.num_sequences, kv_heads, length, d_head)
+    cache_size = 4 * 2 * work.num_sequences * kv_heads * length * d_head
+    keys_values = view(work.keys_values + cache_size * number, cache_shape, np.float32)
+    size = 4 * num_rows * d_model
+    queries = view(work.room, (num_rows, d_model), np.float32)
+    mixed = view(work.room + size, (num_rows, d_model), np.float32)
+    hidden = view(work.room + 2 * size, (num_rows, block.d_ff), np.float32)
+    phase = PHASES * number
+
+    project(block, number, work, phase, x, queries, keys_values, own)
+    mix(block, work, phase + 1, queries, keys_values, mixed, own)
+    add_product_to(x, work, phase + 2, mixed, block.output, block.half, own)
     if block.post:
-        normalise(x, block.gain2, block.eps, x)
+        normalise_rows(x, work, phase + 3, block.gain1, block.eps)
+    widen(block, work, phase + 4, x, hidden, own)
+    add_product_to(x, work, phase + 5, hidden, block.w2, block.half, own)
+    if block.post:
+        normalise_rows(x, work, phase + 6, block.gain2, block.eps)
+
+
+@fused
+@no_type_check
+def score(head, work, phase, x, own):
+    """Compute the logits of each row of x."""
+    num_rows, d_model = x.shape
+    normed = view(own, (num_rows, d_model), np.float32)
+    logits = view(work.logits, (num_rows, head.vocab_size), np.float32)
+    width = width_of_pieces(head.vocab_size, work.pieces, COLUMNS)
+    count = max(1, head.vocab_size // width)  # the last piece has what is left too
+    is_normed = False
+    while True:
+        piece = take(work, phase, count)
+        if piece < 0:
+            break
+        if not is_normed:
+            normalise(x, head.gain, head.eps, normed)
+            is_normed = True
+        first = piece * width
+        stop = head.vocab_size if piece == count - 1 else first + width
+        product(normed, head.weight, head.half, first, logits[:, first:stop])
+        if head.softcap:
+            cap(logits[:, first:stop], head.softcap)
+        finish(work, phase)
 
 
 @kernel
 @no_type_check
-def decode(blocks, num_blocks, heads, works):
+def decode(blocks, num_blocks, heads, works, own):
     """Apply a model's blocks, an array of BLOCK, to a WORK; compute the logits with a HEAD.
 
-    All arguments but `num_blocks` are addresses. Returns 0.
+    Threads that call it with the same WORK share it, each with scratch space of its `own`
+    (`own_size`). All arguments but `num_blocks` are addresses. Returns 0 once all is done.
     """
     model, head, work = (
         view(blocks, num_blocks, BLOCK),
@@ -390,13 +574,7 @@ def decode(blocks, num_blocks, heads, works):
     d_model = model[0].num_heads * model[0].d_head
     x = view(work.x, (work.num_rows, d_model), np.float32)
     for number in range(num_blocks):
-        apply(model[number], number, work, x)
+        apply(model[number], number, work, x, own)
     if work.logits:
-        normed = view(work.room, (work.num_rows, d_model), np.float32)
-        normalise(x, head.gain, head.eps, normed)
-        weight = view(head.weight, (head.vocab_size, d_model), np.float32)
-        logits = view(work.logits, (work.num_rows, head.vocab_size), np.float32)
-        product(normed, weight, logits)
-        if head.softcap:
-            cap(logits, head.softcap)
+        score(head, work, PHASES * num_blocks, x, own)
     return np.int64(0)

@@ -5,8 +5,8 @@ import numpy as np
 COLUMNS = 4  # columns of a product computed at a time, and the least it can have
 MULTIPLE = 16  # must divide every size that is summed over: the most lanes of a vector
 
-# A block of the model. Fields with a shape are addresses of float32, 0 where the model has no such
-# weight.
+# A block of the model. Fields with a shape are addresses of float32, or of bfloat16 for matrices if
+# `half` says so; 0 where the model has no such weight.
 BLOCK = np.dtype(
     [
         ("num_heads", np.int64),
@@ -30,7 +30,8 @@ BLOCK = np.dtype(
         ("sin", np.int64),
         ("eps", np.float32),
         ("post", np.int32),  # whether the norms come after the residual connections
-        ("relu2", np.int64),  # whether the activation is relu(x)**2 and not SiLU
+        ("relu2", np.int32),  # whether the activation is relu(x)**2 and not SiLU
+        ("half", np.int32),  # whether the matrices are bfloat16
     ]
 )
 
@@ -40,6 +41,7 @@ HEAD = np.dtype(
         ("gain", np.int64),  # (d_model,), 0 in a model without norms
         ("weight", np.int64),  # (vocab_size, d_model)
         ("vocab_size", np.int64),
+        ("half", np.int64),  # whether the output matrix is bfloat16
         ("eps", np.float32),
         ("softcap", np.float32),  # of the logits; 0: none
     ]
@@ -56,11 +58,25 @@ WORK = np.dtype(
         ("keys_values", np.int64),
         ("num_sequences", np.int64),
         ("logits", np.int64),  # (num_rows, vocab_size) float32: the result; 0: not wanted
-        ("room", np.int64),  # (`room_size`,) float32 to work with
+        ("pieces", np.int64),  # how many the work of a phase is divided into, about
+        ("counters", np.int64),  # (`num_counters`,) int64: zeros
+        ("room", np.int64),  # (`room_size`,) float32 that all threads work with
     ]
 )
 
+PHASES = 7  # of a block, at most
 
-def room_size(num_rows: int, d_model: int, d_ff: int, context_length: int) -> int:
-    """Return the number of float32 in the scratch space of a block."""
-    return num_rows * (3 * d_model + 2 * d_ff) + context_length
+
+def num_counters(num_blocks: int) -> int:
+    """Return the number of counters: two for each phase of the blocks, and for the logits."""
+    return 2 * (PHASES * num_blocks + 1)
+
+
+def room_size(num_rows: int, d_model: int, d_ff: int) -> int:
+    """Return the number of float32 in the scratch space that the threads share."""
+    return num_rows * (2 * d_model + d_ff)
+
+
+def own_size(num_rows: int, d_model: int, d_ff: int, context_length: int) -> int:
+    """Return the number of float32 in the scratch space of one thread."""
+    return max(context_length, num_rows * (d_model + max(d_model, 2 * d_ff)))
