@@ -1,7 +1,8 @@
 """Stage `evaluate`: score the validation text, write samples and measure how new they are.
 
 Params: evaluation, sampling, corpus.source, train.windows.
-Reads:  models/lm/, models/tokenizer/, data/tokens/, models/metrics/{corpus,train}.json.
+Reads:  models/lm/, models/tokenizer/, data/tokens/, models/metrics/{corpus,train}.json,
+        models/plots/{train,valid}.csv.
 Writes: models/metrics/, models/plots/, models/samples.md.
 Run:    dvc repro evaluate   (by hand, from the repository root: python -m stages.evaluate)
 """
@@ -24,7 +25,7 @@ from lmlib.evaluation import (
     position_curve,
     quoted,
 )
-from lmlib.files import read_metrics, write_atomically, write_csv, write_json
+from lmlib.files import read_metrics, read_text, write_atomically, write_csv, write_json
 from lmlib.model import TransformerLM
 from lmlib.params import load_params, read_section
 from lmlib.runtime import resolve_device
@@ -34,22 +35,27 @@ from lmlib.states import discard
 from lmlib.tokenizer import Tokenizer
 from lmlib.toystories import child_names
 from stages.cli import remedy, run_stage
+from stages.curves import read_curve
 from stages.fingerprint import fingerprint
 from stages.paths import (
     CORPUS_METRICS,
     EVALUATE_DETAILS,
     EVALUATE_METRICS,
     FLOOR_CURVE,
+    LOSSES_PICTURE,
     MODEL,
     PARAMS,
     POSITION_CURVE,
     SAMPLES,
     TOKENIZER,
+    TRAIN_CURVE,
     TRAIN_METRICS,
     TRAIN_TOKENS,
+    VALID_CURVE,
     VALID_TOKENS,
     resume_folder,
 )
+from stages.pictures import losses_picture
 from stages.stage_run import stage_run
 from stages.trained import load_trained
 from stages.windows import windows_to_score
@@ -74,6 +80,7 @@ def main() -> None:
     floor = read_metrics(CORPUS_METRICS).get("valid_floor_bits_per_byte")
     steps = read_metrics(TRAIN_METRICS, "steps")["steps"]
     with remedy():
+        curves = read_curve(read_text(TRAIN_CURVE)), read_curve(read_text(VALID_CURVE))
         train_data, valid_data = TokenDataset.open(TRAIN_TOKENS), TokenDataset.open(VALID_TOKENS)
         for data in (train_data, valid_data):
             data.require_tokenizer(TOKENIZER / "tokenizer.json")
@@ -131,6 +138,8 @@ def main() -> None:
         write_json(EVALUATE_DETAILS, {x: metrics[x] for x in metrics if x not in first})
         line = floor_curve(floor, scores, valid_data.info.source_bytes, steps)
         write_csv(FLOOR_CURVE, line, ("step", "loss"))
+        picture = losses_picture(*curves, [(point["step"], point["loss"]) for point in line])
+        write_atomically(LOSSES_PICTURE, picture.encode("utf-8"))
         write_csv(POSITION_CURVE, [{"context": f"{x:g}", "loss": loss} for x, loss in curve])
         page = samples_page(sampling, metrics, tokenizer, texts, samples, comparison.spans)
         write_atomically(SAMPLES, page.encode("utf-8"))

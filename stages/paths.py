@@ -33,6 +33,7 @@ TRAIN_CURVE = Path("models/plots/train.csv")
 VALID_CURVE = Path("models/plots/valid.csv")
 FLOOR_CURVE = Path("models/plots/floor.csv")
 POSITION_CURVE = Path("models/plots/position.csv")
+LOSSES_PICTURE = Path("models/plots/losses.svg")
 VEGA = Path("dvc_plots/vega.js")  # where .dvc/plots/page.html looks for it
 
 

@@ -71,6 +71,7 @@ STAGES = {  # with their arguments
     "serve --port 0": "uvicorn:Server.run",
     "harness": "lmlib.harness.run:evaluate_tasks",
     "parameters": "sys:stdout.write",
+    "pipeline_picture": "sys:stdout.write",
 }
 NEED_TORCH = (
     *("train", "evaluate", "export", "sample", "score", "import_hf", "plan", "serve", "harness"),

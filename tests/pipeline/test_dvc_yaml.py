@@ -98,7 +98,8 @@ def test_what_watches_a_run_is_behind_no_out(stage: str) -> None:
 def test_every_stage_has_a_description_and_reads_only_what_another_writes() -> None:
     outs = [out for stage in STAGES.values() for out in stage["outs"]]
     for stage in STAGES.values():
-        outs += [path for metrics in stage.get("metrics", []) for path in metrics]
+        for kind in ("metrics", "plots"):
+            outs += [path for each in stage.get(kind, []) for path in each]
     for name, stage in STAGES.items():
         assert stage["desc"]
         assert stage["cmd"] == f"python -m stages.{name}"
