@@ -147,8 +147,8 @@ def _texts_of(manifest: Path, root: Path) -> list[Text]:
             )
             for number in range(1, len(files) + 1)
         ]
-        if len(files) < len(values["files"]) or not files:
-            raise ValueError("files")
+        if len(files) < len(values["files"]) or values["side"] not in ("all", "train", "valid"):
+            raise ValueError("other fields than are known")
         return [_text(*pair) for pair in zip(files, readings, strict=True)]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
