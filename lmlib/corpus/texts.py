@@ -7,6 +7,7 @@ train.json and valid.json, which list files, and a text is read from its file wh
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -123,6 +124,27 @@ def write_manifest(path: Path, sources: Sequence[Source], reading: Reading, root
     if reading.side != "all":
         values["valid_fraction"] = reading.valid_fraction
     write_json(path, values)
+
+
+@contextmanager
+def opened_start(texts: Sequence[Text], num_bytes: int, folder: Path) -> Iterator[Path]:
+    """Yield one file of plain text: the only text, or at least the first `num_bytes` of several.
+
+    Raises what `Text.open` raises.
+    """
+    if len(texts) == 1:
+        with texts[0].open(folder) as path:
+            yield path
+        return
+    with tempfile.TemporaryDirectory() as place:
+        start = Path(place) / "start.txt"
+        with start.open("wb") as output:
+            for text in texts:
+                if output.tell() < num_bytes:
+                    with text.open(folder) as path, path.open("rb") as file:
+                        shutil.copyfileobj(file, output)
+                    output.write(text.ending.encode())
+        yield start
 
 
 def stored_bytes(texts: Sequence[Text]) -> int:

@@ -25,6 +25,7 @@ from pyarrow import parquet
 from lmlib.corpus import CorpusParams, Text, fetch, read_texts, write_corpus
 from lmlib.corpus.documents import SEPARATOR
 from lmlib.corpus.fetch import working_folder
+from lmlib.corpus.texts import opened_start
 from lmlib.tokenizer import Tokenizer, train_bpe
 from tests.corpus.serving import COMMIT, hub_site, serve
 
@@ -344,3 +345,16 @@ def test_a_broken_download_resumes_in_a_folder_that_stays(
         with text.open(tmp_path / "partial"):
             pass
         assert site.starts()[0] > 0
+
+
+def test_the_start_of_several_texts_is_one_file(tmp_path: Path) -> None:
+    write_books(tmp_path / "books")
+    texts = texts_of(replace(PARAMS, keep="reference"), tmp_path)["train"]
+    whole = content(texts)
+    for num_bytes in (1, 2000, len(whole)):
+        with opened_start(texts, num_bytes, tmp_path / "partial") as path:
+            start = path.read_bytes()
+        assert num_bytes <= len(start) < num_bytes + 2000
+        assert whole.startswith(start)
+    with opened_start(texts[:1], 1, tmp_path) as path, texts[0].open(tmp_path / "b") as same:
+        assert path.read_bytes() == same.read_bytes()
