@@ -19,6 +19,8 @@ from lmlib.files import read_json, replacing, sha256_file, write_json
 from lmlib.monitoring.progress import OnBytes, byte_bar, progress_bar
 from lmlib.places import check_place, check_space
 
+RECORD = "source.json"  # next to copies of files of the Hub: their commit and their digests
+
 logger = logging.getLogger(__name__)
 
 
@@ -32,33 +34,40 @@ def write_corpus(
 
     Both hold the bytes of the source, with documents separated by <|endoftext|>, and neither is
     empty. If `params.keep` is "reference", two files are written instead, with the suffix .json,
-    that list where the text is (see `read_texts`). Paths in `params` are relative to `root`; files
+    that list where the text is (see `read_texts`). Next to a copy from the Hub, source.json says of
+    which commit it is. Paths in `params` are relative to `root`; files
     are downloaded one after the other to `root`/data/.partial, and an interrupted download stays
     there for the next run, with the text of the files before it. Raises ValueError,
     FileNotFoundError or another OSError that says what to do; existing files then stay as they are.
     """
     for path in (train_path, valid_path):
         check_place(path)
+    record = train_path.with_name(RECORD)
     if params.source == "toystories":
         check_space(train_path.parent, params.train_bytes + params.valid_bytes)
         with replacing(train_path, valid_path) as parts:
             floor = _write_toystories(params, *parts)
-        _remove_others(train_path, valid_path, ".json")
+        _remove(train_path.with_suffix(".json"), valid_path.with_suffix(".json"), record)
         return floor
     train, valid = find_sources(params, root)
     if params.keep == "reference":
         _write_manifests(params, train, valid, train_path, valid_path, root)
-        _remove_others(train_path, valid_path, ".txt")
+        _remove(train_path.with_suffix(".txt"), valid_path.with_suffix(".txt"), record)
         return None
     _copy(params, train, valid, train_path, valid_path, root / "data" / ".partial")
-    _remove_others(train_path, valid_path, ".json")
+    _remove(train_path.with_suffix(".json"), valid_path.with_suffix(".json"))
+    if train[0].address.startswith("hf://"):
+        sides = {"train": train, "valid": valid}
+        write_json(record, {side: [*map(asdict, files)] for side, files in sides.items()})
+    else:
+        _remove(record)
     return None
 
 
-def _remove_others(train_path: Path, valid_path: Path, suffix: str) -> None:
-    """Remove what another value of `corpus.keep` left."""
-    for path in (train_path, valid_path):
-        path.with_suffix(suffix).unlink(missing_ok=True)
+def _remove(*paths: Path) -> None:
+    """Remove what other values of `corpus.source` and `corpus.keep` left."""
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def _write_toystories(params: CorpusParams, train_path: Path, valid_path: Path) -> float:

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import os
 import re
 import subprocess
@@ -86,6 +87,11 @@ def test_globs_and_a_column(site: Site, tmp_path: Path) -> None:
     ]
     assert list((tmp_path / "data" / ".partial").iterdir()) == []  # no second copy
     assert not (tmp_path / "cache").exists()
+    record = json.loads((tmp_path / "data" / "raw" / "source.json").read_text())
+    assert [file["address"] for file in record["train"]] == [
+        f"hf://datasets/me/books@{COMMIT}/sample/00{number}.parquet" for number in range(2)
+    ]
+    assert record["valid"][0]["digest"] == f"git:{digest_of('valid/b.jsonl.gz')}"
 
 
 def test_folders_are_listed_where_a_glob_needs_them(site: Site, tmp_path: Path) -> None:
