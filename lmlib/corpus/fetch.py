@@ -116,7 +116,7 @@ def _locked(folder: Path) -> int | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        logger.info("corpus: waiting for another process that reads the same file")
+        logger.info("corpus: waiting for another process that uses %s", folder)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     try:
         if os.path.samestat(os.fstat(descriptor), os.lstat(folder)):

@@ -19,7 +19,7 @@ from lmlib.corpus.documents import SEPARATOR, check_head, file_format
 from lmlib.corpus.fetch import fetched, working_folder
 from lmlib.corpus.sources import Source, name_of
 from lmlib.corpus.split import Found, Reading, copy_file, split_file
-from lmlib.files import read_json, write_json
+from lmlib.files import naming, read_json, write_json
 
 TAIL_BYTES = 1 << 16  # of a local file, to see how it ends
 FIELDS = {"address", "bytes", "digest", "version", "format"}
@@ -79,7 +79,7 @@ class Text:
         return is_text and (self.reading.is_last or _ends_with(path, SEPARATOR))
 
     def _write(self, path: Path, plain: Path) -> None:
-        with plain.open("w+b") as output:
+        with naming(plain), plain.open("w+b") as output:
             if self.reading.side == "all":
                 copy_file(path, self.reading, output, Found(), _ignore)
                 return

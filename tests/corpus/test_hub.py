@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -129,6 +130,38 @@ def test_a_run_that_ended_resumes_after_the_last_whole_file(site: Site, tmp_path
     assert "sample/000.parquet" not in paths
     assert paths[-3:] == ["sample/001.parquet", "valid/b.jsonl.gz", "valid/of%201900/a.txt"]
     assert list((tmp_path / "data" / ".partial").iterdir()) == []
+
+
+def test_a_run_that_was_killed_resumes_after_the_last_whole_file(
+    site: Site, tmp_path: Path
+) -> None:
+    code = (
+        "import os, signal\nfrom pathlib import Path\n"
+        "from lmlib.corpus import write\nfrom tests.corpus.test_hub import PARAMS\n"
+        "copy_file = write.copy_file\n"
+        "def killed(path, reading, output, *rest):\n"
+        "    if path.name.endswith('001.parquet'):\n"
+        "        output.write(b'half of a text')\n"
+        "        output.flush()\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    copy_file(path, reading, output, *rest)\n"
+        "write.copy_file = killed\n"
+        "raw = Path('data/raw')\n"
+        "write.write_corpus(PARAMS, raw / 'train.txt', raw / 'valid.txt', Path())\n"
+    )
+    settings = {"HF_ENDPOINT": site.url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | settings | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+    site.requests.clear()
+    assert write(tmp_path) == (TRAIN, VALID)
+    assert fetched_paths(site) == ["valid/b.jsonl.gz", "valid/of%201900/a.txt"]
+    assert list((tmp_path / "data" / ".partial").iterdir()) == []
+    assert len(list((tmp_path / "data" / "raw").iterdir())) == 3
 
 
 def test_other_params_do_not_continue_the_copy(site: Site, tmp_path: Path) -> None:
