@@ -3,8 +3,9 @@
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,7 +19,9 @@ from lmlib.corpus.texts import write_manifest
 from lmlib.files import read_json, replacing, sha256_file, write_json
 from lmlib.monitoring.progress import OnBytes, byte_bar, progress_bar
 from lmlib.places import check_place, check_space
+from lmlib.threads import entered_ahead
 
+LOG_EVERY_S = 10.0
 RECORD = "source.json"  # next to copies of files of the Hub: their commit and their digests
 
 logger = logging.getLogger(__name__)
@@ -138,7 +141,7 @@ def _copy(
         with working_folder(partial, "copying") as place:
             kept = [place / path.name for path in (train_path, valid_path)]
             copying = _Copying(params, train, valid, kept, place / "state.json")
-            copying.run(partial, None)
+            copying.run(partial, lambda count: None)  # each download has a bar
             for path, part in zip(kept, parts, strict=True):
                 shutil.move(path, part)
 
@@ -168,6 +171,7 @@ class _Copying:
     ) -> None:
         self.outputs = outputs
         self.state = state
+        self.log_at = time.monotonic() + LOG_EVERY_S
         self.is_split = not valid
         reading = Reading(text_field=params.text_field)
         if self.is_split:
@@ -178,17 +182,23 @@ class _Copying:
             for number, source in enumerate(files, start=1)
         ]
 
-    def run(self, partial: Path, on_bytes: OnBytes | None) -> None:
-        """Copy what is missing; download to `partial`. Without `on_bytes` each file has a bar."""
+    def run(self, partial: Path, on_bytes: OnBytes) -> None:
+        """Copy what is missing, each file while the next one is downloaded to `partial`."""
         done, found = self._resume()
-        with self.outputs[0].open("r+b") as train, self.outputs[1].open("r+b") as valid:
-            for number, (source, reading, side) in enumerate(self.jobs[done:], start=done + 1):
-                with fetched(source, partial) as path, _bar_or(on_bytes, source) as count:
-                    if self.is_split:
-                        split_file(path, reading, train, valid, found[0], count)
-                    else:
-                        copy_file(path, reading, (train, valid)[side], found[side], count)
-                self._save(number, (train, valid), found)
+        waiting = self.jobs[done:]
+        files = closing(entered_ahead(fetched(source, partial) for source, *_ in waiting))
+        with (
+            self.outputs[0].open("r+b") as train,
+            self.outputs[1].open("r+b") as valid,
+            files as paths,
+        ):
+            for (_, reading, side), path in zip(waiting, paths, strict=True):
+                if self.is_split:
+                    split_file(path, reading, train, valid, found[0], on_bytes)
+                else:
+                    copy_file(path, reading, (train, valid)[side], found[side], on_bytes)
+                done += 1
+                self._save(done, (train, valid), found)
             for side in (0,) if self.is_split else (0, 1):
                 found[side].check([job[0].address for job in self.jobs if job[2] == side])
             if self.is_split:
@@ -209,6 +219,7 @@ class _Copying:
         return done, found
 
     def _save(self, done: int, files: Sequence[BinaryIO], found: list[Found]) -> None:
+        """Save how far the copy came, and log it from time to time, if there is a state."""
         if self.state is None:
             return
         for file in files:
@@ -217,6 +228,11 @@ class _Copying:
         sizes = [os.fstat(file.fileno()).st_size for file in files]
         values = {"bytes": sizes, "found": [asdict(each) for each in found]}
         write_json(self.state, {"files": self._identities(done), **values})
+        if time.monotonic() > self.log_at:
+            logger.info(
+                "corpus: %d of %d files, %.2f GB of text", done, len(self.jobs), sum(sizes) / 1e9
+            )
+            self.log_at = time.monotonic() + LOG_EVERY_S
 
     def _identities(self, count: int) -> list[list[Any]]:
         """Return, of the first `count` files, all that decides what is copied from them."""
@@ -224,13 +240,3 @@ class _Copying:
             [source.address, source.digest, side, *reading.identity(name_of(source.address))]
             for source, reading, side in self.jobs[:count]
         ]
-
-
-@contextmanager
-def _bar_or(on_bytes: OnBytes | None, source: Source) -> Iterator[OnBytes]:
-    """Yield `on_bytes`, or that of a bar for this file, whose text may be of any size."""
-    if on_bytes is not None:
-        yield on_bytes
-        return
-    with byte_bar(name_of(source.address), None) as own:
-        yield own

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -83,7 +84,7 @@ def content(texts: list[Text], folder: Path | None = None) -> bytes:
     return found
 
 
-def learn(texts: list[Text], pattern: str = "gpt2", **options: int) -> Tokenizer:
+def learn(texts: list[Text], pattern: str = "gpt2", **options: Any) -> Tokenizer:
     vocab, merges = train_bpe(texts, 400, SPECIAL, pattern=pattern, **options)
     return Tokenizer(vocab, merges, SPECIAL, pattern=pattern)
 

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,7 +86,7 @@ def test_texts_that_are_short_leave_their_share_to_the_others(tmp_path: Path) ->
 
 def test_a_sample_as_large_as_the_corpus_is_all_of_it(tmp_path: Path) -> None:
     paths = write(tmp_path, words(0, 5000), words(3, 900))
-    options = {"vocab_size": 300, "special_tokens": [SPECIAL]}
+    options: dict[str, Any] = {"vocab_size": 300, "special_tokens": [SPECIAL]}
     for num_bytes in (5900 * 11, 10**9):
         assert train_bpe(paths, **options, sample_bytes=num_bytes) == train_bpe(paths, **options)
 
@@ -96,7 +97,7 @@ def test_a_sample_does_not_depend_on_workers_or_kernels(
 ) -> None:
     paths = write(tmp_path, *(words(3**n, 20_000) + SPECIAL for n in range(9)))
 
-    def learn(**options: int) -> list[tuple[bytes, bytes]]:
+    def learn(**options: Any) -> list[tuple[bytes, bytes]]:
         return train_bpe(paths, 320, [SPECIAL], pattern=pattern, sample_bytes=300_000, **options)[1]
 
     expected = learn(num_workers=1)
