@@ -115,7 +115,7 @@ def entered_ahead(managers: Iterable[AbstractContextManager[T]]) -> Generator[T]
 
     def enter_next() -> Future[tuple[AbstractContextManager[T], T]] | None:
         manager = next(waiting, None)
-        return manager and pool.submit(lambda: (manager, manager.__enter__()))
+        return None if manager is None else pool.submit(lambda: (manager, manager.__enter__()))
 
     following = enter_next()
     try:
