@@ -254,7 +254,7 @@ def test_a_file_that_has_changed_is_refused(
         site.files["/a.txt"] = b"one"
         text = texts_of(replace(params, train=(address,), keep="reference"), tmp_path)["train"][0]
         site.files["/a.txt"] = b"another"
-        with pytest.raises(ValueError, match=r"has changed since it was listed; run"), text.open():
+        with pytest.raises(ValueError, match=r"has changed since it was listed; list"), text.open():
             pass
 
 
