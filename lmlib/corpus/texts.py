@@ -17,6 +17,7 @@ from pathlib import Path
 from lmlib import separator
 from lmlib.corpus.documents import SEPARATOR, check_head, file_format
 from lmlib.corpus.fetch import fetched, working_folder
+from lmlib.corpus.find import check_file
 from lmlib.corpus.sources import Source, name_of
 from lmlib.corpus.split import Found, Reading, copy_file, split_file
 from lmlib.files import naming, read_json, write_json
@@ -182,6 +183,7 @@ def _text(source: Source, reading: Reading) -> Text:
     name, ending, num_bytes = name_of(source.address), "", None
     if source.is_local and reading.side == "all" and file_format(name) == ".txt":
         path = Path(source.address)
+        check_file(path)
         if reading.is_last or _ends_with(path, SEPARATOR):
             num_bytes = source.num_bytes
         elif not _ends_blank(path):
