@@ -57,7 +57,10 @@ class Text:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             folder = folder or Path()
             path = stack.enter_context(fetched(self.source, folder))
-            if self.is_in_place or self._is_plain(path):
+            if self.is_in_place:  # checked when it was listed, or written by us
+                yield path
+                return
+            if self._is_plain(path):
                 check_head(path)
                 yield path
                 return

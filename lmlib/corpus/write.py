@@ -38,10 +38,10 @@ def write_corpus(
     Both hold the bytes of the source, with documents separated by <|endoftext|>, and neither is
     empty. If `params.keep` is "reference", two files are written instead, with the suffix .json,
     that list where the text is (see `read_texts`). Next to a copy from the Hub, source.json says of
-    which commit it is. Paths in `params` are relative to `root`; files
-    are downloaded one after the other to `root`/data/.partial, and an interrupted download stays
-    there for the next run, with the text of the files before it. Raises ValueError,
-    FileNotFoundError or another OSError that says what to do; existing files then stay as they are.
+    which commit it is. Paths in `params` are relative to `root`. Files are downloaded one after the
+    other to `root`/data/.partial, and an interrupted download stays there for the next run, with
+    the text of the files before it. Raises ValueError, FileNotFoundError or another OSError that
+    says what to do; existing files then stay as they are.
     """
     for path in (train_path, valid_path):
         check_place(path)
@@ -209,7 +209,12 @@ class _Copying:
         done, sizes, found = 0, [0, 0], [Found(), Found()]
         if self.state and self.state.exists():
             values = read_json(self.state)
-            if values["files"] == self._identities(len(values["files"])):
+            # shorter ones: it was killed while it cut or moved them, after the last file
+            is_whole = all(
+                path.exists() and path.stat().st_size >= size
+                for path, size in zip(self.outputs, values["bytes"], strict=True)
+            )
+            if is_whole and values["files"] == self._identities(len(values["files"])):
                 done, sizes = len(values["files"]), values["bytes"]
                 found = [Found(**each) for each in values["found"]]
                 logger.info("corpus: an earlier run has copied %d of the files", done)

@@ -164,6 +164,24 @@ def test_a_run_that_was_killed_resumes_after_the_last_whole_file(
     assert len(list((tmp_path / "data" / "raw").iterdir())) == 3
 
 
+@pytest.mark.parametrize("valid_fraction", [1e-9, 0.9999])
+def test_a_run_that_ended_after_its_last_file(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, valid_fraction: float
+) -> None:
+    """When all documents are on one side, the texts are cut, which must not happen twice."""
+    params = replace(PARAMS, valid=(), valid_fraction=valid_fraction)
+    expected = write(tmp_path / "other", params)
+
+    def fail(*_: object) -> None:
+        raise OSError("moved away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.move", fail)
+        with pytest.raises(OSError, match="moved away"):
+            write(tmp_path, params)
+    assert write(tmp_path, params) == expected
+
+
 def test_other_params_do_not_continue_the_copy(site: Site, tmp_path: Path) -> None:
     last = f"/datasets/me/books/resolve/{COMMIT}/valid/of%201900/a.txt"
     site.errors[last] = 503, ""

@@ -258,6 +258,17 @@ def test_a_file_that_has_changed_is_refused(
             pass
 
 
+def test_a_copied_text_may_have_any_bytes(tmp_path: Path) -> None:
+    """A file with NUL bytes is refused as a source, and a record of .jsonl may have one."""
+    (tmp_path / "a.jsonl").write_text('{"text": "a\\u0000b"}\n{"text": "c"}\n')
+    (tmp_path / "b.jsonl").write_text('{"text": "valid"}\n')
+    for keep in ("copy", "reference"):
+        params = replace(PARAMS, train=("a.jsonl",), valid=("b.jsonl",), keep=keep)
+        assert content(texts_of(params, tmp_path)["train"]) == (
+            b"a\0b" + SEPARATOR + b"c" + SEPARATOR
+        )
+
+
 def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:
     write_books(tmp_path / "books")
     texts_of(replace(PARAMS, keep="reference"), tmp_path)
