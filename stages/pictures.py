@@ -7,7 +7,7 @@ from html import escape
 from stages.curves import SMALLEST, Point
 
 WIDTH, HEIGHT = 760, 320
-LEFT, RIGHT, TOP, BOTTOM = 56, 124, 16, 44  # around the axes; at the right the names of the lines
+LEFT, RIGHT, TOP, BOTTOM = 56, 140, 16, 44  # around the axes; at the right the names of the lines
 TICKS = [factor * 10.0**power for power in range(-4, 3) for factor in (1, 2, 5)]
 
 LINE = 16  # between lines of text
