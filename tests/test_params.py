@@ -11,6 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from lmlib.corpus.params import CorpusParams
+from lmlib.encoding import EncodeParams
 from lmlib.evaluation import EvaluationParams
 from lmlib.model import ModelParams
 from lmlib.optim import OptimParams
@@ -36,6 +37,7 @@ PARAMS = Path(__file__).parent.parent / "params.yaml"
 SECTIONS = {
     "corpus": CorpusParams,
     "tokenizer": TokenizerParams,
+    "encode": EncodeParams,
     "model": ModelParams,
     "optim": OptimParams,
     "train": TrainParams,
