@@ -463,7 +463,9 @@ def remove_others(folder: Path, wanted: set[str]) -> None:
 
 
 def _move(path: Path, target: Path) -> None:
-    """Move a file to `target`, which may be on another disk."""
+    """Move a file to `target`, which may be on another disk, and replace what is there."""
+    if target.is_dir():
+        shutil.rmtree(target)
     try:
         path.replace(target)
     except OSError as error:

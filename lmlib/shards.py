@@ -23,8 +23,7 @@ from lmlib.tokens import TokenInfo, Tokens, blocks, read_tokens
 
 INDEX = "index.json"
 FORMAT = 1  # of the index; raise it when the meaning of a field changes
-# Shards are compared with their digests at once if they are no more than this, at first use else
-# only with their headers, sizes and records.
+# No more shards than this are compared with their digests when they are opened; see `open_tokens`.
 CHECKED_BYTES, CHECKED_SHARDS = 1 << 30, 100
 MAX_MAPS = 1024  # memory maps at a time; each of them takes a file descriptor
 
@@ -220,17 +219,23 @@ def open_shard(folder: Path, index: TokenIndex, shard: Shard) -> np.ndarray:
 def open_tokens(folder: str | Path) -> tuple[TokenIndex, Tokens]:
     """Return the index of a folder and its ids as one array: one memory map, or `ShardedTokens`.
 
-    Up to CHECKED_BYTES in CHECKED_SHARDS files, all are read and compared with their digests. More
-    is only compared with headers, sizes and records, each shard when it is first used: reading
-    all would take as long as training on it. `check_shards` does so on demand.
+    Up to CHECKED_BYTES in CHECKED_SHARDS files, all are read and compared with their digests. Of
+    more, each shard is compared with its record when it is first used, by header and size: the
+    windows of a batch come from shards all over, and reading these would stop a run for minutes.
+    `encode` reads all of them, and `check_shards` does on demand.
     """
     folder = Path(folder)
     index = read_index(folder)
-    if index.nbytes <= CHECKED_BYTES and len(index.shards) <= CHECKED_SHARDS:
+    if is_checked(index):
         check_shards(folder, index)
     if len(index.shards) == 1:
         return index, open_shard(folder, index, index.shards[0])
     return index, ShardedTokens(folder, index)
+
+
+def is_checked(index: TokenIndex) -> bool:
+    """Return whether `open_tokens` compares all shards with their digests."""
+    return index.nbytes <= CHECKED_BYTES and len(index.shards) <= CHECKED_SHARDS
 
 
 class ShardedTokens:
