@@ -14,7 +14,7 @@ from lmlib.files import sha256_file
 from lmlib.runtime import to_device
 from lmlib.shards import is_checked, open_tokens
 from lmlib.tokens import TokenInfo, Tokens, blocks
-from lmlib.windows import LocalWindows, document_starts
+from lmlib.windows import BLOCK_WINDOWS, LocalWindows, document_starts
 
 Batch = tuple[Int[Tensor, "batch context"], Int[Tensor, "batch context"]]
 Order = Literal["random", "epochs"]
@@ -109,7 +109,7 @@ class TokenDataset:
         if windows == "any":
             return range(len(self.tokens) - context_length)
         if context_length not in self._document_starts:
-            listed = len(self.tokens) <= LISTED_TOKENS
+            listed = len(self.tokens) <= max(LISTED_TOKENS, 2 * BLOCK_WINDOWS * context_length)
             self._document_starts[context_length] = (document_starts if listed else LocalWindows)(
                 self.tokens, self.info.separator_id, context_length
             )

@@ -121,12 +121,12 @@ def encode_texts(
 ) -> TokenIndex:
     """Write the ids of texts, one after the other, as shards with an index; return the index.
 
-    The ids are those of each text, and of a separator after each text but the last, unless the text
-    ends with one, or with one and white space. They are the ids of the joined text, unless a text
-    ends with white space and the next one begins with some. A shard has ids of one text: of a piece
-    of it, whose ends are safe cuts, or of a part of such a piece, if that has too many ids. So the
-    shards depend only on texts, tokenizer and `shard_tokens`. What is appended to a text changes
-    its last shards, and another text changes only its own.
+    Each text is encoded on its own, and gets a separator at its end if another text follows and it
+    does not end with one. White space may come after that: texts that end with the separator alone
+    have the ids of the joined text. A shard has ids of one text: of a piece of it, whose ends are
+    safe cuts, or of a part of such a piece, if that has too many ids. So the shards depend only on
+    texts, tokenizer and `shard_tokens`. What is appended to a text changes its last shards, and
+    another text changes only its own.
 
     Shards in `folder` whose text, tokenizer and `shard_tokens` are the same are kept, if their
     digests are still right. New ones are made in the folder `workshop`, where they stay if the work
@@ -235,6 +235,8 @@ class _Encoder:
             if len(made) == len(sources):
                 self.count += len(made)
                 return replace(record, name=text.name), made
+            for each in made:  # the pieces whose shards are whole need no encoding
+                self._known[each.shard.source[:64]].append(each)
         return None
 
     def _opened(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -385,6 +386,17 @@ def test_an_id_beyond_the_vocabulary_in_an_unchecked_shard(tmp_path: Path) -> No
     dataset = TokenDataset.open(folder)
     with pytest.raises(ValueError, match=r"train: holds token id 100, but the vocabulary ends at"):
         dataset.batch(1, seed=1, batch_size=20, context_length=8)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
+def test_shards_kept_on_a_device(tmp_path: Path, dtype: Any) -> None:
+    """They are signed there, with the same bits."""
+    tokens = (np.iinfo(dtype).max - np.arange(50)).astype(dtype)
+    info = replace(INFO, vocab_size=2**32)
+    dataset = TokenDataset.open(write(tmp_path, tokens, [20, 30], info))
+    kept = dataset._copy_on(torch.device("cpu"))
+    assert kept.dtype == {np.uint16: torch.int16, np.uint32: torch.int32}[dtype]
+    assert np.array_equal(kept.numpy().view(dtype), tokens)
 
 
 def test_tokens_of_several_blocks(tmp_path: Path) -> None:
