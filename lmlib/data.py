@@ -26,7 +26,7 @@ REGION_TOKENS = 1 << 26  # of such a text, which an epoch reads before it reads 
 
 
 class TokenDataset:
-    """Token ids, in memory or in memory-mapped shards, as one array."""
+    """Token ids, in memory or in shards, as one array."""
 
     def __init__(
         self,

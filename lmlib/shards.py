@@ -4,8 +4,10 @@ A folder of tokens has the shards 00000.npy, 00001.npy, ..., an index.json with 
 and SHA256SUMS with the digest of the index. The index has the digests of the shards.
 """
 
+import os
 import re
 import resource
+import weakref
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -25,7 +27,7 @@ INDEX = "index.json"
 FORMAT = 1  # of the index; raise it when the meaning of a field changes
 # No more shards than this are compared with their digests when they are opened; see `open_tokens`.
 CHECKED_BYTES, CHECKED_SHARDS = 1 << 30, 100
-MAX_MAPS = 1024  # memory maps at a time; each of them takes a file descriptor
+MAX_FILES = 1024  # open at a time
 
 _FILE = re.compile(r"[0-9]{5,12}\.npy", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -217,7 +219,7 @@ def open_shard(folder: Path, index: TokenIndex, shard: Shard) -> np.ndarray:
 
 
 def open_tokens(folder: str | Path) -> tuple[TokenIndex, Tokens]:
-    """Return the index of a folder and its ids as one array: one memory map, or `ShardedTokens`.
+    """Return the index of a folder and its ids as one array: of one shard, a memory map of it.
 
     Up to CHECKED_BYTES in CHECKED_SHARDS files, all are read and compared with their digests. Of
     more, each shard is compared with its record when it is first used, by header and size: the
@@ -241,19 +243,25 @@ def is_checked(index: TokenIndex) -> bool:
 class ShardedTokens:
     """The ids of all shards as one read-only array, of which an index or a slice can be taken.
 
-    A slice within a shard is a view of its memory map; one over a border is a copy. At most
-    `max_maps` shards are mapped at a time, by default MAX_MAPS or a quarter of the files that this
-    process may open: those that were used last. Not for several threads at once.
+    A slice is read from the files when it is taken. They are not mapped into memory: a map reads
+    far more around a place than a window needs, and ends the process where a file has become
+    shorter. At most `max_files` are open at a time, by default MAX_FILES or a quarter of those that
+    this process may open: those that were used last. Not for several threads at once.
     """
 
-    def __init__(self, folder: Path, index: TokenIndex, max_maps: int | None = None) -> None:
+    def __init__(self, folder: Path, index: TokenIndex, max_files: int | None = None) -> None:
         self.folder = folder
         self.index = index
         self.dtype = np.dtype(index.dtype)
         self.nbytes = index.nbytes
-        self.max_maps = max_maps or default_max_maps()
+        self.max_files = max_files or default_max_files()
         self._starts = [0, *accumulate(shard.tokens for shard in index.shards)]
-        self._maps: OrderedDict[int, np.ndarray] = OrderedDict()
+        # of each open shard, its descriptor and the size of its header
+        self._files: OrderedDict[int, tuple[int, int]] = OrderedDict()
+        weakref.finalize(self, _close, self._files)
+
+    def __reduce__(self) -> tuple:
+        return (ShardedTokens, (self.folder, self.index, self.max_files))
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -261,8 +269,7 @@ class ShardedTokens:
     def __getitem__(self, key: int | np.integer | slice) -> Any:
         if not isinstance(key, slice):
             at = range(len(self))[key]
-            shard = bisect_right(self._starts, at) - 1
-            return self._shard(shard)[at - self._starts[shard]]
+            return self[at : at + 1][0]
         start, stop, step = key.indices(len(self))
         if step != 1:
             raise ValueError(f"a slice of shards with the step {step}; only 1 is possible")
@@ -279,24 +286,45 @@ class ShardedTokens:
         shard = bisect_right(self._starts, start) - 1
         while start < stop:
             first, end = self._starts[shard : shard + 2]
-            yield self._shard(shard)[start - first : stop - first]
+            yield self._read(shard, start - first, min(stop, end) - first)
             start, shard = end, shard + 1
 
-    def _shard(self, number: int) -> np.ndarray:
-        tokens = self._maps.get(number)
-        if tokens is not None:
-            self._maps.move_to_end(number)
-            return tokens
-        while len(self._maps) >= self.max_maps:
-            self._maps.popitem(last=False)
-        tokens = open_shard(self.folder, self.index, self.index.shards[number])
-        self._maps[number] = tokens
-        return tokens
+    def _read(self, number: int, start: int, stop: int) -> np.ndarray:
+        """Return ids of one shard."""
+        descriptor, header = self._file(number)
+        size, offset = self.dtype.itemsize * (stop - start), header + self.dtype.itemsize * start
+        content = os.pread(descriptor, size, offset)
+        while len(content) < size:  # the system reads at most 2 GiB at a time
+            more = os.pread(descriptor, size - len(content), offset + len(content))
+            if not more:
+                path = self.folder / self.index.shards[number].file
+                raise ValueError(f"{path}: has become shorter while it was in use")
+            content += more
+        return np.frombuffer(content, self.dtype)
+
+    def _file(self, number: int) -> tuple[int, int]:
+        """Return the descriptor of a shard, and the size of its header."""
+        known = self._files.get(number)
+        if known is not None:
+            self._files.move_to_end(number)
+            return known
+        while len(self._files) >= self.max_files:
+            os.close(self._files.popitem(last=False)[1][0])
+        shard = self.index.shards[number]
+        ids = open_shard(self.folder, self.index, shard)
+        descriptor = os.open(self.folder / shard.file, os.O_RDONLY | os.O_CLOEXEC)
+        self._files[number] = descriptor, os.fstat(descriptor).st_size - ids.nbytes
+        return self._files[number]
 
 
-def default_max_maps() -> int:
-    """Return how many shards to map at a time, so that other files can still be opened."""
+def _close(files: OrderedDict[int, tuple[int, int]]) -> None:
+    while files:
+        os.close(files.popitem()[1][0])
+
+
+def default_max_files() -> int:
+    """Return how many shards to keep open, so that other files can still be opened."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if allowed == resource.RLIM_INFINITY:
-        return MAX_MAPS
-    return max(1, min(MAX_MAPS, allowed // 4))
+        return MAX_FILES
+    return max(1, min(MAX_FILES, allowed // 4))

@@ -1,5 +1,7 @@
 """Shards of tokens: what their files must contain, and how they make one array."""
 
+import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -286,8 +288,8 @@ def test_any_slice_is_that_of_one_array(
 ) -> None:
     whole = np.random.default_rng(0).integers(0, 100, size=sum(lengths)).astype(np.uint16)
     folder = write(tmp_path_factory.mktemp("shards"), whole, lengths)
-    for max_maps in (1, 100):
-        tokens = ShardedTokens(folder, shards.read_index(folder), max_maps)
+    for max_files in (1, 100):
+        tokens = ShardedTokens(folder, shards.read_index(folder), max_files)
         assert len(tokens) == len(whole)
         assert tokens[start:stop].tolist() == whole[start:stop].tolist()
         assert tokens[start:].dtype == np.uint16
@@ -329,6 +331,30 @@ def test_batches_do_not_depend_on_the_shards(
     for step in (1, 7):
         pair = (d.batch(step, seed=1, windows=windows, **sizes) for d in (dataset, expected))
         assert all((ours == theirs).all() for ours, theirs in zip(*pair, strict=True))
+
+
+def test_files_are_closed(tmp_path: Path) -> None:
+    """And opened again in another process."""
+    tokens = TokenDataset.open(write(tmp_path, lengths=[20, 30])).tokens
+    assert isinstance(tokens, ShardedTokens)
+    assert tokens[15:25].tolist() == list(range(15, 25))
+    files = [descriptor for descriptor, _ in tokens._files.values()]
+    again = pickle.loads(pickle.dumps(tokens))
+    assert again[:].tolist() == list(range(50))
+    del tokens
+    for descriptor in files:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
+
+
+def test_a_shard_that_becomes_shorter_while_it_is_used(tmp_path: Path) -> None:
+    """A memory map would end the process."""
+    folder = write(tmp_path, lengths=[20, 30])
+    tokens = TokenDataset.open(folder).tokens
+    assert tokens[49] == 49
+    cut_in_the_data(folder / "00001.npy")
+    with pytest.raises(ValueError, match=r"train/00001\.npy: has become shorter while it was in"):
+        tokens[40:]
 
 
 def test_ids_of_32_bits(tmp_path: Path) -> None:
@@ -410,26 +436,30 @@ def test_tokens_of_several_blocks(tmp_path: Path) -> None:
 
 
 THOUSANDS = """
-import resource, sys, time
-from pathlib import Path
+import os, resource, sys, time
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 import numpy as np
 from lmlib.data import TokenDataset
 begin = time.monotonic()
 data = TokenDataset.open(sys.argv[1])
 took = time.monotonic() - begin
-mapped = lambda: Path("/proc/self/maps").read_text().count(".npy")
-assert mapped() == 0, "a shard is mapped before it is used"
+
+def files():
+    paths = [f"/proc/self/fd/{each}" for each in os.listdir("/proc/self/fd")]
+    return sum(os.path.realpath(path).endswith(".npy") for path in paths)
+
+assert files() == 0, "a shard is opened before it is used"
 for step in range(1, 101):
     inputs, targets = data.batch(step, seed=1, batch_size=64, context_length=16)
     assert (targets == inputs + 1).all()
-    assert mapped() <= 16, mapped()
+    assert 0 < files() <= 16, files()
 print(took)
 """
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_thousands_of_shards_with_few_open_files(tmp_path: Path) -> None:
-    """64 files may be open: 16 shards are mapped at a time. A batch of windows uses more."""
+    """64 files may be open, and 16 shards are. A batch of windows uses more."""
     tokens = np.arange(30_000, dtype=np.uint16)
     folder = write(tmp_path, tokens, [3] * 10_000, replace(INFO, vocab_size=30_000))
     done = subprocess.run(
