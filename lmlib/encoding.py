@@ -19,6 +19,7 @@ from lmlib.files import naming, replacing, sha256_file, sync
 from lmlib.params import Count, check_bounds
 from lmlib.separator import SEPARATOR, separator_id
 from lmlib.shards import (
+    FORMAT,
     INDEX,
     Shard,
     SourceText,
@@ -35,7 +36,6 @@ from lmlib.tokens import TokenInfo, blocks, last_id, read_tokens
 
 logger = logging.getLogger(__name__)
 
-ENCODER = 1  # raise it when some text gets other ids from the same tokenizer: old shards then go
 # Bytes of text for each id that a shard may have. English has more than 4 bytes a token with large
 # vocabularies and 3.9 with 4,096; a piece that has more ids than a shard may is written twice.
 BYTES_PER_TOKEN = 3
@@ -259,7 +259,7 @@ class _Encoder:
 
     def _digest(self, path: Path, start: int, end: int, suffix: str) -> str:
         """Return the digest of all that the ids of a piece of text depend on."""
-        settings = (ENCODER, self.tokenizer_sha256, self.shard_tokens, suffix)
+        settings = (FORMAT, self.tokenizer_sha256, self.shard_tokens, suffix)
         digest = hashlib.sha256(json.dumps(settings).encode())
         with path.open("rb") as file:
             file.seek(start)

@@ -24,7 +24,9 @@ from lmlib.params import Count, CountOrZero, check_bounds, from_dict
 from lmlib.tokens import TokenInfo, Tokens, blocks, read_tokens
 
 INDEX = "index.json"
-FORMAT = 1  # of the index; raise it when the meaning of a field changes
+# Raise it when a field of the index gets another meaning, or when some text gets other ids from the
+# same tokenizer: `encode` then keeps no shards of before.
+FORMAT = 1
 # No more shards than this are compared with their digests when they are opened; see `open_tokens`.
 CHECKED_BYTES, CHECKED_SHARDS = 1 << 30, 100
 MAX_FILES = 1024  # open at a time

@@ -1,5 +1,6 @@
 """Texts to shards: the ids, which shards are kept, and what an interruption leaves."""
 
+import errno
 import random
 import shutil
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lmlib.encoding
+from lmlib import shards
 from lmlib.encoding import EncodeParams, Text, TextFile, encode_texts
 from lmlib.files import sha256_file
 from lmlib.separator import SEPARATOR
@@ -462,6 +464,37 @@ def test_an_interrupted_end_is_put_right(
     assert folder.ids() == joined(texts)
     assert stamps < set(folder.stamps().values())
     assert not folder.workshop.exists()
+
+
+def test_shards_made_on_another_disk(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with data/ and models/ on two: files are copied, whole or not at all."""
+    rename = Path.replace
+
+    def replace(path: Path, target: Path) -> Path:
+        if path.parent != target.parent and not path.parent.name.endswith(".part"):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    texts = [folder.text(f"{n}.txt", prose(1000, n)) for n in range(2)]
+    for some in (texts[:1], texts, texts[1:]):
+        folder.encode(some)
+        assert folder.ids() == joined(some)
+    assert not folder.workshop.exists()
+
+
+@pytest.mark.parametrize("known", [None, "digest"])
+def test_shards_of_an_earlier_format_are_made_again(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, known: str | None
+) -> None:
+    text = folder.text("a.txt", prose(3000), known)
+    folder.encode([text])
+    stamps = set(folder.stamps().values())
+    monkeypatch.setattr(shards, "FORMAT", 2)
+    monkeypatch.setattr(lmlib.encoding, "FORMAT", 2)
+    folder.encode([text])
+    assert not stamps & set(folder.stamps().values())
+    assert folder.ids() == joined([text])
 
 
 def ids_or_refused(folder: Folder) -> list[int] | None:
