@@ -192,7 +192,7 @@ class _Encoder:
         self.done = 0  # bytes
         self.count = 0  # of shards
         self._old = _old_index(folder)
-        # by the digest of the piece; a piece may have several parts, and stand in several places
+        # by the digest of the piece; a piece may have several parts, and occur several times
         self._known: dict[str, list[_Made]] = {}
         for made in (*_finished(workshop), *_listed(folder, self._old)):
             self._known.setdefault(made.shard.source[:64], []).append(made)

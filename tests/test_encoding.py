@@ -30,7 +30,7 @@ WORDS = ["abc", "once", "a", "  ", "\n", "x" * 30, "ü", SEPARATOR, "123", "don'
 
 
 def prose(size: int, seed: int = 0) -> str:
-    """Return a text of about so many bytes that ends with a separator."""
+    """Return a text of about `size` bytes that ends with a separator."""
     return " ".join(random.Random(seed).choices(WORDS, k=size // 6)) + SEPARATOR
 
 

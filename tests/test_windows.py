@@ -21,7 +21,7 @@ INFO = TokenInfo(
 
 
 def text(lengths: list[int]) -> np.ndarray:
-    """Return documents of so many tokens, each with a separator after it."""
+    """Return documents of these lengths, each with a separator after it."""
     return np.array([t for n in lengths for t in [*[1] * n, SEPARATOR_ID]], dtype=np.uint16)
 
 
