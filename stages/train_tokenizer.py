@@ -41,7 +41,10 @@ def main() -> None:
     head = bytearray()
     with stage_run("train_tokenizer", {"tokenizer": params}, makes_model=False) as run:
         with remedy():
-            texts = [HeadedText(text, head) for text in read_texts(RAW, "train", root())]
+            texts = [
+                HeadedText(text, head)
+                for text in read_texts(RAW, "train", root(), partial_folder())
+            ]
         with progress_bars({"count": "B", "merge": "merges"}) as on_progress:
             vocab, merges = train_bpe(
                 texts,
@@ -87,7 +90,7 @@ class HeadedText:
     @contextmanager
     def open(self) -> Iterator[Path]:
         """Yield a file of plain text."""
-        with self.text.open(partial_folder()) as path:
+        with self.text.open() as path:
             with path.open("rb") as file:
                 self.head.extend(file.read(SAMPLE_BYTES - len(self.head)))
             yield path

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lmlib import separator
@@ -35,6 +35,7 @@ class Text:
     digest     of the file's content and of how it is read; None: not known
     ending     what follows the bytes of the opened file in the corpus: a separator or nothing. Only
                a file of this machine, read in place, may lack its separator
+    folder     of temporary files; None: that of `tempfile`
     """
 
     name: str
@@ -43,15 +44,17 @@ class Text:
     source: Source = field(repr=False)
     reading: Reading = field(default=Reading(), repr=False)
     ending: str = ""
+    folder: Path | None = field(default=None, repr=False)
 
     @contextmanager
     def open(self, folder: Path | None = None) -> Iterator[Path]:
         """Yield a file of plain text, which is there until the end of the `with` block.
 
-        It is the source itself, or a temporary file in `folder`, by default in that of `tempfile`.
+        It is the source itself, or a temporary file in `folder`, by default in that of the text.
         In a `folder` that stays, an interrupted download resumes. Raises what `fetched` raises, and
         ValueError for a file that has not the format that its name says.
         """
+        folder = folder or self.folder
         with ExitStack() as stack:
             if folder is None and not self.is_in_place:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -92,10 +95,13 @@ class Text:
                 split_file(path, self.reading, *sides, Found(), _ignore)
 
 
-def read_texts(folder: Path, name: str, root: Path | None = None) -> list[Text]:
+def read_texts(
+    folder: Path, name: str, root: Path | None = None, partial: Path | None = None
+) -> list[Text]:
     """Return the texts that `folder` has as `name`, "train" or "valid": one per source file.
 
-    Paths in a manifest are relative to `root`, by default the working directory. Raises
+    Paths in a manifest are relative to `root`, by default the working directory. Temporary files
+    of the texts go to `partial`, by default to the folder of `tempfile`. Raises
     FileNotFoundError if there is neither NAME.txt nor NAME.json, ValueError for a damaged manifest.
     """
     path = folder / f"{name}.txt"
@@ -105,7 +111,8 @@ def read_texts(folder: Path, name: str, root: Path | None = None) -> list[Text]:
     manifest = folder / f"{name}.json"
     if not manifest.is_file():
         raise FileNotFoundError(f"{path}: no such file, and no {manifest.name}")
-    return _texts_of(manifest, (root or Path()).absolute())
+    texts = _texts_of(manifest, (root or Path()).absolute())
+    return [replace(text, folder=partial) for text in texts]
 
 
 def write_manifest(path: Path, sources: Sequence[Source], reading: Reading, root: Path) -> None:

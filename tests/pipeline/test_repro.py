@@ -30,7 +30,7 @@ MakeProject = Callable[..., Project]
 SAME_EVERYWHERE = {
     "data/raw": "d54d873ced6898058f392c5e55fe6b53.dir",
     "models/tokenizer": "3339b0c32148e3f2696b564b25776091.dir",
-    "data/tokens": "da7b53117c9c77b5014b52a79e799d6f.dir",
+    "data/tokens": "44f57822b53d60013a2412a64f0c3c63.dir",
 }
 
 
@@ -55,11 +55,11 @@ def test_outs_belong_together(project: Project) -> None:
     folder = project.folder
     tokenizer = Tokenizer.load(folder / "models/tokenizer")
     for name in ("train", "valid"):
-        tokens = np.load(folder / f"data/tokens/{name}.npy", mmap_mode="r")
+        tokens = np.load(folder / f"data/tokens/{name}/00000.npy", mmap_mode="r")
         text = (folder / f"data/raw/{name}.txt").read_bytes()
         assert tokens.dtype == np.uint16
         assert tokenizer.decode_bytes(tokens) == text
-        info = read_json(project, f"data/tokens/{name}.json")
+        info = read_json(project, f"data/tokens/{name}/index.json")
         assert info["tokens"] == len(tokens)
         assert info["source_bytes"] == len(text)
         assert info["documents"] == text.count(SEPARATOR.encode())
@@ -82,7 +82,7 @@ def test_outs_belong_together(project: Project) -> None:
     losses = [float(row["loss"]) for row in rows(project, "models/plots/train.csv")]
     assert losses[-1] < losses[0] - 0.1  # it has learnt
     assert 2.0 < scores["loss"] < np.log(512) + 0.5  # untrained: ln 512 = 6.2
-    assert scores["tokens"] == read_json(project, "data/tokens/valid.json")["tokens"]
+    assert scores["tokens"] == read_json(project, "data/tokens/valid/index.json")["tokens"]
     assert 0 < scores["accuracy"] < 1
     assert 0 < scores["copied_part"] <= 1
     contexts = [float(row["context"]) for row in rows(project, "models/plots/position.csv")]
