@@ -1,7 +1,8 @@
 """The commands of the READMEs and of the pages beside the code: listed, or run in a fresh clone.
 
     python -m tests.commands                  what there is, and what is not run, with the reason
-    python -m tests.commands --run FOLDER     clone into FOLDER and run all of it, half an hour
+    python -m tests.commands --run FOLDER     clone into FOLDER and run all of it, half an hour;
+                                              in a FOLDER that is there it goes on
 
 A page is walked from top to bottom, as a reader would. A block without a language is shell, a line
 or a continued line at a time; ```python is a script. What serves runs until the end of its page.
@@ -41,7 +42,7 @@ NOT_RUN = {  # part of a command: why
     "dvc remote": "needs a remote; tests/pipeline/test_remotes.py has several",
     "git add .dvc/config": "needs a remote",
     "dvc push": "needs a remote",
-    "pip install": "the extras are those of the tests",
+    "pip install -c": "the extras are those of the tests",
     "SCHEDULER": "needs several machines; tests/tokenizer/test_cluster.py has processes",
     "dask scheduler": "needs several machines",
     "minio": "needs an object store; tests/tokenizer/test_paths.py has one",
@@ -99,7 +100,9 @@ class Walk:
             self.environment.pop(name, None)
 
     def prepare(self) -> None:
-        """Make the clone, and the texts that the pages take for granted."""
+        """Make the clone, and the texts that the pages take for granted, unless it is there."""
+        if self.folder.exists():
+            return
         subprocess.run(["git", "clone", "--quiet", ROOT, self.folder], check=True)
         (self.folder / "books").mkdir()
         story = (ROOT / "models" / "samples.md").read_text(encoding="utf-8")
@@ -192,7 +195,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--run", type=Path, metavar="FOLDER", help="a folder that does not exist")
+    parser.add_argument("--run", type=Path, metavar="FOLDER", help="where to clone to")
     parser.add_argument("--pages", nargs="+", choices=PAGES, default=PAGES)
     args = parser.parse_args()
     walk = Walk(args.run.resolve()) if args.run else None
