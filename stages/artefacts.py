@@ -81,16 +81,20 @@ def changed(deps: list[Path]) -> list[Path]:
     """Return the files and folders that are outs in dvc.lock, but have another hash there.
 
     DVC does not look again at files that it has checked out, nor at read-only files of its cache.
-    Folders with SHA256SUMS are checked where their files are used.
+    Folders with SHA256SUMS, or folders of such, are checked where their files are used.
     """
     recorded = recorded_outs()
     found = []
     for path in deps:
         if path in recorded and path.is_file() and md5_file(path) != recorded[path]:
             found.append(path)
-        elif path in recorded and path.is_dir() and not (path / SUMS).exists():
+        elif path in recorded and path.is_dir() and not _has_digests(path):
             found += [path] if md5_folder(path) != recorded[path] else []
     return found
+
+
+def _has_digests(folder: Path) -> bool:
+    return (folder / SUMS).exists() or any(folder.glob(f"*/{SUMS}"))
 
 
 def recorded_outs() -> dict[Path, str]:

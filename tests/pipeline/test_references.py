@@ -1,10 +1,13 @@
 """A corpus that is only referred to, from the workspace and from a temporary copy of it."""
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from lmlib.shards import open_tokens
 from stages.artefacts import md5_folder
 from tests.pipeline.conftest import Project
 
@@ -31,7 +34,10 @@ def library(project: Project, tmp_path: Path) -> Project:
 
 
 def outs(project: Project) -> list[str]:
-    return [md5_folder(project.folder / path) for path in ("models/tokenizer", "data/tokens")]
+    """Return the hashes of the tokenizer and of all ids."""
+    ids = [open_tokens(project.folder / "data/tokens" / name)[1][:] for name in ("train", "valid")]
+    hashes = [hashlib.sha256(array.tobytes()).hexdigest() for array in ids]
+    return [md5_folder(project.folder / "models/tokenizer"), *hashes]
 
 
 def test_a_reference_gives_the_tokens_of_a_copy(library: Project) -> None:
@@ -48,6 +54,8 @@ def test_a_reference_gives_the_tokens_of_a_copy(library: Project) -> None:
     assert library.stages_run("dvc", "repro", "encode") == []
 
     (library.folder / "books/0.txt").write_text("Other.")
+    library.run("dvc", "repro", "--force", "--single-item", "encode")  # its shards are there
+    shutil.rmtree(library.folder / "data/tokens")
     refused = library.run("dvc", "repro", "--force", "--single-item", "encode", status=255)
     assert "books/0.txt has sha256" in refused
 

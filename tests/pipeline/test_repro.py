@@ -105,6 +105,7 @@ def test_nothing_large_is_left_to_git(project: Project) -> None:
         "models/metrics/tokenizer.json",
         "models/metrics/train.json",
         "models/plots/.gitignore",
+        "models/plots/losses.svg",
         "models/plots/position.csv",
         "models/plots/token_lengths.csv",
         "models/plots/train.csv",
