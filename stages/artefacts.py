@@ -1,6 +1,7 @@
 """What a stage reads and writes, as dvc.yaml lists it: checked before the work begins."""
 
 import hashlib
+import json
 import logging
 import os
 from collections.abc import Iterator
@@ -77,17 +78,19 @@ def _paths(entry: dict[str, Any], *keys: str) -> list[Path]:
 
 
 def changed(deps: list[Path]) -> list[Path]:
-    """Return the files that are outs in dvc.lock, but have another hash there.
+    """Return the files and folders that are outs in dvc.lock, but have another hash there.
 
     DVC does not look again at files that it has checked out, nor at read-only files of its cache.
-    Folders have their SHA256SUMS.
+    Folders with SHA256SUMS are checked where their files are used.
     """
     recorded = recorded_outs()
-    return [
-        path
-        for path in deps
-        if path in recorded and path.is_file() and md5_file(path) != recorded[path]
-    ]
+    found = []
+    for path in deps:
+        if path in recorded and path.is_file() and md5_file(path) != recorded[path]:
+            found.append(path)
+        elif path in recorded and path.is_dir() and not (path / SUMS).exists():
+            found += [path] if md5_folder(path) != recorded[path] else []
+    return found
 
 
 def recorded_outs() -> dict[Path, str]:
@@ -100,6 +103,18 @@ def recorded_outs() -> dict[Path, str]:
         raise ValueError(
             f"{LOCK}: not a lock file of DVC; `git checkout {LOCK}` restores it"
         ) from error
+
+
+def md5_folder(folder: Path) -> str:
+    """Return the hash by which DVC knows a folder: of the list of its files and their hashes."""
+    files = [
+        {"md5": md5_file(path), "relpath": path.relative_to(folder).as_posix()}
+        for path in folder.rglob("*")
+        if path.is_file()
+    ]
+    # as dvc_data.hashfile.tree.Tree has it
+    listed = json.dumps(sorted(files, key=lambda file: file["relpath"]), sort_keys=True)
+    return hashlib.md5(listed.encode()).hexdigest() + ".dir"
 
 
 def md5_file(path: Path) -> str:

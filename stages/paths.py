@@ -11,7 +11,8 @@ PARAMS = Path("params.yaml")
 PIPELINE = Path("dvc.yaml")
 LOCK = Path("dvc.lock")
 
-RAW_TRAIN = Path("data/raw/train.txt")
+RAW = Path("data/raw")
+RAW_TRAIN = Path("data/raw/train.txt")  # where corpus.keep is `copy`
 RAW_VALID = Path("data/raw/valid.txt")
 TOKENIZER = Path("models/tokenizer")
 TRAIN_TOKENS = Path("data/tokens/train.npy")
@@ -44,6 +45,11 @@ def root() -> Path:
 def resume_folder(fingerprint: str) -> Path:
     """Return the folder of the unfinished run with this fingerprint."""
     return root() / "models" / ".resume" / fingerprint
+
+
+def partial_folder() -> Path:
+    """Return the folder of downloads, and of texts that are read from files of other formats."""
+    return root() / "data" / ".partial"
 
 
 def spool_folder() -> Path:

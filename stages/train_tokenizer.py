@@ -1,19 +1,32 @@
 """Stage `train_tokenizer`: learn the byte-pair encoding of the training text.
 
-Params: tokenizer. Reads: data/raw/train.txt.
+Params: tokenizer. Reads: the training text in data/raw/.
 Writes: models/tokenizer/, models/metrics/, models/plots/token_lengths.csv.
 Run:    dvc repro train_tokenizer   (by hand, from the root: python -m stages.train_tokenizer)
 """
 
 import logging
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
+from lmlib.corpus import Text, read_texts
 from lmlib.files import write_csv, write_json
 from lmlib.monitoring.progress import progress_bars
 from lmlib.params import load_params
 from lmlib.tokenizer import Tokenizer, TokenizerParams, train_bpe
-from stages.cli import run_stage
-from stages.paths import PARAMS, RAW_TRAIN, TOKEN_LENGTHS, TOKENIZER, TOKENIZER_METRICS
+from stages.cli import remedy, run_stage
+from stages.paths import (
+    PARAMS,
+    RAW,
+    TOKEN_LENGTHS,
+    TOKENIZER,
+    TOKENIZER_METRICS,
+    partial_folder,
+    root,
+)
 from stages.stage_run import stage_run
 
 SAMPLE_BYTES = 1_000_000
@@ -25,19 +38,23 @@ def main() -> None:
     """Learn from the training text only: the validation text stays unseen."""
     params = load_params(PARAMS, "tokenizer", TokenizerParams)
     special_tokens = list(params.special_tokens)
+    head = bytearray()
     with stage_run("train_tokenizer", {"tokenizer": params}, makes_model=False) as run:
+        with remedy():
+            texts = [HeadedText(text, head) for text in read_texts(RAW, "train", root())]
         with progress_bars({"count": "B", "merge": "merges"}) as on_progress:
             vocab, merges = train_bpe(
-                RAW_TRAIN,
+                texts,
                 params.vocab_size,
                 special_tokens,
                 pattern=params.pattern,
                 on_progress=on_progress,
+                sample_bytes=params.sample_bytes,
             )
         tokenizer = Tokenizer(vocab, merges, special_tokens, pattern=params.pattern)
         warn_if_smaller(tokenizer.vocab_size, params.vocab_size)
         tokenizer.save(TOKENIZER)
-        metrics = _statistics(tokenizer)
+        metrics = _statistics(tokenizer, bytes(head))
         write_json(TOKENIZER_METRICS, metrics)
         lengths = sorted(Counter(map(len, _learnt(tokenizer))).items())
         rows = [{"bytes": length, "tokens": count} for length, count in lengths]
@@ -45,6 +62,38 @@ def main() -> None:
         run.summary({f"tokenizer/{key}": value for key, value in metrics.items()})
         run.artifact(TOKENIZER / "tokenizer.json")
         run.artifact(TOKEN_LENGTHS, "curves")
+
+
+@dataclass(frozen=True)
+class HeadedText:
+    """A text that adds its first bytes to `head` when it is opened, up to SAMPLE_BYTES in all.
+
+    So statistics need not open it a second time, which may be a second download.
+    """
+
+    text: Text
+    head: bytearray
+
+    @property
+    def num_bytes(self) -> int | None:
+        """Return the size of the text, if it is known."""
+        return self.text.num_bytes
+
+    @property
+    def is_in_place(self) -> bool:
+        """Return whether the opened file stays."""
+        return self.text.is_in_place
+
+    @contextmanager
+    def open(self) -> Iterator[Path]:
+        """Yield a file of plain text."""
+        with self.text.open(partial_folder()) as path:
+            with path.open("rb") as file:
+                self.head.extend(file.read(SAMPLE_BYTES - len(self.head)))
+            yield path
+
+    def __str__(self) -> str:
+        return self.text.name
 
 
 def warn_if_smaller(found: int, asked: int) -> None:
@@ -64,10 +113,9 @@ def _learnt(tokenizer: Tokenizer) -> list[bytes]:
     return [token for token_id, token in tokenizer.vocab.items() if token_id not in special_ids]
 
 
-def _statistics(tokenizer: Tokenizer) -> dict[str, float]:
-    """Return statistics of the vocabulary; bytes per token are those of the first SAMPLE_BYTES."""
-    with RAW_TRAIN.open("rb") as file:
-        sample = file.read(SAMPLE_BYTES).decode("utf-8", errors="ignore")
+def _statistics(tokenizer: Tokenizer, head: bytes) -> dict[str, float]:
+    """Return statistics of the vocabulary; bytes per token are those of `head`."""
+    sample = head.decode("utf-8", errors="ignore")
     return {
         "vocab_size": tokenizer.vocab_size,
         "merges": len(tokenizer.merges),

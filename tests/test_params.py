@@ -349,7 +349,7 @@ def test_half_of_a_surrogate_pair_is_no_text() -> None:
 
 @pytest.mark.parametrize("pattern", ["cl100k_base", "GPT2", "o200k_base", "gpt-4", "", "(?r)a+"])
 def test_a_pattern_is_checked_with_the_other_parameters(pattern: str) -> None:
-    values = {"vocab_size": 300, "special_tokens": [], "pattern": pattern}
+    values = {"vocab_size": 300, "special_tokens": [], "pattern": pattern, "sample_bytes": 0}
     with pytest.raises(ValueError, match=r"^p: pattern .*(gpt2, cl100k, o200k|write it without)"):
         from_dict(TokenizerParams, values, where="p")
 

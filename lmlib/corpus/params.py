@@ -31,22 +31,26 @@ class CorpusParams:
     """Where the text comes from. A source reads its own keys and ignores the others.
 
     toystories              seed, train_bytes, valid_bytes
-    tinystories, owt        none
-    local, url              train, valid, text_field, valid_fraction, sha256
+    tinystories, owt        keep
+    local, url              train, valid, text_field, valid_fraction, sha256, keep
+    hub                     dataset, revision, train, valid, text_field, valid_fraction, keep
 
     Raises ValueError if a key that `source` reads has an invalid value, and for an address with a
     secret: params are kept in dvc.lock, in DVC's caches and in MLflow.
     """
 
-    source: Literal["toystories", "tinystories", "owt", "local", "url"]
+    source: Literal["toystories", "tinystories", "owt", "local", "url", "hub"]
     seed: int
     train_bytes: int
     valid_bytes: int
-    train: tuple[str, ...]  # local: paths or globs; url: addresses
+    dataset: str  # hub: OWNER/NAME
+    revision: str  # hub: a branch, tag or commit
+    train: tuple[str, ...]  # local, hub: paths or globs; url: addresses
     valid: tuple[str, ...]  # empty: split `train` by a hash of each document
     text_field: str  # the field of .jsonl and the column of .parquet that holds the text
     valid_fraction: float  # of the documents, if `valid` is empty
     sha256: tuple[str, ...]  # of each file, train before valid; empty: not checked
+    keep: Literal["copy", "reference"]  # reference: the files are read where they are
 
     def __post_init__(self) -> None:
         for name in ("train", "valid"):
@@ -55,11 +59,13 @@ class CorpusParams:
                     _check_public(address, f"{name}[{number}]")
         if self.source == "toystories":
             check_bounds(_ToyStories(self.seed, self.train_bytes, self.valid_bytes))
-        elif self.source in ("local", "url"):
+        elif self.source in ("local", "url", "hub"):
             self._check_files()
 
     def _check_files(self) -> None:
-        kind = "paths or globs" if self.source == "local" else "addresses"
+        kind = "addresses" if self.source == "url" else "paths or globs"
+        if self.source == "hub":
+            self._check_hub()
         if not self.train:
             raise ValueError(f"train is empty, but source is {self.source}; list {kind} there")
         for name in ("train", "valid"):
@@ -86,6 +92,20 @@ class CorpusParams:
                 f"sha256 has {len(self.sha256)} digests for {addresses} addresses; give one for "
                 "each, those of train before those of valid, or none"
             )
+
+    def _check_hub(self) -> None:
+        if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.dataset, re.ASCII):
+            raise ValueError(
+                f"dataset is {self.dataset!r:.80}, but source is hub; write the name of a data "
+                "set, as in HuggingFaceFW/fineweb-edu"
+            )
+        if not re.fullmatch(r"[\w./+-]+", self.revision):
+            raise ValueError(
+                f"revision is {self.revision!r:.80}; write a branch, a tag or a commit, usually "
+                "`main`"
+            )
+        if self.sha256:
+            raise ValueError("sha256 is not empty, but source is hub, which knows the digests")
 
 
 def _check_public(address: str, where: str) -> None:

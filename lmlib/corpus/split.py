@@ -1,13 +1,14 @@
-"""Turn corpus files into the two texts: copy them, or split them by a hash of each document."""
+"""Append corpus files to the texts: copy them, or divide them by a hash of each document."""
 
 import hashlib
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Literal
 
-from lmlib.corpus.documents import SEPARATOR, read_pieces
+from lmlib.corpus.documents import SEPARATOR, file_format, read_pieces
 from lmlib.monitoring.progress import OnBytes
 
 CHUNK_BYTES = 1 << 20
@@ -18,68 +19,124 @@ WHITESPACE = b" \t\n\r\v\f"
 logger = logging.getLogger(__name__)
 
 
-def copy_files(paths: Iterable[Path], text_field: str, output: Path, on_bytes: OnBytes) -> None:
-    """Write the documents of `paths` to `output`; a single text file is copied byte for byte.
+@dataclass(frozen=True)
+class Reading:
+    """How the documents of a file are read: from which field, and for which text.
 
-    Raises ValueError if they contain only white space.
+    side            all; train or valid: those of one side alone; split: those of both
+    valid_fraction  of the documents, if they are divided
+    is_last         the last file of its text, or else it ends with a separator
     """
-    paths = list(paths)
-    blank, separated = True, False
-    with output.open("w+b") as file:
-        for path in paths:
-            _separate(file)
-            for text, ended in read_pieces(path, text_field):
-                file.write(text + SEPARATOR if ended else text)
-                blank, separated = blank and not text.strip(), separated or ended
-                on_bytes(len(text))
-    _check_found(not blank, separated, paths)
+
+    side: Literal["all", "train", "valid", "split"] = "all"
+    text_field: str = "text"
+    valid_fraction: float = 0.0
+    is_last: bool = True
+
+    def identity(self, name: str) -> list[Any]:
+        """Return all of it that can change the text of a file called `name`."""
+        suffix = file_format(name)
+        field = "" if suffix.startswith(".txt") else self.text_field
+        fraction = 0.0 if self.side == "all" else self.valid_fraction
+        return [suffix, self.side, field, fraction, self.is_last]
 
 
-def split_files(
-    paths: Iterable[Path],
-    text_field: str,
-    valid_fraction: float,
-    train_path: Path,
-    valid_path: Path,
+@dataclass
+class Found:
+    """What has been found in the files that were read so far."""
+
+    has_text: bool = False
+    is_separated: bool = False
+    num_documents: int = 0  # that were divided, and how many of them are for validation
+    num_valid: int = 0
+
+    def check(self, names: Sequence[str]) -> None:
+        """Raise ValueError if no file has text; log it if no separator was in the files."""
+        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        if not self.has_text:
+            raise ValueError(f"corpus: there is no text in {shown}; name files that contain some")
+        if not self.is_separated:
+            logger.info(
+                "corpus: no %s in %s: each file counts as one document", SEPARATOR.decode(), shown
+            )
+
+
+def copy_file(
+    path: Path, reading: Reading, output: BinaryIO, found: Found, on_bytes: OnBytes
+) -> None:
+    """Append the documents of the file `path` to `output`.
+
+    The bytes of a text file are kept, except that a file before others ends with a separator: it is
+    added, or the white space after the last one is dropped.
+    """
+    end = position = output.seek(0, os.SEEK_END)  # end: after the last separator
+    blank = True  # from there on
+    for text, ended in read_pieces(path, reading.text_field):
+        position += output.write(text + SEPARATOR if ended else text)
+        blank = blank and not text.strip()
+        found.has_text = found.has_text or not blank
+        if ended:
+            end, blank, found.is_separated = position, True, True
+        on_bytes(len(text))
+    if not reading.is_last and blank:
+        output.seek(end)
+        output.truncate()
+    elif not reading.is_last:
+        output.write(SEPARATOR)
+
+
+def split_file(
+    path: Path,
+    reading: Reading,
+    train: BinaryIO,
+    valid: BinaryIO,
+    found: Found,
     on_bytes: OnBytes,
 ) -> None:
-    """Write about `valid_fraction` of the documents of `paths` to `valid_path`, the rest to train.
+    """Append about `valid_fraction` of the documents of `path` to `valid`, the rest to `train`.
 
     A document belongs to validation if the first 8 bytes of the sha256 of its text without white
     space, read as a fraction of 2**64, are below `valid_fraction`: neither the order of the files
-    nor their number matters, and equal documents stay together. If that leaves one side empty (few
-    documents, or one text without separators), the validation share is cut from the end. Raises
-    ValueError if there is too little text for two sides.
+    nor their number matters, and equal documents stay together. After a file before others, both
+    outputs end with a separator, unless they are empty.
     """
-    paths = list(paths)
-    with train_path.open("w+b") as train, valid_path.open("w+b") as valid:
-        splitter = _Splitter(train, valid, valid_fraction)
-        separated = False
-        for path in paths:
-            _separate(train)
-            splitter.start_document()
-            for text, ended in read_pieces(path, text_field):
-                splitter.write(text)
-                if ended:
-                    splitter.end_document(SEPARATOR)
-                    separated = True
-                on_bytes(len(text))
-            splitter.end_document(b"")
-        _check_found(splitter.num_documents > 0, separated, paths)
-        if splitter.num_valid in (0, splitter.num_documents):
-            _move(valid, 0, train)
-            _cut_from_end(train, valid, valid_fraction, splitter.num_documents)
+    splitter = _Splitter(train, valid, reading.valid_fraction, found)
+    for text, ended in read_pieces(path, reading.text_field):
+        splitter.write(text)
+        if ended:
+            splitter.end_document(SEPARATOR)
+            found.is_separated = True
+        on_bytes(len(text))
+    splitter.end_document(b"")
+    if not reading.is_last:
+        _separate(train)
+        _separate(valid)
+
+
+def require_two_sides(
+    train: BinaryIO, valid: BinaryIO, valid_fraction: float, found: Found
+) -> None:
+    """If hashing left one side empty, cut the validation share from the end.
+
+    That is so for few documents, or for one text without separators. Raises ValueError if there is
+    too little text for two sides.
+    """
+    if found.num_valid in (0, found.num_documents):
+        _move(valid, 0, train)
+        _cut_from_end(train, valid, valid_fraction, found.num_documents)
 
 
 class _Splitter:
     """Writes documents of any length to train, then moves those for validation to valid."""
 
-    def __init__(self, train: BinaryIO, valid: BinaryIO, valid_fraction: float) -> None:
+    def __init__(
+        self, train: BinaryIO, valid: BinaryIO, valid_fraction: float, found: Found
+    ) -> None:
         self.train = train
         self.valid = valid
         self.valid_fraction = valid_fraction
-        self.num_documents = 0
-        self.num_valid = 0
+        self.found = found
+        self.train.seek(0, os.SEEK_END)
         self.start_document()
 
     def start_document(self) -> None:
@@ -101,22 +158,12 @@ class _Splitter:
             self.train.truncate()
         else:
             self.train.write(separator)
-            self.num_documents += 1
+            self.found.has_text = True
+            self.found.num_documents += 1
             if int.from_bytes(self.digest.digest()[:8], "big") < self.valid_fraction * 2**64:
-                self.num_valid += 1
-                _separate(self.valid)
+                self.found.num_valid += 1
                 _move(self.train, self.start, self.valid)
         self.start_document()
-
-
-def _check_found(found: bool, separated: bool, paths: list[Path]) -> None:
-    names = ", ".join(map(str, paths[:3])) + (", ..." if len(paths) > 3 else "")
-    if not found:
-        raise ValueError(f"corpus: there is no text in {names}; name files that contain some")
-    if not separated:
-        logger.info(
-            "corpus: no %s in %s: each file counts as one document", SEPARATOR.decode(), names
-        )
 
 
 def _separate(file: BinaryIO) -> None:

@@ -1,15 +1,25 @@
-"""Write the two texts of a corpus, atomically."""
+"""Write the two texts of a corpus, or the lists of its files, atomically."""
 
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any, BinaryIO
 
-from lmlib.corpus.documents import check_head, file_format
-from lmlib.corpus.fetch import check_digest, downloaded, fetch_from_hub
-from lmlib.corpus.find import find_files
+from lmlib.corpus.documents import check_head
+from lmlib.corpus.fetch import check_digest, describe, fetched, working_folder
 from lmlib.corpus.params import CorpusParams
-from lmlib.corpus.split import copy_files, split_files
-from lmlib.files import replacing
-from lmlib.monitoring.progress import byte_bar
+from lmlib.corpus.sources import Source, find_sources, name_of
+from lmlib.corpus.split import Found, Reading, copy_file, require_two_sides, split_file
+from lmlib.corpus.texts import write_manifest
+from lmlib.files import read_json, replacing, sha256_file, write_json
+from lmlib.monitoring.progress import OnBytes, byte_bar, progress_bar
 from lmlib.places import check_place, check_space
+
+logger = logging.getLogger(__name__)
 
 
 def write_corpus(
@@ -21,34 +31,34 @@ def write_corpus(
     to score, where it is known: for toystories.
 
     Both hold the bytes of the source, with documents separated by <|endoftext|>, and neither is
-    empty. Paths in `params` are relative to `root`; an interrupted download stays in
-    `root`/data/.partial for the next run. Raises ValueError, FileNotFoundError or another OSError
-    that says what to do; existing files then stay as they are.
+    empty. If `params.keep` is "reference", two files are written instead, with the suffix .json,
+    that list where the text is (see `read_texts`). Paths in `params` are relative to `root`; files
+    are downloaded one after the other to `root`/data/.partial, and an interrupted download stays
+    there for the next run, with the text of the files before it. Raises ValueError,
+    FileNotFoundError or another OSError that says what to do; existing files then stay as they are.
     """
     for path in (train_path, valid_path):
         check_place(path)
-    folder, floor = train_path.parent, None
     if params.source == "toystories":
-        check_space(folder, params.train_bytes + params.valid_bytes)
+        check_space(train_path.parent, params.train_bytes + params.valid_bytes)
         with replacing(train_path, valid_path) as parts:
             floor = _write_toystories(params, *parts)
-    elif params.source == "local":
-        train, valid = _local_files(params, root)
-        with replacing(train_path, valid_path) as parts:
-            _write_files(params, folder, train, valid, *parts)
-    elif params.source == "url":
-        addresses, partial = params.train + params.valid, root / "data" / ".partial"
-        with (
-            downloaded(addresses, params.sha256, partial) as files,
-            replacing(train_path, valid_path) as parts,
-        ):
-            count = len(params.train)
-            _write_files(params, folder, files[:count], files[count:], *parts)
-    else:
-        train_file, valid_file = fetch_from_hub(params.source)
-        with replacing(train_path, valid_path) as parts:
-            _write_files(params, folder, [train_file], [valid_file], *parts)
-    return floor
+        _remove_others(train_path, valid_path, ".json")
+        return floor
+    train, valid = find_sources(params, root)
+    if params.keep == "reference":
+        _write_manifests(params, train, valid, train_path, valid_path, root)
+        _remove_others(train_path, valid_path, ".txt")
+        return None
+    _copy(params, train, valid, train_path, valid_path, root / "data" / ".partial")
+    _remove_others(train_path, valid_path, ".json")
+    return None
+
+
+def _remove_others(train_path: Path, valid_path: Path, suffix: str) -> None:
+    """Remove what another value of `corpus.keep` left."""
+    for path in (train_path, valid_path):
+        path.with_suffix(suffix).unlink(missing_ok=True)
 
 
 def _write_toystories(params: CorpusParams, train_path: Path, valid_path: Path) -> float:
@@ -65,53 +75,153 @@ def _write_toystories(params: CorpusParams, train_path: Path, valid_path: Path) 
         )
 
 
-def _local_files(params: CorpusParams, root: Path) -> tuple[list[Path], list[Path]]:
-    """Return the files of train and of valid.
-
-    Raises ValueError for a file of unknown format, in both lists, or with a wrong sha256.
-    """
-    train, valid = find_files(params.train, root), find_files(params.valid, root)
-    files = [*train.values(), *valid.values()]
-    for path in files:
-        file_format(path.name)
-    for identity, path in valid.items():
-        if identity in train:
-            other = "" if train[identity] == path else f" (as {train[identity]})"
-            raise ValueError(
-                f"corpus: {path} is in corpus.train{other} and in corpus.valid; remove it from one"
-            )
-    if params.sha256 and len(params.sha256) != len(files):
-        raise ValueError(
-            f"corpus.sha256 has {len(params.sha256)} digests for {len(files)} files; give one for "
-            "each, those of train before those of valid, or none"
-        )
-    for path, digest in zip(files, params.sha256, strict=False):
-        check_digest(path, digest, str(path))
-    return list(train.values()), list(valid.values())
-
-
-def _write_files(
+def _write_manifests(
     params: CorpusParams,
-    folder: Path,
-    train: list[Path],
-    valid: list[Path],
+    train: list[Source],
+    valid: list[Source],
     train_path: Path,
     valid_path: Path,
+    root: Path,
 ) -> None:
-    """Write the documents of `train` and `valid`, or of `train` alone, split in two.
+    """Write the lists of the files, with the digests of local ones, which are read for that."""
+    sources = []
+    with progress_bar("files", len(train + valid), "files") as bar:
+        for source in train + valid:
+            if source.is_local:
+                path = Path(source.address)
+                check_head(path)
+                check_digest(path, source.digest, str(path))
+                source = replace(source, digest=source.digest or f"sha256:{sha256_file(path)}")
+            elif not source.address.startswith("hf://"):
+                source = describe(source)
+            sources.append(source)
+            bar.update()
+    count, reading = len(train), Reading(text_field=params.text_field)
+    sides = [(sources[:count], reading), (sources[count:], reading)]
+    if not valid:
+        divided = replace(reading, valid_fraction=params.valid_fraction)
+        sides = [
+            (sources, replace(divided, side="train")),
+            (sources, replace(divided, side="valid")),
+        ]
+    for path, (files, how) in zip((train_path, valid_path), sides, strict=True):
+        write_manifest(path.with_suffix(".json"), files, how, root.resolve())
 
-    `folder` is where the two texts belong in the end.
-    """
-    files = train + valid
+
+def _copy(
+    params: CorpusParams,
+    train: list[Source],
+    valid: list[Source],
+    train_path: Path,
+    valid_path: Path,
+    partial: Path,
+) -> None:
+    """Write the documents of `train` and `valid`, or of `train` alone, split in two."""
+    sources = train + valid
+    total = _total_bytes(sources)
+    check_space(train_path.parent, total or 0)
+    with replacing(train_path, valid_path) as parts:
+        if all(source.is_local for source in sources):
+            with byte_bar("corpus", total) as on_bytes:
+                _Copying(params, train, valid, parts).run(partial, on_bytes)
+            return
+        check_place(partial / "file")
+        with working_folder(partial, "copying") as place:
+            kept = [place / path.name for path in (train_path, valid_path)]
+            copying = _Copying(params, train, valid, kept, place / "state.json")
+            copying.run(partial, None)
+            for path, part in zip(kept, parts, strict=True):
+                shutil.move(path, part)
+
+
+def _total_bytes(sources: Sequence[Source]) -> int | None:
+    """Return the bytes of text, after a look at each local file; None: known only after reading."""
+    local = [Path(source.address) for source in sources if source.is_local]
     # the size of the text in a compressed or structured file is known only after reading it
-    plain = {check_head(path) for path in files} == {".txt"}
-    total = sum(path.stat().st_size for path in files) if plain else None
-    check_space(folder, total or 0)
-    with byte_bar("corpus", total) as on_bytes:
-        if valid:
-            copy_files(train, params.text_field, train_path, on_bytes)
-            copy_files(valid, params.text_field, valid_path, on_bytes)
-        else:
-            split_files(
-                train, params.text_field, params.valid_fraction, train_path, valid_path, on_bytes
-            )
+    plain = {check_head(path) for path in local} == {".txt"}
+    return sum(path.stat().st_size for path in local) if plain else None
+
+
+class _Copying:
+    """Copies files into the two texts, one after the other.
+
+    With a file `state`, it saves after each file how far it came. A later one continues there, if
+    it begins with the same files.
+    """
+
+    def __init__(
+        self,
+        params: CorpusParams,
+        train: list[Source],
+        valid: list[Source],
+        outputs: Sequence[Path],
+        state: Path | None = None,
+    ) -> None:
+        self.outputs = outputs
+        self.state = state
+        self.is_split = not valid
+        reading = Reading(text_field=params.text_field)
+        if self.is_split:
+            reading = replace(reading, side="split", valid_fraction=params.valid_fraction)
+        self.jobs = [
+            (source, replace(reading, is_last=number == len(files)), side)
+            for side, files in enumerate((train, valid))
+            for number, source in enumerate(files, start=1)
+        ]
+
+    def run(self, partial: Path, on_bytes: OnBytes | None) -> None:
+        """Copy what is missing; download to `partial`. Without `on_bytes` each file has a bar."""
+        done, found = self._resume()
+        with self.outputs[0].open("r+b") as train, self.outputs[1].open("r+b") as valid:
+            for number, (source, reading, side) in enumerate(self.jobs[done:], start=done + 1):
+                with fetched(source, partial) as path, _bar_or(on_bytes, source) as count:
+                    if self.is_split:
+                        split_file(path, reading, train, valid, found[0], count)
+                    else:
+                        copy_file(path, reading, (train, valid)[side], found[side], count)
+                self._save(number, (train, valid), found)
+            for side in (0,) if self.is_split else (0, 1):
+                found[side].check([job[0].address for job in self.jobs if job[2] == side])
+            if self.is_split:
+                require_two_sides(train, valid, self.jobs[0][1].valid_fraction, found[0])
+
+    def _resume(self) -> tuple[int, list[Found]]:
+        """Return how many files are done, and what was found in them; cut off what is not saved."""
+        done, sizes, found = 0, [0, 0], [Found(), Found()]
+        if self.state and self.state.exists():
+            values = read_json(self.state)
+            if values["files"] == self._identities(len(values["files"])):
+                done, sizes = len(values["files"]), values["bytes"]
+                found = [Found(**each) for each in values["found"]]
+                logger.info("corpus: an earlier run has copied %d of the files", done)
+        for path, size in zip(self.outputs, sizes, strict=True):
+            with path.open("ab") as file:
+                file.truncate(size)
+        return done, found
+
+    def _save(self, done: int, files: Sequence[BinaryIO], found: list[Found]) -> None:
+        if self.state is None:
+            return
+        for file in files:
+            file.flush()
+            os.fsync(file.fileno())
+        sizes = [os.fstat(file.fileno()).st_size for file in files]
+        values = {"bytes": sizes, "found": [asdict(each) for each in found]}
+        write_json(self.state, {"files": self._identities(done), **values})
+
+    def _identities(self, count: int) -> list[list[Any]]:
+        """Return, of the first `count` files, all that decides what is copied from them."""
+        return [
+            [source.address, source.digest, side, *reading.identity(name_of(source.address))]
+            for source, reading, side in self.jobs[:count]
+        ]
+
+
+@contextmanager
+def _bar_or(on_bytes: OnBytes | None, source: Source) -> Iterator[OnBytes]:
+    """Yield `on_bytes`, or that of a bar for this file, whose text may be of any size."""
+    if on_bytes is not None:
+        yield on_bytes
+        return
+    with byte_bar(name_of(source.address), None) as own:
+        yield own

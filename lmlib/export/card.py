@@ -27,6 +27,7 @@ _CORPORA = {
     "owt": ("OpenWebText, pages that Reddit linked to", "en", "Skylion007/openwebtext"),
     "local": ("text files of our own", None, None),
     "url": ("the text files named below", None, None),
+    "hub": ("the files named below of a data set of the Hugging Face Hub", None, None),
 }
 _HEADLINES = ("loss", "perplexity", "bits_per_byte")
 _UNITS = {"loss": "nats per token"}
@@ -58,7 +59,7 @@ def model_card(
         raise ValueError(f"corpus.source is {source!r:.80}; choose one of {', '.join(_CORPORA)}")
     text, _, _ = _CORPORA[source]
     parts = [
-        _front_matter(name, source, valid_metrics, kind.model_type),
+        _front_matter(name, params["corpus"], valid_metrics, kind.model_type),
         f"# {name}",
         f"A language model of {model.num_parameters():,} weights in the architecture of "
         f"{kind.name}: {shape.num_layers} layers of size {shape.d_model}, {shape.num_heads} "
@@ -85,9 +86,12 @@ def no_model_card(name: str, obstacle: str) -> str:
     return f"# {name}\n\nNothing was exported: {obstacle}.\n"
 
 
-def _front_matter(name: str, source: str, metrics: Metrics, model_type: str) -> str:
+def _front_matter(name: str, corpus: Mapping[str, Any], metrics: Metrics, model_type: str) -> str:
     """Return the metadata, following the conventions of the Hub."""
+    source = corpus["source"]
     _, language, dataset = _CORPORA[source]
+    if source == "hub":
+        dataset = corpus["dataset"]
     headlines = [
         {"type": key, "name": _label(key), "value": metrics[key]}
         for key in _HEADLINES

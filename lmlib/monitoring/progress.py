@@ -51,7 +51,7 @@ def byte_bar(title: str, total: int | None, initial: int = 0) -> Iterator[OnByte
 def progress_bars(units: dict[str, str]) -> Iterator[OnProgress]:
     """Yield a function that draws a bar for each kind of work, one after the other.
 
-    `units` maps each kind to its unit.
+    `units` maps each kind to its unit. A total of 0 is one that is not known.
     """
     bar: tqdm | None = None
     shown = ""  # the kind of work that `bar` shows
@@ -61,7 +61,7 @@ def progress_bars(units: dict[str, str]) -> Iterator[OnProgress]:
         if bar is None or kind != shown:
             if bar is not None:
                 bar.close()
-            bar, shown = progress_bar(kind, total, units[kind]), kind
+            bar, shown = progress_bar(kind, total or None, units[kind]), kind
         bar.update(done - bar.n)
 
     try:

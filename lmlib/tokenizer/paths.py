@@ -1,11 +1,15 @@
-"""Corpus files: on this machine, on a shared file system, or in an object store."""
+"""Corpus files: on this machine, on a shared file system, or in an object store.
+
+A corpus is a list of texts. A text is a file, or what gives one when it is opened.
+"""
 
 import os
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 from lmlib.redaction import redact
@@ -48,6 +52,39 @@ CorpusFile = Path | StoredFile
 CorpusPath = str | os.PathLike[str] | StoredFile
 
 
+class CorpusText(Protocol):
+    """A text that is opened before it is read; `lmlib.corpus.texts.Text` is one.
+
+    num_bytes    None: known once it is open
+    is_in_place  its file outlives the `with` block of `open`
+    """
+
+    @property
+    def num_bytes(self) -> int | None: ...  # noqa: D102
+    @property
+    def is_in_place(self) -> bool: ...  # noqa: D102
+    def open(self) -> AbstractContextManager[CorpusFile]:
+        """Give the file, of plain text."""
+        ...
+
+
+@dataclass(frozen=True)
+class FileText:
+    """A file as a `CorpusText`."""
+
+    file: CorpusFile
+    is_in_place: bool = True
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the size of the file; raise ValueError if its store does not know it."""
+        return self.file.stat().st_size
+
+    def open(self) -> AbstractContextManager[CorpusFile]:
+        """Give the file."""
+        return nullcontext(self.file)
+
+
 def as_file(path: CorpusPath) -> CorpusFile:
     """Return the absolute path of a local file, or the file at an address such as s3://….
 
@@ -65,11 +102,16 @@ def as_file(path: CorpusPath) -> CorpusFile:
     return Path(path).absolute()  # a worker may run in another folder
 
 
-def as_files(paths: CorpusPath | Iterable[CorpusPath]) -> list[CorpusFile]:
-    """Return `as_file` of each path; a single path gives a list of one."""
-    if isinstance(paths, str | os.PathLike | StoredFile):
-        return [as_file(paths)]
-    return [as_file(path) for path in paths]
+def as_texts(
+    corpus: CorpusPath | CorpusText | Iterable[CorpusPath | CorpusText],
+) -> list[CorpusText]:
+    """Return the texts of a corpus: paths, addresses or texts, one or several."""
+    if isinstance(corpus, str | os.PathLike | StoredFile) or not isinstance(corpus, Iterable):
+        corpus = [corpus]
+    return [
+        FileText(as_file(each)) if isinstance(each, str | os.PathLike | StoredFile) else each
+        for each in corpus
+    ]
 
 
 def check_is_file(file: CorpusFile, purpose: str) -> None:

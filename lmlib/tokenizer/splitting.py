@@ -160,12 +160,12 @@ def file_chunks(
     size, chunk_bytes = file.stat().st_size, whole_number(chunk_bytes, "chunk_bytes")
     start = 0
     while start < size:
-        end = _file_cut(file, start + chunk_bytes, size, splitter.reach_bytes, find_cut)
+        end = file_cut(file, start + chunk_bytes, size, splitter.reach_bytes, find_cut)
         yield start, end
         start = end
 
 
-def _file_cut(file: CorpusFile, target: int, size: int, reach_bytes: int, find_cut: FindCut) -> int:
+def file_cut(file: CorpusFile, target: int, size: int, reach_bytes: int, find_cut: FindCut) -> int:
     """Return a safe cut at or after byte `target`, or the size of the file."""
     margin = 2 * reach_bytes + 4  # special tokens on either side, and one character
     window = CUT_WINDOW

@@ -9,10 +9,11 @@ from functools import partial
 from lmlib.tokenizer import engine, learning
 from lmlib.tokenizer.counting import WordCounter, WordCounts
 from lmlib.tokenizer.ids import whole_number
-from lmlib.tokenizer.paths import CorpusFile, CorpusPath, as_files, check_is_file, read_range
+from lmlib.tokenizer.parts import Part, corpus_ranges
+from lmlib.tokenizer.paths import CorpusPath, CorpusText, FileText, as_texts, check_is_file
 from lmlib.tokenizer.patterns import find_pattern
 from lmlib.tokenizer.reference import count_pre_tokens, learn_merges
-from lmlib.tokenizer.splitting import Splitter, check_special_tokens, file_chunks
+from lmlib.tokenizer.splitting import Splitter, check_special_tokens
 from lmlib.tokenizer.workers import count_workers, map_in_order, open_executor
 
 OnProgress = Callable[[str, int, int], None]  # (stage, done, total)
@@ -20,13 +21,14 @@ OnProgress = Callable[[str, int, int], None]  # (stage, done, total)
 POLL_S = 0.1  # how often progress is reported
 CHUNK_BYTES = 1 << 20  # bytes of a file that one worker holds at a time
 CLUSTER_CHUNK_BYTES = 1 << 24  # the same with an executor, which sends back each chunk's words
+UNKNOWN_BYTES = 1 << 40  # of texts whose size is not known: enough for kernels and all workers
 PLAIN_DISTINCT_BYTES = 500_000  # distinct pre-tokens, in bytes, that plain Python merges quickly
 PLAIN_LONGEST_WORD = 1000  # bytes; plain Python rewrites a whole word for every merge in it
 PLAIN_MERGES = 3000
 
 
 def train_bpe(
-    input_path: CorpusPath | Iterable[CorpusPath],
+    input_path: CorpusPath | CorpusText | Iterable[CorpusPath | CorpusText],
     vocab_size: int,
     special_tokens: Iterable[str] | None,
     *,
@@ -35,16 +37,18 @@ def train_bpe(
     executor: Executor | None = None,
     on_progress: OnProgress | None = None,
     chunk_bytes: int | None = None,
+    sample_bytes: int = 0,
 ) -> tuple[dict[int, bytes], list[tuple[bytes, bytes]]]:
-    """Learn a vocabulary of `vocab_size` tokens from one or more files.
+    """Learn a vocabulary of `vocab_size` tokens from one or more files or texts.
 
     Returns (vocab, merges). Ids are contiguous, as in GPT-2: the 256 bytes in order of value,
     then the merged tokens in the order learnt (merge k makes id 256 + k), then the special
     tokens in the order given. A special token of one byte is that byte's token.
 
     The most frequent pair is merged first; ties go to the greater pair of bytes. The corpus is
-    split at every special token, longest match first; they are not counted. The vocabulary is
-    smaller if no pair is left to merge. Workers and chunks change the speed, never the result.
+    split at every special token, longest match first; they are not counted. No pre-token crosses
+    from one file to the next. The vocabulary is smaller if no pair is left to merge. Workers and
+    chunks change the speed, never the result.
 
         pattern        "gpt2", "cl100k", "o200k", or a regular expression that finds pre-tokens
         num_workers    default: one for each core this process may use
@@ -52,6 +56,7 @@ def train_bpe(
         on_progress    called with ("count", bytes done, total) and ("merge", merges done, total)
         chunk_bytes    how much of a file a worker holds at a time; default: 1 MiB, 16 MiB with an
                        executor
+        sample_bytes   count about this much of the corpus, spread evenly over it; 0: all
 
     Raises ValueError for a vocabulary too small for bytes and special tokens, an empty corpus, or a
     folder in place of a file; FileNotFoundError for a missing file.
@@ -68,12 +73,13 @@ def train_bpe(
     if chunk_bytes is None:
         chunk_bytes = CHUNK_BYTES if executor is None else CLUSTER_CHUNK_BYTES
     counts = count_files(
-        as_files(input_path),
+        as_texts(input_path),
         Splitter(pattern, special),
         num_workers=num_workers,
         executor=executor,
         on_progress=on_progress,
         chunk_bytes=chunk_bytes,
+        sample_bytes=whole_number(sample_bytes, "sample_bytes"),
     )
 
     def report(done: int) -> None:
@@ -88,56 +94,62 @@ def train_bpe(
 
 
 def count_files(
-    paths: list[CorpusFile],
+    texts: list[CorpusText],
     splitter: Splitter,
     *,
     num_workers: int | None,
     executor: Executor | None,
     on_progress: OnProgress | None,
     chunk_bytes: int,
+    sample_bytes: int,
 ) -> WordCounts:
-    """Return the distinct pre-tokens of the files and how often each occurs."""
-    for path in paths:
-        check_is_file(path, "to train on")
-    size = sum(path.stat().st_size for path in paths)
-    if not size:
-        raise ValueError(
-            f"the corpus is empty: {', '.join(map(str, paths)) or 'no file is named'}; "
-            "give at least one file with text"
-        )
-    use_engine = splitter.pattern in engine.ENGINE_PATTERNS and engine.pays(size)
+    """Return the distinct pre-tokens of the texts, or of a sample, and how often each occurs."""
+    for text in texts:
+        if isinstance(text, FileText):
+            check_is_file(text.file, "to train on")
+    sizes = [text.num_bytes for text in texts]
+    size = sum(num_bytes or 0 for num_bytes in sizes)
+    is_known = None not in sizes
+    if sample_bytes and not (is_known and size <= sample_bytes):
+        size, is_known = sample_bytes, True
+    else:
+        sample_bytes = 0
+    work = size if is_known else UNKNOWN_BYTES
+    use_engine = splitter.pattern in engine.ENGINE_PATTERNS and engine.pays(work)
     find_cut = partial(engine.find_cut, splitter) if use_engine else splitter.find_cut
-    ranges = (
-        (path, start, end)
-        for path in paths
-        for start, end in file_chunks(path, splitter, chunk_bytes, find_cut)
-    )
+    ranges = corpus_ranges(texts, splitter, chunk_bytes, find_cut, sample_bytes)
+    done = 0
 
-    def report(done: int) -> None:
+    def report(count: int) -> None:
+        nonlocal done
+        done = count
         if on_progress:
-            on_progress("count", done, size)
+            on_progress("count", done, max(size, done) if is_known else 0)
 
     if use_engine and executor is None:
-        with open_executor(None, num_workers, True, size, chunk_bytes) as pool:
-            return _count_in_threads(pool, ranges, splitter, report)
-    tasks = ((splitter, use_engine, *one) for one in ranges)
-    total = new_counter(use_engine)
-    done = 0
-    with open_executor(executor, num_workers, use_engine, size, chunk_bytes) as pool:
-        for num_bytes, counts in map_in_order(pool, count_chunk, tasks, num_workers):
-            total.add_words(counts)
-            done += num_bytes
-            report(done)
+        with open_executor(None, num_workers, True, work, chunk_bytes) as pool:
+            total = _count_in_threads(pool, ranges, splitter, report)
+    else:
+        total = new_counter(use_engine)
+        tasks = ((splitter, use_engine, part) for part in ranges)
+        with open_executor(executor, num_workers, use_engine, work, chunk_bytes) as pool:
+            for num_bytes, counts in map_in_order(pool, count_chunk, tasks, num_workers):
+                total.add_words(counts)
+                report(done + num_bytes)
+    if not done:
+        named = ", ".join(str(getattr(text, "file", text)) for text in texts[:3])
+        raise ValueError(
+            f"the corpus is empty: {named or 'no file is named'}; give at least one file with text"
+        )
     return total.words()
 
 
-def count_chunk(
-    splitter: Splitter, use_engine: bool, path: CorpusFile, start: int, end: int
-) -> tuple[int, WordCounts]:
-    """Return the number of bytes and the pre-tokens of one byte range of a file."""
+def count_chunk(splitter: Splitter, use_engine: bool, part: Part) -> tuple[int, WordCounts]:
+    """Return the number of bytes and the pre-tokens of one part of a corpus."""
     counter = new_counter(use_engine)
-    counter.add_text(read_range(path, start, end), splitter)
-    return end - start, counter.words()
+    data = part.read()
+    counter.add_text(data, splitter)
+    return len(data), counter.words()
 
 
 class PlainCounter:
@@ -166,11 +178,11 @@ def new_counter(use_engine: bool) -> WordCounter | PlainCounter:
 
 def _count_in_threads(
     pool: Executor,
-    ranges: Generator[tuple[CorpusFile, int, int]],
+    ranges: Generator[Part],
     splitter: Splitter,
     report: Callable[[int], None],
-) -> WordCounts:
-    """Count with one table per thread; each thread takes the next range when it is ready."""
+) -> WordCounter:
+    """Count with one table per thread; each thread takes the next part when it is ready."""
     counters = [WordCounter() for _ in range(count_workers(pool))]
     lock = threading.Lock()
     done = 0
@@ -179,12 +191,13 @@ def _count_in_threads(
         nonlocal done
         while True:
             with lock:
-                path, start, end = next(ranges, (None, 0, 0))
-            if path is None:
+                part = next(ranges, None)
+            if part is None:
                 return
-            counter.add_text(read_range(path, start, end), splitter)
+            data = part.read()
+            counter.add_text(data, splitter)
             with lock:
-                done += end - start
+                done += len(data)
 
     futures = [pool.submit(work, counter) for counter in counters]
     try:
@@ -202,7 +215,7 @@ def _count_in_threads(
     for counter in counters:
         if counter is not total:
             total.add_words(counter.words())
-    return total.words()
+    return total
 
 
 def merge_words(

@@ -1,18 +1,15 @@
 """Downloads from a loopback server that breaks connections, and from a loopback Hub."""
 
-import gzip
 import hashlib
-import os
 import random
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from lmlib.corpus import fetch
-from lmlib.corpus.fetch import check_digest, downloaded
+from lmlib.corpus.fetch import check_digest, fetched
+from lmlib.corpus.sources import Source
 from tests.corpus.serving import Site, serve
 from tests.tokenizer.bucket import ADDRESS, serve_bucket
 
@@ -25,19 +22,19 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch, "FIRST_WAIT_S", 0.0)
 
 
-def download(address: str, folder: Path, *digests: str) -> bytes:
-    with downloaded([address], digests, folder) as files:
-        return files[0].read_bytes()
+def download(address: str, folder: Path, sha256: str = "") -> bytes:
+    with fetched(Source(address, digest=sha256 and f"sha256:{sha256}"), folder) as file:
+        return file.read_bytes()
 
 
-def left_over(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.name != "lock")
+def left_over(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def test_download_leaves_nothing_behind(tmp_path: Path) -> None:
     with serve(Site({"/a.txt": CONTENT})) as site:
         digest = hashlib.sha256(CONTENT).hexdigest()
-        assert download(f"{site.url}/a.txt?key=1", tmp_path, digest.upper()) == CONTENT
+        assert download(f"{site.url}/a.txt?key=1", tmp_path, digest) == CONTENT
     assert left_over(tmp_path) == []
 
 
@@ -64,8 +61,9 @@ def test_without_progress_it_gives_up_and_the_next_run_resumes(tmp_path: Path) -
     with serve(Site({"/a.txt": CONTENT}, break_after=[BREAK] + [0] * 6)) as site:
         with pytest.raises(ConnectionError, match=r"corpus\.source=url.*toystories.*local"):
             download(f"{site.url}/a.txt", tmp_path)
-        assert [name[-11:] for name in left_over(tmp_path)] == ["-a.txt.part"]
-        kept = (tmp_path / left_over(tmp_path)[0]).stat().st_size
+        (part,) = left_over(tmp_path)
+        assert part.name.endswith("-a.txt.part")
+        kept = part.stat().st_size
         assert 0 < kept <= BREAK
         site.requests.clear()
         site.break_after.clear()
@@ -77,8 +75,10 @@ def test_without_progress_it_gives_up_and_the_next_run_resumes(tmp_path: Path) -
 def test_file_of_unknown_size_is_not_resumed(tmp_path: Path) -> None:
     """This is the state after a killed run: its part may hold any share of the file."""
     with serve(Site({"/a.txt": CONTENT}, sizes=False)) as site:
-        with downloaded([f"{site.url}/a.txt"], [], tmp_path) as files:
-            (tmp_path / f"{files[0].name}.part").write_bytes(CONTENT[:1000])
+        with fetched(Source(f"{site.url}/a.txt"), tmp_path) as file:
+            part = file.with_name(f"{file.name}.part")
+        part.parent.mkdir()
+        part.write_bytes(CONTENT[:1000])
         assert download(f"{site.url}/a.txt", tmp_path) == CONTENT
         assert set(site.starts()) == {0}
     assert left_over(tmp_path) == []
@@ -100,7 +100,7 @@ def test_what_was_downloaded_survives_a_failure_afterwards(tmp_path: Path) -> No
     """A wrong text_field must not cost a second download of the whole file."""
     with serve(Site({"/a.txt": CONTENT})) as site:
         address = f"{site.url}/a.txt"
-        with pytest.raises(ValueError, match="no such field"), downloaded([address], [], tmp_path):
+        with pytest.raises(ValueError, match="no such field"), fetched(Source(address), tmp_path):
             raise ValueError("no such field")
         assert download(address, tmp_path) == CONTENT
         assert site.starts() == [0]
@@ -203,7 +203,7 @@ def test_a_file_that_never_ends(
                 ValueError, match=r"/a\.txt has more than 10,000,000 bytes, and .* corpus\.source=l"
             ):
                 download(f"{site.url}/a.txt", tmp_path)
-    assert sum(path.stat().st_size for path in tmp_path.iterdir()) == 0
+    assert sum(path.stat().st_size for path in left_over(tmp_path)) == 0
 
 
 def test_a_file_that_is_too_large_for_the_disk(tmp_path: Path) -> None:
@@ -230,10 +230,11 @@ def test_planted_links_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "precious").write_bytes(b"precious")
     folder = tmp_path / "partial"
     with serve(Site({"/a.txt": CONTENT})) as site:
-        with downloaded([f"{site.url}/a.txt"], [], folder) as files:
-            names = [files[0].name, f"{files[0].name}.part"]
+        with fetched(Source(f"{site.url}/a.txt"), folder) as file:
+            names = [file, file.with_name(f"{file.name}.part")]
         for name in names:
-            (folder / name).symlink_to(tmp_path / "precious")
+            name.parent.mkdir()
+            name.symlink_to(tmp_path / "precious")
             assert download(f"{site.url}/a.txt", folder) == CONTENT
     assert (tmp_path / "precious").read_bytes() == b"precious"
     assert left_over(folder) == []
@@ -264,7 +265,7 @@ def test_addresses_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a\.pdf has an unknown format"):
         download("https://127.0.0.1:1/a.pdf", tmp_path)
     (tmp_path / "a.txt").touch()
-    for local in (tmp_path / "a.txt").as_uri(), str(tmp_path / "a.txt"), "local://a.txt":
+    for local in (tmp_path / "a.txt").as_uri(), "local://a.txt":
         with pytest.raises(ValueError, match=r"a\.txt is a file of this machine; .*source=local"):
             download(local, tmp_path)
 
@@ -296,101 +297,10 @@ def test_another_protocol(tmp_path: Path) -> None:
 
 def test_check_digest(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
-    # the digest of "abc" in FIPS 180-4
-    check_digest(
-        tmp_path / "a", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", "a"
-    )
-    with pytest.raises(ValueError, match="damaged or a different version"):
-        check_digest(tmp_path / "a", "0" * 64, "a")
-
-
-def hub_headers(body: bytes) -> dict[str, str]:
-    return {"X-Repo-Commit": "1" * 40, "ETag": f'"{hashlib.sha256(body).hexdigest()}"'}
-
-
-def write_from_hub(
-    folder: Path, source: str, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Run write_corpus in a new process: the Hub's client reads its settings on import."""
-    code = (
-        "import sys\nfrom pathlib import Path\n"
-        "from lmlib.corpus import CorpusParams, write_corpus\n"
-        f"params = CorpusParams({source!r}, 0, 1, 1, (), (), 'text', 0.01, ())\n"
-        "try: write_corpus(params, Path('out/train.txt'), Path('out/valid.txt'), Path())\n"
-        "except (OSError, ValueError) as error: sys.exit(f'{type(error).__name__}: {error}')\n"
-    )
-    root = Path(__file__).parents[2]
-    settings = {"HF_HOME": str(folder / "hf"), "PYTHONPATH": str(root), "NO_PROXY": "127.0.0.1"}
-    settings["HF_HUB_OFFLINE"] = "0"  # other tests set it
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=folder,
-        env=os.environ | settings | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-@pytest.mark.parametrize("source", ["tinystories", "owt"])
-def test_hub_then_its_cache(tmp_path: Path, source: str) -> None:
-    """The files come from a mirror; then, offline, from the cache; a damaged cache is detected."""
-    texts = [b"\nOnce.\r\n<|endoftext|>\n" * 1000, b"Valid.\n<|endoftext|>\n"]
-    repository, names = fetch.HUB_FILES[source]
-    bodies = [gzip.compress(text) if source == "owt" else text for text in texts]
-    site = Site(
-        {
-            f"/datasets/{repository}/resolve/main/{name}": body
-            for name, body in zip(names, bodies, strict=True)
-        },
-        headers=hub_headers,
-    )
-    with serve(site):
-        first = write_from_hub(tmp_path, source, HF_ENDPOINT=site.url)
-    assert first.returncode == 0, first.stderr
-    outs = tmp_path / "out" / "train.txt", tmp_path / "out" / "valid.txt"
-    assert [path.read_bytes() for path in outs] == texts
-
-    for path in outs:
-        path.unlink()
-    second = write_from_hub(tmp_path, source, HF_ENDPOINT=site.url, HF_HUB_OFFLINE="1")
-    assert second.returncode == 0, second.stderr
-    assert [path.read_bytes() for path in outs] == texts
-
-    blob = next((tmp_path / "hf").rglob(f"blobs/{hashlib.sha256(bodies[0]).hexdigest()}"))
-    blob.write_bytes(b"damaged")
-    third = write_from_hub(tmp_path, source, HF_ENDPOINT=site.url, HF_HUB_OFFLINE="1")
-    assert f"ValueError: corpus: the cached {names[0]} is damaged; delete {blob}" in third.stderr
-
-
-def test_hub_resumes_a_broken_connection(tmp_path: Path) -> None:
-    """Its client keeps whole chunks of 10 MiB."""
-    repository, names = fetch.HUB_FILES["tinystories"]
-    texts = [b"One text.\n" * 1_600_000, b"Another.\n"]
-    paths = [f"/datasets/{repository}/resolve/main/{name}" for name in names]
-    site = Site(dict(zip(paths, texts, strict=True)), headers=hub_headers, break_after=[12_000_000])
-    with serve(site):
-        result = write_from_hub(tmp_path, "tinystories", HF_ENDPOINT=site.url)
-    assert result.returncode == 0, result.stderr
-    assert (tmp_path / "out" / "train.txt").read_bytes() == texts[0]
-    assert 10 * 2**20 in site.starts()
-
-
-def test_hub_offline_without_cache(tmp_path: Path) -> None:
-    result = write_from_hub(tmp_path, "tinystories", HF_HUB_OFFLINE="1")
-    assert result.returncode == 1
-    assert re.fullmatch(
-        r"ConnectionError: corpus.source=tinystories: cannot download roneneldan/TinyStories/"
-        r"\S+train.txt from https://huggingface.co \(.*offline mode.*\); connect and run again, or "
-        r".*corpus.source=toystories .*corpus.source=local .*\n",
-        result.stderr,
-    )
-    assert not (tmp_path / "out").exists()
-
-
-def test_hub_without_the_file(tmp_path: Path) -> None:
-    with serve(Site({})) as site:
-        result = write_from_hub(tmp_path, "owt", HF_ENDPOINT=site.url)
-    assert "corpus.source=owt: cannot download stanford-cs336/owt-sample/" in result.stderr
-    assert "404" in result.stderr
-    assert result.stderr.count("\n") == 1
+    # the digest of "abc" in FIPS 180-4, and what `printf abc | git hash-object --stdin` prints
+    sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    check_digest(tmp_path / "a", f"sha256:{sha256}", "a")
+    check_digest(tmp_path / "a", "git:f2ba8f84ab5c1bce84a7b441cb1959cfc7093b7f", "a")
+    for digest in (f"sha256:{'0' * 64}", f"git:{'0' * 40}"):
+        with pytest.raises(ValueError, match="damaged or a different version"):
+            check_digest(tmp_path / "a", digest, "a")

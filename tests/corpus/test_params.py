@@ -13,11 +13,14 @@ VALUES: dict[str, Any] = {
     "seed": 0,
     "train_bytes": 1000,
     "valid_bytes": 100,
+    "dataset": "",
+    "revision": "main",
     "train": [],
     "valid": [],
     "text_field": "text",
     "valid_fraction": 0.01,
     "sha256": [],
+    "keep": "copy",
 }
 
 

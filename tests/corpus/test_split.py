@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lmlib.corpus import split
 from lmlib.corpus.documents import SEPARATOR
-from lmlib.corpus.split import copy_files, split_files
+from lmlib.corpus.split import Found, Reading, copy_file, require_two_sides, split_file
 
 
 def ignore(count: int) -> None:
@@ -23,18 +23,33 @@ def write(path: Path, content: bytes) -> Path:
     return path
 
 
+def split_files(paths: list[Path], valid_fraction: float, train: Path, valid: Path) -> None:
+    """As `write_corpus` does it."""
+    found = Found()
+    with train.open("w+b") as first, valid.open("w+b") as second:
+        for path in paths:
+            reading = Reading("split", "text", valid_fraction, is_last=path == paths[-1])
+            split_file(path, reading, first, second, found, ignore)
+        found.check([str(path) for path in paths])
+        require_two_sides(first, second, valid_fraction, found)
+
+
 def split_bytes(
     folder: Path, contents: list[bytes], valid_fraction: float = 0.25
 ) -> tuple[bytes, bytes]:
     paths = [write(folder / f"{i}.txt", content) for i, content in enumerate(contents)]
     train, valid = folder / "train", folder / "valid"
-    split_files(paths, "text", valid_fraction, train, valid, ignore)
+    split_files(paths, valid_fraction, train, valid)
     return train.read_bytes(), valid.read_bytes()
 
 
 def copy_bytes(folder: Path, contents: list[bytes]) -> bytes:
     paths = [write(folder / f"{i}.txt", content) for i, content in enumerate(contents)]
-    copy_files(paths, "text", folder / "out", ignore)
+    found = Found()
+    with (folder / "out").open("w+b") as output:
+        for path in paths:
+            copy_file(path, Reading(is_last=path == paths[-1]), output, found, ignore)
+    found.check([str(path) for path in paths])
     return (folder / "out").read_bytes()
 
 
@@ -49,8 +64,9 @@ def test_one_file_is_copied_byte_for_byte(tmp_path: Path) -> None:
 
 
 def test_copied_files_are_separated_once(tmp_path: Path) -> None:
-    assert copy_bytes(tmp_path, [b"a", b"b<|endoftext|>\n", b"c"]) == (
-        b"a<|endoftext|>b<|endoftext|>\nc"
+    """The text of a file does not depend on the next one: white space is not carried over."""
+    assert copy_bytes(tmp_path, [b"a", b" \n", b"b<|endoftext|>\n", b"\nc\n"]) == (
+        b"a<|endoftext|>b<|endoftext|>\nc\n"
     )
 
 
@@ -188,7 +204,7 @@ def test_memory_does_not_grow_with_a_document(tmp_path: Path) -> None:
     path.write_bytes(b"0123456789 word\n" * 1_500_000)
     tracemalloc.start()
     try:
-        split_files([path], "text", 0.999999, tmp_path / "train", tmp_path / "valid", ignore)
+        split_files([path], 0.999999, tmp_path / "train", tmp_path / "valid")
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -22,11 +22,14 @@ PARAMS = CorpusParams(
     seed=0,
     train_bytes=20_000,
     valid_bytes=2_000,
+    dataset="",
+    revision="main",
     train=("a.txt",),
     valid=(),
     text_field="text",
     valid_fraction=0.25,
     sha256=(),
+    keep="copy",
 )
 TRAIN = b"one\r\n<|endoftext|>\r\ntwo\r\n<|endoftext|>\r\n"
 VALID = b"three\n"
@@ -153,7 +156,8 @@ def test_a_full_disk(tmp_path: Path) -> None:
         "from lmlib.corpus import CorpusParams, write_corpus\n"
         "sys.dont_write_bytecode = True  # Python would write half of a file, and not notice\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-        "params = CorpusParams('toystories', 0, 20_000, 2_000, (), (), 'text', 0.01, ())\n"
+        "params = CorpusParams('toystories', 0, 20_000, 2_000, '', '', (), (), 'text', 0.01, (), "
+        "'copy')\n"
         "try: write_corpus(params, Path('train.txt'), Path('valid.txt'), Path())\n"
         "except OSError as error: print(error)"
     )
@@ -200,7 +204,7 @@ def test_what_is_no_text_is_found_before_the_work(
 ) -> None:
     (tmp_path / "a.txt").write_bytes(TRAIN)
     (tmp_path / "b.txt").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-    monkeypatch.delattr("lmlib.corpus.write.copy_files")
+    monkeypatch.delattr("lmlib.corpus.write.copy_file")
     with pytest.raises(ValueError, match=r"b\.txt is a git-lfs pointer"):
         write(replace(PARAMS, valid=("b.txt",)), tmp_path)
 
@@ -234,13 +238,18 @@ def test_addresses(tmp_path: Path) -> None:
             sha256=tuple(hashlib.sha256(body).hexdigest() for body in files.values()),
         )
         assert write(params, tmp_path) == (TRAIN, b"three<|endoftext|>")
-        assert [path.name for path in (tmp_path / "data" / ".partial").iterdir()] == ["lock"]
+        assert list((tmp_path / "data" / ".partial").iterdir()) == []
 
         with pytest.raises(ValueError, match=r"has no field 'text' .*set corpus\.text_field"):
             write(replace(params, text_field="text"), tmp_path)
         site.requests.clear()
         assert write(params, tmp_path) == (TRAIN, b"three<|endoftext|>")
         assert site.starts() == []  # both were kept after the failure
+
+
+def test_a_path_is_no_address(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"a\.txt is a file of this machine; .*source=local"):
+        write(replace(PARAMS, source="url", train=("a.txt",)), tmp_path)
 
 
 def run_python(code: str, folder: Path) -> str:
@@ -262,7 +271,8 @@ def test_toystories_needs_no_heavy_imports(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\n"
         "from lmlib.corpus import CorpusParams, write_corpus\n"
-        "params = CorpusParams('toystories', 0, 20_000, 2_000, (), (), 'text', 0.01, ())\n"
+        "params = CorpusParams('toystories', 0, 20_000, 2_000, '', '', (), (), 'text', 0.01, (), "
+        "'copy')\n"
         "write_corpus(params, Path('train.txt'), Path('valid.txt'), Path())\n"
         "print(*sys.modules)"
     )

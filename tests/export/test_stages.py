@@ -173,11 +173,11 @@ def test_a_pattern_of_ones_own_costs_the_gguf_alone(
     assert "no GGUF: tokenizer.pattern" in caplog.text
 
 
-@pytest.mark.parametrize("source", ["tinystories", "owt", "local", "url"])
+@pytest.mark.parametrize("source", ["tinystories", "owt", "local", "url", "hub"])
 def test_every_source_has_words_in_the_card(model: TransformerLM, source: str) -> None:
     params = Path("params.yaml")
     params.write_text(params.read_text("utf-8").replace("source: toystories", f"source: {source}"))
     export.main()
     card = ModelCard.load(EXPORTED / "README.md")
     assert "Trained from random weights on " in card.text
-    assert ("datasets" in card.data.to_dict()) is (source in ("tinystories", "owt"))
+    assert ("datasets" in card.data.to_dict()) is (source in ("tinystories", "owt", "hub"))

@@ -9,7 +9,7 @@ import fsspec
 import pytest
 
 from lmlib.tokenizer import Tokenizer, train_bpe
-from lmlib.tokenizer.paths import CorpusPath, StoredFile, as_file, as_files, read_range
+from lmlib.tokenizer.paths import CorpusPath, FileText, StoredFile, as_file, as_texts, read_range
 from tests.corpus.serving import Site, serve
 from tests.tokenizer.bucket import ADDRESS, serve_bucket
 from tests.tokenizer.conftest import END
@@ -60,9 +60,10 @@ def test_what_names_a_file() -> None:
     local = Path.cwd() / "a.txt"  # absolute: a worker may run in another folder
     assert as_file("a.txt") == as_file(Path("a.txt")) == as_file(local) == local
     assert as_file("memory://a.txt") == as_file(stored) == stored
-    assert as_files("a.txt") == as_files(iter(["a.txt"])) == [local]
-    assert as_files(stored) == [stored]
-    assert as_files(["a.txt", "memory://a.txt"]) == [local, stored]
+    texts = [FileText(local), FileText(stored)]
+    assert as_texts("a.txt") == as_texts(iter(["a.txt"])) == texts[:1]
+    assert as_texts(stored) == as_texts(texts[1]) == texts[1:]
+    assert as_texts(["a.txt", "memory://a.txt"]) == texts
 
 
 def test_a_local_address_is_decoded(tmp_path: Path) -> None:

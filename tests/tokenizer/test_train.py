@@ -249,7 +249,7 @@ def test_an_error_in_a_counting_thread_ends_the_others(
             raise OSError("the disk is gone")
         return read_range(path, start, end)
 
-    monkeypatch.setattr("lmlib.tokenizer.train.read_range", fail_late)
+    monkeypatch.setattr("lmlib.tokenizer.parts.read_range", fail_late)
     num_threads = threading.active_count()
     with pytest.raises(OSError, match="the disk is gone"):
         train_bpe(corpus_file, 700, [END], num_workers=2, chunk_bytes=2000)
