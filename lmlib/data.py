@@ -1,4 +1,4 @@
-"""Training data: token files as memory maps, and seeded batches."""
+"""Training data: token shards as one array, and seeded batches."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -10,49 +10,40 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from lmlib.digests import check_digests
 from lmlib.files import sha256_file
 from lmlib.runtime import to_device
-from lmlib.tokens import TokenInfo, blocks, find_separators, read_token_info, read_tokens
+from lmlib.shards import open_tokens
+from lmlib.tokens import TokenInfo, Tokens, blocks
+from lmlib.windows import LocalWindows, document_starts
 
 Batch = tuple[Int[Tensor, "batch context"], Int[Tensor, "batch context"]]
 Order = Literal["random", "epochs"]
 Windows = Literal["any", "documents", "isolated"]
 
+# Of a text of more tokens, windows at documents are not listed but found where they are needed.
+LISTED_TOKENS = 1 << 26
+REGION_TOKENS = 1 << 26  # of such a text, which an epoch reads before it reads others
+
 
 class TokenDataset:
-    """A memory-mapped file of token ids."""
+    """Token ids, in memory or in memory-mapped shards, as one array."""
 
-    def __init__(self, tokens: np.ndarray, info: TokenInfo, name: str = "the token array") -> None:
+    def __init__(self, tokens: Tokens, info: TokenInfo, name: str = "the token array") -> None:
         self.tokens = tokens
         self.info = info
         self.name = name  # for error messages
         self.device = torch.device("cpu")  # of the batches
         self._on_device: Tensor | None = None  # all tokens, when they are kept there
-        self._document_starts: dict[int, np.ndarray] = {}  # by context length
+        self._document_starts: dict[int, np.ndarray | LocalWindows] = {}  # by context length
 
     @classmethod
-    def open(cls, path: str | Path) -> "TokenDataset":
-        """Open `path` (.npy) and its .json, and check them; the ids are read once for that.
+    def open(cls, folder: str | Path) -> "TokenDataset":
+        """Open the shards in `folder`, and check them as `lmlib.shards.open_tokens` does.
 
-        Raises FileNotFoundError if one is missing, ValueError if one is damaged or they disagree.
+        Raises FileNotFoundError if one is missing, ValueError if one is damaged or another one.
         """
-        path = Path(path)
-        check_digests(path.parent, path.name, path.with_suffix(".json").name)
-        info = read_token_info(path)
-        tokens = read_tokens(path)
-        if len(tokens) != info.tokens:
-            raise ValueError(
-                f"{path}: holds {len(tokens)} tokens, but {path.with_suffix('.json').name} says "
-                f"{info.tokens}"
-            )
-        largest = max((int(block.max()) for block in blocks(tokens)), default=0)
-        if largest >= info.vocab_size:
-            raise ValueError(
-                f"{path}: holds token id {largest}, but the vocabulary ends at "
-                f"{info.vocab_size - 1}"
-            )
-        return cls(tokens, info, str(path))
+        index, tokens = open_tokens(folder)
+        return cls(tokens, index.info, str(folder))
 
     def require_context(self, context_length: int) -> None:
         """Raise ValueError if the file is too short for one sequence."""
@@ -71,26 +62,28 @@ class TokenDataset:
     def to(self, device: torch.device) -> None:
         """Return batches on `device` from now on.
 
-        The whole file is copied to a CUDA device if it takes at most a quarter of its free memory:
+        All tokens are copied to a CUDA device if they take at most a quarter of its free memory:
         batches are then assembled there, and only their starts are copied.
         """
         self.device, self._on_device = device, None
         if device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
             if self.tokens.nbytes <= free // 4:
-                self._on_device = _signed(self.tokens).to(device)
+                self._on_device = on_device(self.tokens, device)
 
     def starts(self, context_length: int, windows: Windows = "any") -> Sequence[int] | np.ndarray:
-        """Return the index of the first token of each window: any, or those of `document_starts`.
+        """Return the index of the first token of each window: any, or those at documents.
 
-        Isolated documents have the same windows; the model keeps its attention within each of them.
-        Raises ValueError if the file is too short for a window.
+        These are listed by `document_starts`; of more than LISTED_TOKENS tokens, `LocalWindows`
+        finds them. Isolated documents have the same windows; the model keeps its attention within
+        each of them. Raises ValueError if there are too few tokens for a window.
         """
         self.require_context(context_length)
         if windows == "any":
             return range(len(self.tokens) - context_length)
         if context_length not in self._document_starts:
-            self._document_starts[context_length] = document_starts(
+            listed = len(self.tokens) <= LISTED_TOKENS
+            self._document_starts[context_length] = (document_starts if listed else LocalWindows)(
                 self.tokens, self.info.separator_id, context_length
             )
         return self._document_starts[context_length]
@@ -110,11 +103,23 @@ class TokenDataset:
         random  every window of `starts` is equally likely at every step
         epochs  each window is used once before any is repeated; if they may begin anywhere, these
                 are windows without overlap (see `epoch_starts`)
+
+        Of windows at documents in more than LISTED_TOKENS tokens (see `LocalWindows`):
+
+        random  every token but the last is equally likely to be drawn, and gives the window that
+                owns it: a window that owns more tokens is more likely
+        epochs  an epoch takes as many windows as fit side by side, no window twice: the owners of
+                the first tokens of cells (see `epoch_cells`)
+
+        A batch takes the same time at every step, however far it is, and memory does not grow with
+        the text. How the tokens are divided into shards does not matter.
         """
         possible = self.starts(context_length, windows)
         positions = np.arange((step - 1) * batch_size, step * batch_size)
-        if order == "random":
-            rng = np.random.Generator(np.random.PCG64([seed, step]))
+        if isinstance(possible, LocalWindows):
+            starts = self._local_starts(possible, positions, order, step, seed)
+        elif order == "random":
+            rng = _generator(seed, step)
             drawn = rng.integers(0, len(possible), size=batch_size)
             starts = drawn if windows == "any" else np.asarray(possible)[drawn]
         elif windows == "any":
@@ -125,8 +130,23 @@ class TokenDataset:
             return _split(to_device(_windows(self.tokens, starts, context_length), self.device))
         columns = torch.arange(context_length + 1, device=self.device)
         places = to_device(torch.from_numpy(starts), self.device).unsqueeze(1) + columns
-        mask = (1 << 8 * self.tokens.itemsize) - 1  # back to unsigned
+        mask = (1 << 8 * self.tokens.dtype.itemsize) - 1  # back to unsigned
         return _split(self._on_device[places].long() & mask)
+
+    def _local_starts(
+        self, windows: LocalWindows, positions: np.ndarray, order: Order, step: int, seed: int
+    ) -> Int[np.ndarray, " rows"]:
+        if order == "random":
+            drawn = _generator(seed, step).integers(0, len(self.tokens) - 1, size=len(positions))
+        else:
+            drawn = epoch_cells(
+                positions,
+                len(windows),
+                windows.context_length,
+                cells_of_region=REGION_TOKENS // windows.context_length,
+                seed=seed,
+            )
+        return windows.owners(drawn)
 
 
 def epoch_starts(
@@ -170,27 +190,51 @@ def _epochs(
     """Yield, for each epoch, which positions are in it, and its generator."""
     epochs = positions // num_windows
     for epoch in np.unique(epochs):
-        yield epochs == epoch, np.random.Generator(np.random.PCG64([seed, int(epoch)]))
+        yield epochs == epoch, _generator(seed, int(epoch))
 
 
-def document_starts(
-    tokens: np.ndarray, separator_id: int | None, context_length: int
-) -> Int[np.ndarray, " windows"]:
-    """Return the first token of windows that begin where documents begin and cover all tokens.
+def _generator(*seeds: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(seeds))
 
-    A document begins with the separator before it. After a window comes the one that begins with
-    the first document that does not end in it; a document longer than a window goes on in windows
-    side by side. The last window ends with the text. A text without separators is one document.
+
+def epoch_cells(
+    positions: Int[np.ndarray, " rows"],
+    num_cells: int,
+    context_length: int,
+    *,
+    cells_of_region: int,
+    seed: int,
+) -> Int[np.ndarray, " rows"]:
+    """Return the index of the first token of each cell at `positions` in the order of all epochs.
+
+    Each epoch cuts the tokens into cells of `context_length` tokens, from an offset of its own
+    below `context_length`, and takes each cell once: region after region, in an order of its own,
+    and in each region, of `cells_of_region` cells side by side (one has the rest), in an order of
+    its own. What is read at a time is near each other, and all depends on (seed, epoch) alone.
     """
-    documents = np.concatenate(([0], find_separators(tokens, separator_id)))
-    last = len(tokens) - context_length - 1
-    starts = [0]
-    while starts[-1] < last:
-        start = starts[-1]
-        # the window's last target is at start + context_length: a separator there ends a document
-        whole = int(documents[documents.searchsorted(start + context_length, side="right") - 1])
-        starts.append(min(whole if whole > start else start + context_length, last))
-    return np.array(starts, dtype=np.int64)
+    full, rest = divmod(num_cells, cells_of_region)
+    firsts = np.empty_like(positions)
+    for here, rng in _epochs(positions, num_cells, seed):
+        offset = int(rng.integers(context_length))
+        # the region with the rest has a turn of its own among the others
+        begin = int(rng.integers(full + 1)) * cells_of_region
+        places = positions[here] % num_cells
+        in_rest = (begin <= places) & (places < begin + rest)
+        turns, within = np.divmod(np.where(places < begin, places, places - rest), cells_of_region)
+        regions = np.full_like(places, full)
+        within[in_rest] = places[in_rest] - begin
+        if full:
+            regions[~in_rest] = permute(turns[~in_rest], full, rng)
+        for region in np.unique(regions).tolist():
+            those, size = regions == region, cells_of_region if region < full else rest
+            # numbers from 1, since zeros at the end of a seed change nothing
+            within[those] = permute(
+                within[those],
+                size,
+                _generator(seed, int(positions[here][0] // num_cells), region + 1),
+            )
+        firsts[here] = offset + (regions * cells_of_region + within) * context_length
+    return firsts
 
 
 def permute(
@@ -260,13 +304,23 @@ def _random_starts(
     return rng.integers(0, num_tokens - context_length, size=batch_size)
 
 
-def _windows(tokens: np.ndarray, starts: np.ndarray, context_length: int) -> Tensor:
-    windows = np.stack([tokens[start : start + context_length + 1] for start in starts])
+def _windows(tokens: Tokens, starts: np.ndarray, context_length: int) -> Tensor:
+    windows = np.stack([tokens[start : start + context_length + 1] for start in starts.tolist()])
     return torch.from_numpy(windows.astype(np.int64))
 
 
 def _split(windows: Int[Tensor, "batch context_and_1"]) -> Batch:
     return windows[:, :-1], windows[:, 1:]
+
+
+def on_device(tokens: Tokens, device: torch.device) -> Tensor:
+    """Return a copy of the tokens on a device, as signed integers of the same bits."""
+    copy = torch.empty(len(tokens), dtype=_signed(np.zeros(0, tokens.dtype)).dtype, device=device)
+    first = 0
+    for block in blocks(tokens):
+        copy[first : first + len(block)] = _signed(block).to(device)
+        first += len(block)
+    return copy
 
 
 def _signed(tokens: np.ndarray) -> Tensor:

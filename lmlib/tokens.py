@@ -1,23 +1,45 @@
-"""Token files: their ids, what they were made from, and how many documents they contain."""
+"""Token ids: a file of them, what they were made from, and how many documents they contain."""
 
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
 
-from lmlib.files import read_json, write_json
-from lmlib.params import Count, CountOrZero, check_bounds, from_dict
+from lmlib.params import Count, CountOrZero, check_bounds
+
+
+@runtime_checkable
+class Tokens(Protocol):
+    """One row of token ids: an array, a memory map, or the shards of `lmlib.shards`.
+
+    An index gives an id, a slice an array.
+    """
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Return the type of the ids: uint16 or uint32 in files."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of all ids."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Any, /) -> Any: ...
 
 
 @dataclass(frozen=True)
 class TokenInfo:
-    """What a token file was made from; kept next to `NAME.npy` as `NAME.json`.
+    """What the tokens of a text were made from.
 
-    tokens:            number of token ids in the file
+    tokens:            number of token ids
     vocab_size:        size of the tokenizer's vocabulary; every id is below it
     tokenizer_sha256:  hash of the tokenizer's tokenizer.json
     source_bytes:      bytes of the text that was encoded, separators included
@@ -84,19 +106,7 @@ def read_tokens(path: str | Path) -> np.ndarray:
     return np.memmap(path, dtype, mode="r", offset=header.end(), shape=(int(length[1]),))
 
 
-def read_token_info(path: str | Path) -> TokenInfo:
-    """Return what the token file `path` was made from; errors as in `read_json`, `from_dict`."""
-    sidecar = Path(path).with_suffix(".json")
-    values = read_json(sidecar, missing="missing; it says what the token file was made from")
-    return from_dict(TokenInfo, values, where=str(sidecar))
-
-
-def write_token_info(path: str | Path, info: TokenInfo) -> None:
-    """Write next to the token file `path` what it was made from."""
-    write_json(Path(path).with_suffix(".json"), asdict(info))
-
-
-def count_documents(tokens: np.ndarray, separator_id: int | None, blank_ids: set[int]) -> int:
+def count_documents(tokens: Tokens, separator_id: int | None, blank_ids: set[int]) -> int:
     """Return the number of documents; each ends with the separator, except perhaps the last.
 
     Tokens after the last separator are not a document if all are in `blank_ids` (tokens of white
@@ -104,14 +114,34 @@ def count_documents(tokens: np.ndarray, separator_id: int | None, blank_ids: set
     """
     if separator_id is None:
         return min(len(tokens), 1)
-    end = len(tokens)
-    while end and int(tokens[end - 1]) in blank_ids:
-        end -= 1
-    is_open = end > 0 and tokens[end - 1] != separator_id
-    return len(find_separators(tokens, separator_id)) + int(is_open)
+    ended = len(find_separators(tokens, separator_id))
+    return ended + int(last_id([tokens], blank_ids) not in (None, separator_id))
 
 
-def find_separators(tokens: np.ndarray, separator_id: int | None) -> Int[np.ndarray, " separators"]:
+def last_id(parts: Iterable[Tokens], blank_ids: set[int]) -> int | None:
+    """Return the last id that is not in `blank_ids`; None if there is none.
+
+    parts:  of the ids, the last one first
+    """
+    for tokens in parts:
+        for at in range(len(tokens) - 1, -1, -1):
+            if (token_id := int(tokens[at])) not in blank_ids:
+                return token_id
+    return None
+
+
+def first_separators(tokens: Tokens, separator_id: int | None, count: int) -> list[int]:
+    """Return the indices of the first `count` separators; no more of the tokens is read."""
+    found, first = [], 0
+    for block in blocks(tokens) if separator_id is not None else ():
+        found += (np.flatnonzero(block == separator_id)[: count - len(found)] + first).tolist()
+        first += len(block)
+        if len(found) == count:
+            break
+    return found
+
+
+def find_separators(tokens: Tokens, separator_id: int | None) -> Int[np.ndarray, " separators"]:
     """Return the indices of all separators, block by block: a copy of the tokens is not needed."""
     found, first = [np.zeros(0, dtype=np.int64)], 0
     for block in blocks(tokens) if separator_id is not None else ():
@@ -120,7 +150,7 @@ def find_separators(tokens: np.ndarray, separator_id: int | None) -> Int[np.ndar
     return np.concatenate(found)
 
 
-def blocks(tokens: np.ndarray, size: int = 1 << 22) -> Iterator[np.ndarray]:
+def blocks(tokens: Tokens, size: int = 1 << 22) -> Iterator[np.ndarray]:
     """Yield the array in pieces, so that memory stays bounded."""
     for start in range(0, len(tokens), size):
         yield tokens[start : start + size]

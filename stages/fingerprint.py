@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lmlib.files import read_yaml, sha256_file
+from lmlib.shards import INDEX
 from stages.paths import PARAMS, PIPELINE
 
 WATCHING = ("train.sample_every",)  # params that change what a run shows, and no out of it
@@ -47,7 +48,10 @@ def _look_up(params: dict[str, Any], dotted: str) -> Any:
 
 
 def _files(dep: str) -> list[Path]:
-    """Return the files of a dep, without those that .dvcignore excludes."""
+    """Return the files of a dep, without those that .dvcignore excludes.
+
+    Of a folder of tokens the index stands for its shards, whose digests it has.
+    """
     path = Path(dep)
     if not path.exists():
         raise FileNotFoundError(f"{path}: missing; run `dvc repro`, which makes it")
@@ -56,5 +60,8 @@ def _files(dep: str) -> list[Path]:
     return [
         file
         for file in sorted(path.rglob("*"))
-        if file.is_file() and "__pycache__" not in file.parts and file.suffix != ".md"
+        if file.is_file()
+        and "__pycache__" not in file.parts
+        and file.suffix != ".md"
+        and not (file.suffix == ".npy" and file.with_name(INDEX).is_file())
     ]

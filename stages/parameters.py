@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from lmlib.corpus import CorpusParams
+from lmlib.encoding import EncodeParams
 from lmlib.evaluation import EvaluationParams
 from lmlib.files import read_yaml
 from lmlib.model import ModelParams
@@ -28,6 +29,7 @@ from stages.paths import PARAMS
 SECTIONS: dict[str, type] = {
     "corpus": CorpusParams,
     "tokenizer": TokenizerParams,
+    "encode": EncodeParams,
     "model": ModelParams,
     "optim": OptimParams,
     "train": TrainParams,

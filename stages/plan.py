@@ -132,10 +132,11 @@ def plan_of(settings: Settings, vocab_size: int, free: int | None = None) -> dic
 
 
 def _sizes(name: str, *paths: Path) -> dict[str, int]:
-    """Return the bytes of files, where all of them are there."""
-    if not all(path.is_file() for path in paths):
+    """Return the bytes of files and of folders of files, where all of them are there."""
+    if not all(path.exists() for path in paths):
         return {}
-    return {name: sum(path.stat().st_size for path in paths)}
+    files = [file for path in paths for file in (path.iterdir() if path.is_dir() else [path])]
+    return {name: sum(file.stat().st_size for file in files)}
 
 
 def _seconds(operations: int, settings: Settings) -> dict[str, float]:

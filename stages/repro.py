@@ -39,6 +39,7 @@ def check_params() -> None:
     """Raise ValueError for the first value in params.yaml that a stage will refuse."""
     # here, because these imports take two seconds
     from lmlib.corpus import CorpusParams
+    from lmlib.encoding import EncodeParams
     from lmlib.evaluation import EvaluationParams
     from lmlib.model import ModelParams
     from lmlib.optim import OptimParams
@@ -49,6 +50,7 @@ def check_params() -> None:
 
     load_params(PARAMS, "corpus", CorpusParams)
     load_params(PARAMS, "tokenizer", TokenizerParams)
+    load_params(PARAMS, "encode", EncodeParams)
     Settings(
         model=load_params(PARAMS, "model", ModelParams),
         optim=load_params(PARAMS, "optim", OptimParams),

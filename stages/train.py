@@ -20,6 +20,7 @@ from lmlib.monitoring.tracking import Dataset, Run
 from lmlib.optim import OptimParams
 from lmlib.params import load_params
 from lmlib.plan import summary
+from lmlib.shards import INDEX
 from lmlib.states import mark_finished
 from lmlib.training import (
     Datasets,
@@ -126,7 +127,7 @@ def _open_run(model: TransformerLM) -> contextlib.AbstractContextManager[Run]:
         "train",
         _recorded_sections() | {"model.parameters": model.num_parameters()},
         tags=_data_tags(),
-        dataset=Dataset("tokens", sha256_file(TRAIN_TOKENS), TRAIN_TOKENS.as_posix()),
+        dataset=Dataset("tokens", sha256_file(TRAIN_TOKENS / INDEX), TRAIN_TOKENS.as_posix()),
         system_metrics=True,
     )
 

@@ -1,8 +1,6 @@
 """Token files and batches: what a file must contain, and which windows a batch takes."""
 
-import json
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +23,16 @@ from lmlib.tokens import (
     TokenInfo,
     count_documents,
     find_separators,
-    read_token_info,
-    write_token_info,
+    first_separators,
 )
+from tests.token_files import write_tokens
 
 INFO = TokenInfo(tokens=50, vocab_size=100, tokenizer_sha256="ab", source_bytes=180, documents=3)
 
 
 def write(folder: Path, tokens: np.ndarray | None = None, info: TokenInfo = INFO) -> Path:
-    path = folder / "train.npy"
-    np.save(path, np.arange(50, dtype=np.uint16) if tokens is None else tokens)
-    write_token_info(path, info)
-    return path
+    tokens = np.arange(50, dtype=np.uint16) if tokens is None else tokens
+    return write_tokens(folder / "train", tokens, info)
 
 
 # -- batches
@@ -96,7 +92,7 @@ def test_batch_is_a_pure_function_of_seed_and_step(tmp_path: Path, order: str) -
     dataset = TokenDataset.open(write(tmp_path))
     inputs, targets = dataset.batch(7, seed=1, **sizes)
     dataset.batch(8, seed=1, **sizes)  # what was drawn before changes nothing
-    again, _ = TokenDataset.open(tmp_path / "train.npy").batch(7, seed=1, **sizes)
+    again, _ = TokenDataset.open(tmp_path / "train").batch(7, seed=1, **sizes)
     assert torch.equal(inputs, again)
     assert torch.equal(targets, inputs + 1)
     for step, seed in ((8, 1), (7, 2), (1, 7)):
@@ -269,185 +265,7 @@ def test_a_separator_beyond_the_vocabulary() -> None:
         replace(INFO, separator_id=100)
 
 
-# -- files
-
-
-@pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
-def test_opens_what_encode_writes(tmp_path: Path, dtype: Any) -> None:
-    dataset = TokenDataset.open(write(tmp_path, np.arange(50, dtype=dtype)))
-    assert isinstance(dataset.tokens, np.memmap)
-    assert dataset.tokens.dtype == dtype
-    assert dataset.info == INFO
-    assert dataset.tokens.tolist() == list(range(50))
-    assert not dataset.tokens.flags.writeable
-
-
-def test_opens_an_empty_file(tmp_path: Path) -> None:
-    path = write(tmp_path, np.array([], dtype=np.uint16), replace(INFO, tokens=0))
-    assert len(TokenDataset.open(path).tokens) == 0
-
-
-def test_largest_id_of_the_vocabulary_is_accepted(tmp_path: Path) -> None:
-    tokens = np.full(50, 99, dtype=np.uint16)
-    assert TokenDataset.open(write(tmp_path, tokens)).tokens[0] == 99
-
-
-def test_id_beyond_the_vocabulary(tmp_path: Path) -> None:
-    tokens = np.arange(50, dtype=np.uint16)
-    tokens[20] = 100
-    with pytest.raises(ValueError, match=r"holds token id 100, but the vocabulary ends at 99$"):
-        TokenDataset.open(write(tmp_path, tokens))
-
-
-def test_missing_token_file(tmp_path: Path) -> None:
-    path = write(tmp_path)
-    path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"train\.npy: no such token file$"):
-        TokenDataset.open(path)
-
-
-def cut_in_the_data(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-2])
-
-
-def cut_in_the_header(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:20])
-
-
-def cut_to_nothing(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def lengthened(path: Path) -> None:
-    path.write_bytes(path.read_bytes() + b"\0\0")
-
-
-def text(path: Path) -> None:
-    path.write_text("Once upon a time", encoding="utf-8")
-
-
-def archive(path: Path) -> None:
-    with path.open("wb") as file:
-        np.savez(file, tokens=np.arange(50, dtype=np.uint16))
-
-
-@pytest.mark.parametrize(
-    "damage", [cut_in_the_data, cut_in_the_header, cut_to_nothing, lengthened, text, archive]
-)
-def test_truncated_or_foreign_file(tmp_path: Path, damage: Callable[[Path], None]) -> None:
-    path = write(tmp_path)
-    damage(path)
-    message = r"train\.npy: truncated, or not a token file \(.*\)$"
-    with pytest.raises(ValueError, match=message):
-        TokenDataset.open(path)
-
-
-@pytest.mark.parametrize(
-    ("tokens", "held"),
-    [
-        (np.arange(50), r"<i8 of shape \(50,\)"),
-        (np.arange(50, dtype=">u2"), r">u2 of shape \(50,\)"),
-        (np.zeros((5, 10), dtype=np.uint16), r"<u2 of shape \(5, 10\)"),
-        (np.zeros(50), r"<f8 of shape \(50,\)"),
-        (np.array(["a", None], dtype=object), r"\|O of shape \(2,\)"),
-        (np.array(5, dtype=np.uint16), r"<u2 of shape \(\)"),
-    ],
-)
-def test_array_of_another_kind(tmp_path: Path, tokens: np.ndarray, held: str) -> None:
-    message = rf"train\.npy: holds {held}; a token file holds one row of uint16 or uint32$"
-    with pytest.raises(ValueError, match=message):
-        TokenDataset.open(write(tmp_path, tokens))
-
-
-HOSTILE = [
-    (descr, shape)
-    for descr in ("<u2", "|S0", "<U0", "|V0", "|O", "<m8[s]", ">u2")
-    for shape in ("(100,)", "(-1,)", "(True,)", f"({2**63},)", f"({10**15},)", "(0, -1)", "(1e2,)")
-    if (descr, shape) != ("<u2", "(100,)")
-]
-
-
-@pytest.mark.parametrize(("descr", "shape"), HOSTILE)
-def test_a_header_that_lies_is_refused_before_numpy_reads_it(
-    tmp_path: Path, descr: str, shape: str
-) -> None:
-    """NumPy divides by the size of the dtype: 0 ends the process with SIGFPE."""
-    fields = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}"
-    path = write(tmp_path, info=replace(INFO, tokens=100))
-    header = fields.ljust(117).encode() + b"\n"
-    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(200))
-    with pytest.raises(ValueError, match=r"train\.npy: (holds .* of shape|truncated, or not)"):
-        TokenDataset.open(path)
-
-
-@pytest.mark.parametrize(
-    "header",
-    [
-        b"{'descr': [('a', '|V0')], 'fortran_order': False, 'shape': (-1,), }\n",
-        b"{'shape': (100,), 'fortran_order': False, 'descr': '<u2'}\n",
-        b"{'descr': '<u2', 'fortran_order': False, 'shape': (" + b"(" * 50_000 + b"\n",
-        b"",
-    ],
-    ids=range(4),
-)
-@pytest.mark.parametrize("version", [1, 2, 3, 200])
-def test_a_header_of_another_form(tmp_path: Path, header: bytes, version: int) -> None:
-    path = write(tmp_path)
-    start = b"\x93NUMPY" + bytes([version, 0]) + len(header).to_bytes(2, "little")
-    path.write_bytes(start + header + bytes(200))
-    with pytest.raises(ValueError, match=r"train\.npy: truncated, or not a token file \(no header"):
-        TokenDataset.open(path)
-
-
-def test_a_folder_in_place_of_a_token_file(tmp_path: Path) -> None:
-    path = write(tmp_path)
-    path.unlink()
-    path.mkdir()
-    with pytest.raises(ValueError, match=r"train\.npy: not a token file, but a folder"):
-        TokenDataset.open(path)
-
-
-def test_file_of_another_run_than_its_sidecar(tmp_path: Path) -> None:
-    path = write(tmp_path, info=replace(INFO, tokens=51))
-    with pytest.raises(ValueError, match=r"holds 50 tokens, but train\.json says 51$"):
-        TokenDataset.open(path)
-
-
-def test_sidecar_round_trip(tmp_path: Path) -> None:
-    write_token_info(tmp_path / "train.npy", INFO)
-    assert read_token_info(tmp_path / "train.npy") == INFO
-    assert [path.name for path in tmp_path.iterdir()] == ["train.json"]
-
-
-def test_missing_sidecar(tmp_path: Path) -> None:
-    path = write(tmp_path)
-    path.with_suffix(".json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"train\.json: missing; it says what the token"):
-        TokenDataset.open(path)
-
-
-def sidecar(**changes: Any) -> str:
-    return json.dumps(asdict(INFO) | changes)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("{", r"train\.json: not valid JSON: "),
-        ("[]", r"train\.json: holds a list; it should hold keys and values"),
-        ("{}", r"train\.json\.tokens is missing; add it \(a whole number\)"),
-        (sidecar(tokens=50.0), r"train\.json\.tokens is the value 50\.0; it should be a whole"),
-        (sidecar(tokens=True), r"train\.json\.tokens is the value True; it should be a whole"),
-        (sidecar(vocab_size=10**30), r"train\.json: vocab_size is 10+; it must be from 1 to"),
-        (sidecar(documents=-1), r"train\.json: documents is -1; it must be from 0 to"),
-        (sidecar(source_bytes=0), r"train\.json: source_bytes is 0, but tokens is 50"),
-    ],
-)
-def test_damaged_sidecar(tmp_path: Path, content: str, message: str) -> None:
-    path = write(tmp_path)
-    path.with_suffix(".json").write_text(content, encoding="utf-8")
-    with pytest.raises(ValueError, match=message):
-        TokenDataset.open(path)
+# -- what a run requires
 
 
 def test_require_context(tmp_path: Path) -> None:
@@ -455,7 +273,7 @@ def test_require_context(tmp_path: Path) -> None:
     dataset = TokenDataset.open(write(tmp_path))
     dataset.require_context(49)
     message = (
-        r"train\.npy: 50 tokens are too few for model.context_length=50, which needs at least 51; "
+        r"train: 50 tokens are too few for model.context_length=50, which needs at least 51; "
         "lower it or take a larger corpus$"
     )
     with pytest.raises(ValueError, match=message):
@@ -469,7 +287,7 @@ def test_require_tokenizer(tmp_path: Path) -> None:
     dataset = TokenDataset.open(write(tmp_path, info=info))
     dataset.require_tokenizer(tokenizer)
     tokenizer.write_text("{ }", encoding="utf-8")
-    message = r"train\.npy: was not made with the tokenizer .*tokenizer\.json$"
+    message = r"train: was not made with the tokenizer .*tokenizer\.json$"
     with pytest.raises(ValueError, match=message):
         dataset.require_tokenizer(tokenizer)
 
@@ -506,4 +324,7 @@ def test_separators_of_several_blocks() -> None:
     tokens = np.ones((1 << 22) + 2, dtype=np.uint16)
     tokens[[0, -1]] = 0
     assert find_separators(tokens, 0).tolist() == [0, len(tokens) - 1]
+    assert first_separators(tokens, 0, 5) == [0, len(tokens) - 1]
+    assert first_separators(tokens, 0, 1) == [0]
+    assert first_separators(tokens, None, 5) == []
     assert count_documents(tokens, separator_id=0, blank_ids=set()) == 2

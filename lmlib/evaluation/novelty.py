@@ -8,7 +8,7 @@ import numpy as np
 
 from lmlib.evaluation.kernels.records import READING
 from lmlib.native import address_of, load_kernels, record
-from lmlib.tokens import blocks
+from lmlib.tokens import Tokens, blocks
 
 GAP = -1  # between two samples; not a token id
 
@@ -38,11 +38,11 @@ def distinct_n(samples: Sequence[Sequence[int]], n: int) -> float:
 
 
 def copied_spans(
-    samples: Sequence[Sequence[int]], train_tokens: np.ndarray, separator_id: int | None = None
+    samples: Sequence[Sequence[int]], train_tokens: Tokens, separator_id: int | None = None
 ) -> list[CopiedSpan]:
     """Return the longest copied span of each sample; the first of equally long ones.
 
-    Exact, in one pass over `train_tokens` (which may be a memory map), in linear time. A span
+    Exact, in one pass over `train_tokens` (which may be shards), in linear time. A span
     never crosses `separator_id`, which separates documents.
     """
     automaton = SuffixAutomaton([token for sample in samples for token in (*sample, GAP)])
@@ -100,7 +100,7 @@ class SuffixAutomaton:
         self.link.append(0)
         return len(self.next) - 1
 
-    def matches(self, text: np.ndarray, separator_id: int) -> tuple[np.ndarray, np.ndarray]:
+    def matches(self, text: Tokens, separator_id: int) -> tuple[np.ndarray, np.ndarray]:
         """Return, per token, the length of its longest match, and where that ends in `text`."""
         edges = [sorted(following.items()) for following in self.next]
         labels, targets = np.array([e for of in edges for e in of], np.int64).reshape(-1, 2).T

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Literal
 
-import numpy as np
 import regex
 
 from lmlib.evaluation.novelty import CopiedSpan, copied_spans, distinct_n
 from lmlib.tokenizer import Tokenizer
+from lmlib.tokens import Tokens, first_separators
 from lmlib.visible import visible
 
 # What could be markup: anywhere in a line, in an address, and at the beginning of a line
@@ -37,14 +37,14 @@ class Comparison:
 
 def compare_with_training(
     samples: Sequence[Sequence[int]],
-    train_tokens: np.ndarray,
+    train_tokens: Tokens,
     held_out: Sequence[Sequence[int]],
     separator_id: int | None,
     copied_tokens: int,
 ) -> Comparison:
     """Compare samples with the training text, and validation documents for reference.
 
-    Reads `train_tokens`, which may be a memory map, once. A sample with a span of at least
+    Reads `train_tokens`, which may be shards, once. A sample with a span of at least
     `copied_tokens` tokens counts as copied.
     """
     if not samples:
@@ -77,11 +77,15 @@ def copying(
 
 
 def first_documents(
-    tokens: np.ndarray, separator_id: int | None, max_tokens: int, count: int = HELD_OUT
+    tokens: Tokens, separator_id: int | None, max_tokens: int, count: int = HELD_OUT
 ) -> list[list[int]]:
     """Return the first `max_tokens` tokens of each of the first `count` documents of a text."""
-    ends = np.flatnonzero(tokens == separator_id)[:count]
-    documents = (part[part != separator_id] for part in np.split(tokens, ends)[:count])
+    ends = first_separators(tokens, separator_id, count)
+    starts = [0, *ends][:count]
+    documents = (
+        part[part != separator_id]
+        for part in (tokens[a:b] for a, b in zip(starts, [*ends, len(tokens)], strict=False))
+    )
     return [document[:max_tokens].tolist() for document in documents if len(document)]
 
 

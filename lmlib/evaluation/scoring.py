@@ -18,7 +18,7 @@ from lmlib.model.transformer import TransformerLM
 from lmlib.monitoring.progress import progress_bar
 from lmlib.params import Count, CountOrZero, check_bounds
 from lmlib.runtime import Runtime, to_device
-from lmlib.tokens import find_separators
+from lmlib.tokens import Tokens, find_separators
 
 CPU_TOKENS, GPU_TOKENS = 1 << 12, 1 << 16  # per pass, chosen for memory and speed
 
@@ -134,7 +134,7 @@ class TokenScores(nn.Module):
 @torch.no_grad()
 def evaluate(
     model: LanguageModel,
-    tokens: np.ndarray,
+    tokens: Tokens,
     source_bytes: int,
     *,
     context_length: int,
@@ -201,7 +201,7 @@ def evaluate(
 
 
 def _document_spans(
-    tokens: np.ndarray, separator_id: int, length: int, stride: int
+    tokens: Tokens, separator_id: int, length: int, stride: int
 ) -> Int[np.ndarray, "windows 3"]:
     """Return (start, done, end) of each window that `evaluate` takes of a text by documents.
 
@@ -240,7 +240,7 @@ def position_curve(scores: Evaluation, points: int = 64) -> list[tuple[float, fl
 
 def _scores(
     model: LanguageModel,
-    tokens: np.ndarray,
+    tokens: Tokens,
     spans: np.ndarray,
     length: int,
     batch_size: int | None,
@@ -289,7 +289,7 @@ def _to_tensor(tokens: np.ndarray) -> Int[Tensor, "..."]:
     return torch.from_numpy(tokens.astype(np.int64))
 
 
-def _window(tokens: np.ndarray, start: int, length: int, start_id: int | None) -> np.ndarray:
+def _window(tokens: Tokens, start: int, length: int, start_id: int | None) -> np.ndarray:
     """Return `length` inputs, from number `start` on, and the last target.
 
     Number 0 is the separator before the text, or without one the text's first token.

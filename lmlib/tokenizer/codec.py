@@ -192,12 +192,16 @@ class Tokenizer:
         executor: Executor | None = None,
         on_progress: OnProgress | None = None,
         chunk_bytes: int | None = None,
+        start: int = 0,
+        end: int | None = None,
     ) -> int:
         """Encode the file `src` into the one-dimensional array file `dst`; return its length.
 
         `dst` is a .npy of `dtype` for `np.load(dst, mmap_mode="r")`, written atomically. The file
         is read as bytes, about `chunk_bytes` per worker at a time; invalid UTF-8 is encoded byte
         by byte. `executor` may be any concurrent.futures.Executor whose workers can read `src`.
+        Only the bytes from `start` to `end` are encoded, which should be ends of the file or cuts
+        of `file_pieces`.
 
         Raises FileNotFoundError if `src` or the folder of `dst` is missing, and ValueError if
         either is a folder or both are the same file.
@@ -205,7 +209,8 @@ class Tokenizer:
         file, dst = as_file(src), Path(dst)
         check_is_file(file, "to encode")
         _check_destination(dst, file)
-        size = file.stat().st_size
+        stop = file.stat().st_size if end is None else end
+        size = stop - start
         use_engine = self._wants_engine(size)
         if use_engine:
             self._get_encoder()  # before any thread needs it
@@ -214,13 +219,13 @@ class Tokenizer:
         splitter = self._splitter
         find_cut = partial(engine.find_cut, splitter) if use_engine else splitter.find_cut
         tasks = (
-            (self, use_engine, file, start, end)
-            for start, end in file_chunks(file, splitter, chunk_bytes, find_cut)
+            (self, use_engine, file, *chunk)
+            for chunk in file_chunks(file, splitter, chunk_bytes, find_cut, start, stop)
         )
         done = num_tokens = 0
         # fsync would take longer than encoding
         with replacing(dst, durable=False) as (part,), part.open("wb") as output:
-            output.write(_npy_header(self.dtype, 0))
+            output.write(npy_header(self.dtype, 0))
             with open_executor(executor, num_workers, use_engine, size, chunk_bytes) as pool:
                 for num_bytes, ids in map_in_order(pool, encode_chunk, tasks, num_workers):
                     output.write(ids.data)
@@ -229,8 +234,17 @@ class Tokenizer:
                     if on_progress:
                         on_progress("encode", done, size)
             output.seek(0)
-            output.write(_npy_header(self.dtype, num_tokens))
+            output.write(npy_header(self.dtype, num_tokens))
         return num_tokens
+
+    def file_pieces(self, src: CorpusPath, piece_bytes: int) -> Iterator[tuple[int, int]]:
+        """Yield (start, end) byte ranges of a file, each of `piece_bytes` or a little more.
+
+        The ids of the pieces, one after the other, are those of the file. The cuts depend on the
+        text alone, and not on what follows a piece, unless that is within a few bytes of it.
+        """
+        file = as_file(src)
+        return file_chunks(file, self._splitter, piece_bytes, self._splitter.find_cut)
 
     def encode_range(
         self, file: CorpusFile, start: int, end: int, *, use_engine: bool
@@ -468,7 +482,7 @@ def _merge_table(
     return table
 
 
-def _npy_header(dtype: type[np.unsignedinteger], length: int) -> bytes:
+def npy_header(dtype: type[np.unsignedinteger], length: int) -> bytes:
     """Return the 128-byte header of a one-dimensional .npy file of format 1.0."""
     fields = f"{{'descr': '{np.dtype(dtype).str}', 'fortran_order': False, 'shape': ({length},), }}"
     return b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + fields.ljust(117).encode() + b"\n"

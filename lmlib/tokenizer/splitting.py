@@ -150,19 +150,29 @@ FindCut = Callable[[bytes, int, int], int]
 
 
 def file_chunks(
-    file: CorpusFile, splitter: Splitter, chunk_bytes: int, find_cut: FindCut
+    file: CorpusFile,
+    splitter: Splitter,
+    chunk_bytes: int,
+    find_cut: FindCut,
+    start: int = 0,
+    end: int | None = None,
 ) -> Iterator[tuple[int, int]]:
     """Yield (start, end) byte ranges of a file, cut safely about every `chunk_bytes`.
+
+    They begin at byte `start` and end at byte `end`, or at that of the file.
 
     find_cut(data, first, last) returns an offset at which to cut a part of the file, or -1; it is
     `Splitter.find_cut` or the faster `engine.find_cut`.
     """
     size, chunk_bytes = file.stat().st_size, whole_number(chunk_bytes, "chunk_bytes")
-    start = 0
-    while start < size:
-        end = file_cut(file, start + chunk_bytes, size, splitter.reach_bytes, find_cut)
-        yield start, end
-        start = end
+    last = size if end is None else end
+    while start < last:
+        target = start + chunk_bytes
+        cut = last
+        if target < last:
+            cut = min(last, file_cut(file, target, size, splitter.reach_bytes, find_cut))
+        yield start, cut
+        start = cut
 
 
 def file_cut(file: CorpusFile, target: int, size: int, reach_bytes: int, find_cut: FindCut) -> int:

@@ -1,5 +1,6 @@
 """Weights of the loss that let a model learn early to copy from its context."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +10,10 @@ from torch import Tensor
 
 from lmlib.data import TokenDataset
 from lmlib.model import documents_of
-from lmlib.tokens import blocks
+from lmlib.tokens import Tokens, blocks
 
 RARE = 1e-3  # share of the training tokens below which a token is rare
+COUNTED = 1 << 28  # tokens, from all over the text: counting takes a second
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,11 @@ class CopyWeights:
 
     @classmethod
     def of(cls, data: TokenDataset, device: torch.device) -> "CopyWeights":
-        """Count the tokens of a training text, once."""
+        """Count the tokens of a training text, once; of a long one, COUNTED of them."""
         counts = np.zeros(data.info.vocab_size, dtype=np.int64)
-        for block in blocks(data.tokens):
+        for block in sample(data.tokens, COUNTED):
             counts += np.bincount(block, minlength=data.info.vocab_size)
-        return cls(torch.from_numpy(counts < RARE * len(data.tokens)).to(device))
+        return cls(torch.from_numpy(counts < RARE * counts.sum()).to(device))
 
     def __call__(
         self,
@@ -55,6 +57,15 @@ class CopyWeights:
         copied = repeats(windows)[:, 1:] & self.rare[targets]
         weights = 1 + (weight - 1) * copied.float()
         return weights / weights.mean()
+
+
+def sample(tokens: Tokens, count: int, size: int = 1 << 22) -> Iterator[np.ndarray]:
+    """Yield all tokens in blocks, or, if they are more than `count`, blocks spread evenly."""
+    if len(tokens) <= count:
+        yield from blocks(tokens, size)
+        return
+    for start in np.linspace(0, len(tokens) - size, num=max(1, count // size), dtype=np.int64):
+        yield tokens[int(start) : int(start) + size]
 
 
 def copy_weight_at(step: int, num_steps: int, weight: float, fraction: float) -> float:

@@ -8,12 +8,13 @@ from torch import nn
 
 from lmlib.model import documents_of
 from lmlib.runtime import to_device
+from lmlib.tokens import Tokens
 
 
 @torch.no_grad()
 def sampled_loss(
     next_token_loss: nn.Module,
-    tokens: np.ndarray,
+    tokens: Tokens,
     *,
     context_length: int,
     batch_size: int,

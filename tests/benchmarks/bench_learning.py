@@ -52,19 +52,13 @@ from pathlib import Path
 import torch
 
 from lmlib.data import TokenDataset, Windows
+from lmlib.encoding import EncodeParams, TextFile, encode_texts
 from lmlib.evaluation import Evaluation, EvaluationParams, LanguageModel, evaluate
 from lmlib.files import sha256_file
 from lmlib.model import ModelParams
 from lmlib.params import load_params, read_section
-from lmlib.separator import SEPARATOR, separator_id
+from lmlib.separator import SEPARATOR
 from lmlib.tokenizer import Tokenizer, train_bpe
-from lmlib.tokens import (
-    TokenInfo,
-    count_documents,
-    read_token_info,
-    read_tokens,
-    write_token_info,
-)
 from tests.benchmarks.contest import ROOT, num_cores
 from tests.benchmarks.learners import Learner
 from tests.benchmarks.report import Row, machine, table
@@ -181,19 +175,15 @@ def prepare(corpus: Path, valid: Path | None, vocab_size: int, folder: Path) -> 
     vocab, merges = train_bpe(texts["train"], vocab_size, special_tokens)
     tokenizer = Tokenizer(vocab, merges, special_tokens)
     tokenizer.save(folder)
-    separator = separator_id(tokenizer.special_ids)
-    blank_ids = {token_id for token_id, token in vocab.items() if not token.strip()}
     for part, text in texts.items():
-        count = tokenizer.encode_file(text, folder / f"{part}.npy")
-        info = TokenInfo(
-            tokens=count,
-            vocab_size=tokenizer.vocab_size,
-            tokenizer_sha256=sha256_file(folder / "tokenizer.json"),
-            source_bytes=text.stat().st_size,
-            documents=count_documents(read_tokens(folder / f"{part}.npy"), separator, blank_ids),
-            separator_id=separator,
+        encode_texts(
+            tokenizer,
+            sha256_file(folder / "tokenizer.json"),
+            [TextFile(text)],
+            folder / part,
+            folder / "unfinished",
+            EncodeParams(shard_tokens=1 << 27),
         )
-        write_token_info(folder / f"{part}.npy", info)
 
 
 def split(corpus: Path, folder: Path) -> dict[str, Path]:
@@ -212,8 +202,7 @@ def split(corpus: Path, folder: Path) -> dict[str, Path]:
 
 def dataset(folder: Path, part: str) -> TokenDataset:
     """Return the tokens to learn from (`train`) or to be scored on (`valid`)."""
-    path = folder / f"{part}.npy"
-    return TokenDataset(read_tokens(path), read_token_info(path), part)
+    return TokenDataset.open(folder / part)
 
 
 # -- results

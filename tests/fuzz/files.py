@@ -26,6 +26,7 @@ from lmlib.checkpoint import load_model, save_model
 from lmlib.corpus.documents import read_pieces
 from lmlib.corpus.params import CorpusParams
 from lmlib.data import TokenDataset
+from lmlib.encoding import EncodeParams
 from lmlib.export.hf import hf_state_dict
 from lmlib.export.pretrained import load_pretrained, save_pretrained
 from lmlib.files import write_json
@@ -36,14 +37,16 @@ from lmlib.params import load_params
 from lmlib.sampling import SamplingParams
 from lmlib.tokenizer import Tokenizer
 from lmlib.tokenizer.params import TokenizerParams
-from lmlib.tokens import TokenInfo, write_token_info
+from lmlib.tokens import TokenInfo
 from lmlib.training import ResumeStore, TrainParams
+from tests.token_files import write_tokens as write_shards
 
 MEMORY = 4 << 30  # bytes that a reader may take: far more than any of these files needs
 MODEL = ModelParams(context_length=8, d_model=16, num_layers=1, num_heads=2, d_ff=16)
 SECTIONS: dict[str, type] = {
     "corpus": CorpusParams,
     "tokenizer": TokenizerParams,
+    "encode": EncodeParams,
     "model": ModelParams,
     "optim": OptimParams,
     "train": TrainParams,
@@ -85,12 +88,15 @@ def write_sharded(folder: Path) -> None:
 
 
 def write_tokens(folder: Path) -> None:
-    np.save(folder / "train.npy", np.arange(40, dtype=np.uint16))
-    write_token_info(folder / "train.npy", TokenInfo(40, 260, "0" * 64, 99, 1))
+    tokens = np.arange(40, dtype=np.uint16)
+    write_shards(folder / "train", tokens, TokenInfo(40, 260, "0" * 64, 99, 1), [15, 25])
+    for path in (folder / "train").iterdir():
+        path.rename(folder / path.name)
+    (folder / "train").rmdir()
 
 
 def read_tokens(folder: Path) -> object:
-    return TokenDataset.open(folder / "train.npy").batch(1, seed=1, batch_size=2, context_length=8)
+    return TokenDataset.open(folder).batch(1, seed=1, batch_size=2, context_length=8)
 
 
 def write_states(folder: Path) -> None:

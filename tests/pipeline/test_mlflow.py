@@ -81,9 +81,9 @@ def test_dataset(project: Project, trained: Run) -> None:
     """The tokens that were trained on; MLflow accepts 36 characters of a digest."""
     assert trained.inputs is not None
     (used,) = trained.inputs.dataset_inputs
-    digest = sha256_file(project.folder / "data/tokens/train.npy")
+    digest = sha256_file(project.folder / "data/tokens/train/index.json")
     assert (used.dataset.name, used.dataset.digest) == ("tokens", digest[:36])
-    assert json.loads(used.dataset.source) == {"uri": "data/tokens/train.npy"}
+    assert json.loads(used.dataset.source) == {"uri": "data/tokens/train"}
 
 
 def test_artifacts(project: Project, trained: Run, client: MlflowClient, tmp_path: Path) -> None:

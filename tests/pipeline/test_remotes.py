@@ -109,7 +109,7 @@ def test_fresh_clone_pulls_and_runs_nothing(
     assert not (second.folder / "models/lm").exists()
     assert second.stages_run("dvc", "repro", "--pull") == []
     assert second.run("git", "status", "--porcelain") == ""
-    for path in ("models/lm/model.safetensors", "data/tokens/train.npy", "models/samples.md"):
+    for path in ("models/lm/model.safetensors", "data/tokens/train/00000.npy", "models/samples.md"):
         assert (second.folder / path).read_bytes() == (project.folder / path).read_bytes()
 
 

@@ -56,11 +56,11 @@ def test_outs_belong_together(project: Project) -> None:
     folder = project.folder
     tokenizer = Tokenizer.load(folder / "models/tokenizer")
     for name in ("train", "valid"):
-        tokens = np.load(folder / f"data/tokens/{name}.npy", mmap_mode="r")
+        tokens = np.load(folder / f"data/tokens/{name}/00000.npy", mmap_mode="r")
         text = (folder / f"data/raw/{name}.txt").read_bytes()
         assert tokens.dtype == np.uint16
         assert tokenizer.decode_bytes(tokens) == text
-        info = read_json(project, f"data/tokens/{name}.json")
+        info = read_json(project, f"data/tokens/{name}/index.json")
         assert info["tokens"] == len(tokens)
         assert info["source_bytes"] == len(text)
         assert info["documents"] == text.count(SEPARATOR.encode())
@@ -83,7 +83,7 @@ def test_outs_belong_together(project: Project) -> None:
     losses = [float(row["loss"]) for row in rows(project, "models/plots/train.csv")]
     assert losses[-1] < losses[0] - 0.1  # it has learnt
     assert 2.0 < scores["loss"] < np.log(512) + 0.5  # untrained: ln 512 = 6.2
-    assert scores["tokens"] == read_json(project, "data/tokens/valid.json")["tokens"]
+    assert scores["tokens"] == read_json(project, "data/tokens/valid/index.json")["tokens"]
     assert 0 < scores["accuracy"] < 1
     assert 0 < scores["copied_part"] <= 1
     contexts = [float(row["context"]) for row in rows(project, "models/plots/position.csv")]

@@ -111,7 +111,7 @@ def dataset(
 NOISE = dataset(np.random.default_rng(0).integers(0, VOCAB_SIZE, 200))
 CYCLE = dataset(np.arange(200) % VOCAB_SIZE)  # each token has one successor
 # documents of at most four tokens: each window holds several
-DOCUMENTS = dataset(np.where(np.arange(200) % 6 % 4 == 0, 0, NOISE.tokens), separator_id=0)
+DOCUMENTS = dataset(np.where(np.arange(200) % 6 % 4 == 0, 0, NOISE.tokens[:]), separator_id=0)
 ON_NOISE = Datasets(NOISE, NOISE)
 
 

@@ -1,0 +1,297 @@
+"""Token shards: files of ids that are one array together, and the index that describes them.
+
+A folder of tokens has the shards 00000.npy, 00001.npy, ..., an index.json with a record of each,
+and SHA256SUMS with the digest of the index. The index has the digests of the shards.
+"""
+
+import re
+import resource
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from lmlib.digests import check_digests, write_digests
+from lmlib.files import read_json, sha256_file, write_json
+from lmlib.params import Count, CountOrZero, check_bounds, from_dict
+from lmlib.tokens import TokenInfo, Tokens, blocks, read_tokens
+
+INDEX = "index.json"
+FORMAT = 1  # of the index; raise it when the meaning of a field changes
+# Shards are compared with their digests at once if they are no more than this, at first use else
+# only with their headers, sizes and records.
+CHECKED_BYTES, CHECKED_SHARDS = 1 << 30, 100
+MAX_MAPS = 1024  # memory maps at a time; each of them takes a file descriptor
+
+_FILE = re.compile(r"[0-9]{5,12}\.npy", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+
+def shard_name(number: int) -> str:
+    """Return the name of the shard with this number, from 0."""
+    return f"{number:05d}.npy"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The record of one shard.
+
+    file:        its name in the folder
+    tokens:      number of ids in it
+    documents:   separators in it
+    largest_id:  of its ids
+    sha256:      of the file
+    source:      digest of all that it was made from: text, tokenizer and settings
+    """
+
+    file: str
+    tokens: int
+    documents: int
+    largest_id: int
+    sha256: str
+    source: str
+
+    def __post_init__(self) -> None:
+        if not _FILE.fullmatch(self.file):
+            raise ValueError(f"file is {self.file!r:.80}; a shard has a name such as 00000.npy")
+        if not (0 <= self.documents <= self.tokens <= 10**12 and self.tokens):
+            raise ValueError(
+                f"tokens is {self.tokens} and documents is {self.documents}; a shard has at least "
+                "one token, and no more documents than tokens"
+            )
+        if not 0 <= self.largest_id < 1 << 32:
+            raise ValueError(f"largest_id is {self.largest_id}; ids have 32 bits")
+        if not _SHA256.fullmatch(self.sha256):
+            raise ValueError(f"sha256 is {self.sha256!r:.80}; it has 64 hexadecimal digits")
+
+
+@dataclass(frozen=True)
+class SourceText:
+    """The record of one text that was encoded.
+
+    name:       for people
+    bytes:      of the text, without a separator that was added
+    digest:     of the text, where its source knows one
+    separator:  own (the text ends with one), added (one was put after it), none (the last text)
+    shards:     number of shards made of it
+    """
+
+    name: str
+    bytes: CountOrZero
+    digest: str | None
+    separator: Literal["own", "added", "none"]
+    shards: CountOrZero
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+@dataclass(frozen=True)
+class TokenIndex:
+    """What a folder of tokens contains: its shards in order, and the texts that they were made of.
+
+    info:          of all shards together
+    dtype:         of the ids in each shard
+    shard_tokens:  the most ids that a shard may have
+    """
+
+    info: TokenInfo
+    dtype: Literal["uint16", "uint32"]
+    shard_tokens: Count
+    texts: tuple[SourceText, ...]
+    shards: tuple[Shard, ...]
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        tokens = sum(shard.tokens for shard in self.shards)
+        if tokens != self.info.tokens:
+            raise ValueError(f"the shards have {tokens} tokens, but `tokens` is {self.info.tokens}")
+        if len({shard.file for shard in self.shards}) < len(self.shards):
+            raise ValueError("a file is listed twice; each shard has its own")
+        if sum(text.shards for text in self.texts) != len(self.shards):
+            raise ValueError("the texts have other numbers of shards than there are")
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of all ids."""
+        return self.info.tokens * np.dtype(self.dtype).itemsize
+
+
+def write_index(folder: Path, index: TokenIndex) -> None:
+    """Write the index of a folder and its digest."""
+    values = {
+        "format": FORMAT,
+        **asdict(index.info),
+        "dtype": index.dtype,
+        "shard_tokens": index.shard_tokens,
+        "texts": [asdict(text) for text in index.texts],
+        "shards": [asdict(shard) for shard in index.shards],
+    }
+    write_json(folder / INDEX, values)
+    write_digests(folder, INDEX)
+
+
+def read_index(folder: Path) -> TokenIndex:
+    """Return the index of a folder of tokens; the shards themselves are not looked at.
+
+    Raises FileNotFoundError if there is none, ValueError if it is damaged or of another format.
+    """
+    check_digests(folder, INDEX)
+    path = folder / INDEX
+    values = read_json(path, missing="no such file; it says which shards make the tokens")
+    if values.get("format") != FORMAT:
+        raise ValueError(
+            f"{path}: has the format {values.get('format')!r:.80}, and this version reads "
+            f"{FORMAT}; encode the texts again"
+        )
+    del values["format"]
+    of_info = {field.name for field in fields(TokenInfo)}
+    info = {key: values.pop(key) for key in list(values) if key in of_info}
+    for key, read in (("texts", _read_text), ("shards", read_shard)):
+        if not isinstance(rows := values.get(key), list):
+            raise ValueError(f"{path}.{key}: should be a list")
+        values[key] = tuple(read(row, f"{path}: {key}[{i}]") for i, row in enumerate(rows))
+    values["info"] = from_dict(TokenInfo, info, where=str(path))
+    index = from_dict(TokenIndex, values, where=str(path))
+    for shard in index.shards:
+        if shard.largest_id >= info["vocab_size"]:
+            raise ValueError(
+                f"{folder / shard.file}: holds token id {shard.largest_id}, but the vocabulary "
+                f"ends at {info['vocab_size'] - 1}"
+            )
+    return index
+
+
+def _read_text(values: Any, where: str) -> SourceText:
+    return from_dict(SourceText, values, where)
+
+
+_KINDS = {field.name: field.type for field in fields(Shard)}
+
+
+def read_shard(values: Any, where: str) -> Shard:
+    """Return the record of a shard; errors begin with `where`."""
+    if not isinstance(values, dict) or {k: type(v) for k, v in values.items()} != _KINDS:
+        return from_dict(Shard, values, where)  # says what is wrong; slow for thousands
+    try:
+        return Shard(**values)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def check_shards(folder: Path, index: TokenIndex) -> None:
+    """Read all shards; raise an error that names the first one that is not what the index says."""
+    for shard in index.shards:
+        path = folder / shard.file
+        tokens = open_shard(folder, index, shard)
+        if sha256_file(path) != shard.sha256:
+            raise ValueError(
+                f"{path}: damaged, or changed since it was written: {INDEX} has another digest; "
+                "restore it, or encode the texts again"
+            )
+        largest = max(int(block.max()) for block in blocks(tokens))
+        if largest != shard.largest_id:
+            raise ValueError(
+                f"{path}: holds token id {largest}, but {INDEX} says that the largest is "
+                f"{shard.largest_id}"
+            )
+
+
+def open_shard(folder: Path, index: TokenIndex, shard: Shard) -> np.ndarray:
+    """Return the ids of a shard as a memory map, once its header and size agree with its record.
+
+    Raises FileNotFoundError if the file is missing, ValueError if it is another one.
+    """
+    path = folder / shard.file
+    tokens = read_tokens(path)
+    if len(tokens) != shard.tokens or tokens.dtype != index.dtype:
+        raise ValueError(
+            f"{path}: holds {len(tokens)} tokens of {tokens.dtype}, but {INDEX} says "
+            f"{shard.tokens} of {index.dtype}"
+        )
+    return tokens
+
+
+def open_tokens(folder: str | Path) -> tuple[TokenIndex, Tokens]:
+    """Return the index of a folder and its ids as one array: one memory map, or `ShardedTokens`.
+
+    Up to CHECKED_BYTES in CHECKED_SHARDS files, all are read and compared with their digests. More
+    is only compared with headers, sizes and records, each shard when it is first used: reading
+    all would take as long as training on it. `check_shards` does so on demand.
+    """
+    folder = Path(folder)
+    index = read_index(folder)
+    if index.nbytes <= CHECKED_BYTES and len(index.shards) <= CHECKED_SHARDS:
+        check_shards(folder, index)
+    if len(index.shards) == 1:
+        return index, open_shard(folder, index, index.shards[0])
+    return index, ShardedTokens(folder, index)
+
+
+class ShardedTokens:
+    """The ids of all shards as one read-only array, of which an index or a slice can be taken.
+
+    A slice within a shard is a view of its memory map; one over a border is a copy. At most
+    `max_maps` shards are mapped at a time, by default MAX_MAPS or a quarter of the files that this
+    process may open: those that were used last. Not for several threads at once.
+    """
+
+    def __init__(self, folder: Path, index: TokenIndex, max_maps: int | None = None) -> None:
+        self.folder = folder
+        self.index = index
+        self.dtype = np.dtype(index.dtype)
+        self.nbytes = index.nbytes
+        self.max_maps = max_maps or default_max_maps()
+        self._starts = [0, *accumulate(shard.tokens for shard in index.shards)]
+        self._maps: OrderedDict[int, np.ndarray] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, key: int | np.integer | slice) -> Any:
+        if not isinstance(key, slice):
+            at = range(len(self))[key]
+            shard = bisect_right(self._starts, at) - 1
+            return self._shard(shard)[at - self._starts[shard]]
+        start, stop, step = key.indices(len(self))
+        if step != 1:
+            raise ValueError(f"a slice of shards with the step {step}; only 1 is possible")
+        parts = list(self._parts(start, stop))
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate(parts) if parts else np.zeros(0, self.dtype)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self[:], dtype=dtype)
+
+    def _parts(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        """Yield the ids from `start` to `stop`, shard by shard."""
+        shard = bisect_right(self._starts, start) - 1
+        while start < stop:
+            first, end = self._starts[shard : shard + 2]
+            yield self._shard(shard)[start - first : stop - first]
+            start, shard = end, shard + 1
+
+    def _shard(self, number: int) -> np.ndarray:
+        tokens = self._maps.get(number)
+        if tokens is not None:
+            self._maps.move_to_end(number)
+            return tokens
+        while len(self._maps) >= self.max_maps:
+            self._maps.popitem(last=False)
+        tokens = open_shard(self.folder, self.index, self.index.shards[number])
+        self._maps[number] = tokens
+        return tokens
+
+
+def default_max_maps() -> int:
+    """Return how many shards to map at a time, so that other files can still be opened."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed == resource.RLIM_INFINITY:
+        return MAX_MAPS
+    return max(1, min(MAX_MAPS, allowed // 4))
