@@ -4,7 +4,8 @@ Params: encode. Reads: data/raw/, models/tokenizer/. Writes: data/tokens/.
 Run:    dvc repro encode   (by hand, from the repository root: python -m stages.encode)
 """
 
-from lmlib.encoding import EncodeParams, TextFile, encode_texts, remove_others
+from lmlib.corpus import read_texts
+from lmlib.encoding import EncodeParams, encode_texts, remove_others
 from lmlib.files import sha256_file
 from lmlib.monitoring.progress import progress_bars
 from lmlib.params import load_params
@@ -12,12 +13,13 @@ from lmlib.tokenizer import Tokenizer
 from stages.cli import remedy, run_stage
 from stages.paths import (
     PARAMS,
-    RAW_TRAIN,
-    RAW_VALID,
+    RAW,
     TOKENIZER,
     TRAIN_TOKENS,
     VALID_TOKENS,
+    partial_folder,
     resume_folder,
+    root,
 )
 from stages.stage_run import stage_run
 
@@ -29,10 +31,9 @@ def main() -> None:
         tokenizer = Tokenizer.load(TOKENIZER)
     tokenizer_sha256 = sha256_file(TOKENIZER / "tokenizer.json")
     with stage_run("encode", {"encode": params}, makes_model=False) as run:
-        for texts, folder in (
-            ([TextFile(RAW_TRAIN)], TRAIN_TOKENS),
-            ([TextFile(RAW_VALID)], VALID_TOKENS),
-        ):
+        for folder in (TRAIN_TOKENS, VALID_TOKENS):
+            with remedy():
+                texts = read_texts(RAW, folder.name, root())
             # what is finished is of use to any run with this tokenizer
             workshop = resume_folder(f"encode-{folder.name}-{tokenizer_sha256[:16]}")
             with progress_bars({"encode": "B"}) as on_progress:
