@@ -2,6 +2,9 @@
 
 A folder of tokens has the shards 00000.npy, 00001.npy, ..., an index.json with a record of each,
 and SHA256SUMS with the digest of the index. The index has the digests of the shards.
+
+Where shards are in a store, the folder has only the index and its digest; the index says which
+store, and each shard is there under the name of its digest, as in s3://bucket/folder/SHA256.npy.
 """
 
 import re
@@ -19,6 +22,8 @@ import numpy as np
 from lmlib.digests import check_digests, write_digests
 from lmlib.files import read_json, sha256_file, write_json
 from lmlib.params import Count, CountOrZero, check_bounds, from_dict
+from lmlib.redaction import redact
+from lmlib.store import ShardCache
 from lmlib.tokens import TokenInfo, Tokens, blocks, read_tokens
 
 INDEX = "index.json"
@@ -28,7 +33,7 @@ FORMAT = 1  # of the index; raise it when the meaning of a field changes
 CHECKED_BYTES, CHECKED_SHARDS = 1 << 30, 100
 MAX_MAPS = 1024  # memory maps at a time; each of them takes a file descriptor
 
-_FILE = re.compile(r"[0-9]{5,12}\.npy", re.ASCII)
+_FILE = re.compile(r"([0-9]{5,12}|[0-9a-f]{64})\.npy", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
@@ -41,7 +46,7 @@ def shard_name(number: int) -> str:
 class Shard:
     """The record of one shard.
 
-    file:        its name in the folder
+    file:        its name in the folder, or in the store
     tokens:      number of ids in it
     documents:   separators in it
     largest_id:  of its ids
@@ -98,6 +103,7 @@ class TokenIndex:
     info:          of all shards together
     dtype:         of the ids in each shard
     shard_tokens:  the most ids that a shard may have
+    store:         the address at which the shards are; "": in the folder of the index
     """
 
     info: TokenInfo
@@ -105,13 +111,14 @@ class TokenIndex:
     shard_tokens: Count
     texts: tuple[SourceText, ...]
     shards: tuple[Shard, ...]
+    store: str = ""
 
     def __post_init__(self) -> None:
         check_bounds(self)
         tokens = sum(shard.tokens for shard in self.shards)
         if tokens != self.info.tokens:
             raise ValueError(f"the shards have {tokens} tokens, but `tokens` is {self.info.tokens}")
-        if len({shard.file for shard in self.shards}) < len(self.shards):
+        if not self.store and len({shard.file for shard in self.shards}) < len(self.shards):
             raise ValueError("a file is listed twice; each shard has its own")
         if sum(text.shards for text in self.texts) != len(self.shards):
             raise ValueError("the texts have other numbers of shards than there are")
@@ -131,6 +138,7 @@ def write_index(folder: Path, index: TokenIndex) -> None:
         "shard_tokens": index.shard_tokens,
         "texts": [asdict(text) for text in index.texts],
         "shards": [asdict(shard) for shard in index.shards],
+        **({"store": index.store} if index.store else {}),
     }
     write_json(folder / INDEX, values)
     write_digests(folder, INDEX)
@@ -156,6 +164,7 @@ def read_index(folder: Path) -> TokenIndex:
         if not isinstance(rows := values.get(key), list):
             raise ValueError(f"{path}.{key}: should be a list")
         values[key] = tuple(read(row, f"{path}: {key}[{i}]") for i, row in enumerate(rows))
+    values.setdefault("store", "")
     values["info"] = from_dict(TokenInfo, info, where=str(path))
     index = from_dict(TokenIndex, values, where=str(path))
     for shard in index.shards:
@@ -185,7 +194,10 @@ def read_shard(values: Any, where: str) -> Shard:
 
 
 def check_shards(folder: Path, index: TokenIndex) -> None:
-    """Read all shards; raise an error that names the first one that is not what the index says."""
+    """Read all shards; raise an error that names the first one that is not what the index says.
+
+    Those of a store are checked when they are fetched.
+    """
     for shard in index.shards:
         path = folder / shard.file
         tokens = open_shard(folder, index, shard)
@@ -202,12 +214,15 @@ def check_shards(folder: Path, index: TokenIndex) -> None:
             )
 
 
-def open_shard(folder: Path, index: TokenIndex, shard: Shard) -> np.ndarray:
+def open_shard(
+    folder: Path, index: TokenIndex, shard: Shard, cache: ShardCache | None = None
+) -> np.ndarray:
     """Return the ids of a shard as a memory map, once its header and size agree with its record.
 
-    Raises FileNotFoundError if the file is missing, ValueError if it is another one.
+    A shard of a store is fetched to `cache`. Raises FileNotFoundError if the file is missing,
+    ValueError if it is another one.
     """
-    path = folder / shard.file
+    path = cache.path(shard.file, shard.sha256) if cache else folder / shard.file
     tokens = read_tokens(path)
     if len(tokens) != shard.tokens or tokens.dtype != index.dtype:
         raise ValueError(
@@ -217,15 +232,25 @@ def open_shard(folder: Path, index: TokenIndex, shard: Shard) -> np.ndarray:
     return tokens
 
 
-def open_tokens(folder: str | Path) -> tuple[TokenIndex, Tokens]:
+def open_tokens(folder: str | Path, cache: str | Path | None = None) -> tuple[TokenIndex, Tokens]:
     """Return the index of a folder and its ids as one array: one memory map, or `ShardedTokens`.
 
     Up to CHECKED_BYTES in CHECKED_SHARDS files, all are read and compared with their digests. More
     is only compared with headers, sizes and records, each shard when it is first used: reading
     all would take as long as training on it. `check_shards` does so on demand.
+
+    The shards of a store are fetched to the folder `cache` when they are first used, and compared
+    with their digests. Raises ValueError if there are any and no `cache` is given.
     """
     folder = Path(folder)
     index = read_index(folder)
+    if index.store:
+        if cache is None:
+            raise ValueError(
+                f"{folder}: its shards are in {redact(index.store)}; name a folder of this machine "
+                "for those in use, with cache="
+            )
+        return index, ShardedTokens(folder, index, cache=ShardCache(index.store, Path(cache)))
     if index.nbytes <= CHECKED_BYTES and len(index.shards) <= CHECKED_SHARDS:
         check_shards(folder, index)
     if len(index.shards) == 1:
@@ -241,7 +266,14 @@ class ShardedTokens:
     process may open: those that were used last. Not for several threads at once.
     """
 
-    def __init__(self, folder: Path, index: TokenIndex, max_maps: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        index: TokenIndex,
+        max_maps: int | None = None,
+        cache: ShardCache | None = None,
+    ) -> None:
+        self.cache = cache
         self.folder = folder
         self.index = index
         self.dtype = np.dtype(index.dtype)
@@ -284,7 +316,7 @@ class ShardedTokens:
             return tokens
         while len(self._maps) >= self.max_maps:
             self._maps.popitem(last=False)
-        tokens = open_shard(self.folder, self.index, self.index.shards[number])
+        tokens = open_shard(self.folder, self.index, self.index.shards[number], self.cache)
         self._maps[number] = tokens
         return tokens
 

@@ -49,6 +49,7 @@ from stages.paths import (
     TRAIN_TOKENS,
     VALID_TOKENS,
     resume_folder,
+    shard_cache,
 )
 from stages.stage_run import stage_run
 from stages.trained import load_trained
@@ -74,7 +75,8 @@ def main() -> None:
     floor = read_metrics(CORPUS_METRICS).get("valid_floor_bits_per_byte")
     steps = read_metrics(TRAIN_METRICS, "steps")["steps"]
     with remedy():
-        train_data, valid_data = TokenDataset.open(TRAIN_TOKENS), TokenDataset.open(VALID_TOKENS)
+        train_data = TokenDataset.open(TRAIN_TOKENS, shard_cache())
+        valid_data = TokenDataset.open(VALID_TOKENS, shard_cache())
         for data in (train_data, valid_data):
             data.require_tokenizer(TOKENIZER / "tokenizer.json")
     trained_as = fingerprint("train")
