@@ -5,10 +5,12 @@ What they compute has the same bits as without them, so nothing here can change 
 
 import logging
 import re
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lmlib.redaction import has_secret
@@ -60,9 +62,10 @@ class ClusterParams:
 
 
 @contextmanager
-def connected(scheduler: str) -> Iterator[Executor | None]:
+def connected(scheduler: str, folder: Path | None = None) -> Iterator[Executor | None]:
     """Yield an executor of the workers that `ClusterParams.scheduler` names; None for "".
 
+    Workers of this machine have their temporary files in `folder`, by default in that of Dask.
     Raises ValueError if Dask is missing, ConnectionError if there is no scheduler or no worker, or
     if the scheduler is lost in the `with` block.
     """
@@ -88,10 +91,16 @@ def connected(scheduler: str) -> Iterator[Executor | None]:
             dashboard_address=None,  # type: ignore[arg-type]  # its documentation allows it
             host="127.0.0.1",
             memory_limit=0,
+            local_directory=None if folder is None else str(folder.absolute()),
         ) as cluster,
         _client(scheduler, lambda: Client(cluster)) as executor,
     ):
         yield executor
+
+
+def use_own_folder(dask_worker: Any) -> None:
+    """Let tasks put temporary files into the worker's folder, which Dask removes if it dies."""
+    tempfile.tempdir = dask_worker.local_directory
 
 
 @contextmanager
@@ -114,6 +123,7 @@ def _client(scheduler: str, connect: Any) -> Iterator[Executor]:
                 f"cluster.scheduler: {scheduler} has no workers; start some with "
                 f"`dask worker {scheduler}`"
             ) from error
+        client.register_worker_callbacks(use_own_folder)
         try:
             yield client.get_executor(pure=False)
         except KilledWorker as error:

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 
 from lmlib.cluster import ClusterParams, connected
 from lmlib.params import load_params
-from stages.paths import PARAMS
+from stages.paths import PARAMS, partial_folder
 
 
 @contextmanager
 def cluster_workers() -> Iterator[Executor | None]:
     """Yield an executor of the cluster's workers, or None; raise what `connected` raises."""
-    with connected(load_params(PARAMS, "cluster", ClusterParams).scheduler) as executor:
+    scheduler = load_params(PARAMS, "cluster", ClusterParams).scheduler
+    with connected(scheduler, partial_folder()) as executor:
         yield executor
