@@ -77,8 +77,8 @@ def connected(scheduler: str, folder: Path | None = None) -> Iterator[Executor |
     except ImportError as error:
         raise ValueError(MISSING.format(scheduler=scheduler)) from error
 
-    # it logs each connection; what matters here becomes an error
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    for name in ("distributed", "distributed.client"):  # what matters here becomes an error
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     kind, _, count = scheduler.partition(":")
     if kind != "local":
         with _client(scheduler, lambda: Client(scheduler, timeout=CONNECT_S)) as executor:
@@ -88,7 +88,7 @@ def connected(scheduler: str, folder: Path | None = None) -> Iterator[Executor |
         LocalCluster(
             n_workers=min(int(count), 4 * num_cores()),
             threads_per_worker=1,
-            dashboard_address=None,  # type: ignore[arg-type]  # its documentation allows it
+            dashboard_address="127.0.0.1:0",  # any free port; the default may be taken
             host="127.0.0.1",
             memory_limit=0,
             local_directory=None if folder is None else str(folder.absolute()),
