@@ -12,9 +12,9 @@ from torch import Tensor
 
 from lmlib.files import sha256_file
 from lmlib.runtime import to_device
-from lmlib.shards import open_tokens
+from lmlib.shards import is_checked, open_tokens
 from lmlib.tokens import TokenInfo, Tokens, blocks
-from lmlib.windows import LocalWindows, document_starts
+from lmlib.windows import BLOCK_WINDOWS, LocalWindows, document_starts
 
 Batch = tuple[Int[Tensor, "batch context"], Int[Tensor, "batch context"]]
 Order = Literal["random", "epochs"]
@@ -26,12 +26,20 @@ REGION_TOKENS = 1 << 26  # of such a text, which an epoch reads before it reads 
 
 
 class TokenDataset:
-    """Token ids, in memory or in memory-mapped shards, as one array."""
+    """Token ids, in memory or in shards, as one array."""
 
-    def __init__(self, tokens: Tokens, info: TokenInfo, name: str = "the token array") -> None:
+    def __init__(
+        self,
+        tokens: Tokens,
+        info: TokenInfo,
+        name: str = "the token array",
+        *,
+        checked: bool = True,
+    ) -> None:
         self.tokens = tokens
         self.info = info
         self.name = name  # for error messages
+        self.checked = checked  # whether all ids are known to be in the vocabulary
         self.device = torch.device("cpu")  # of the batches
         self._on_device: Tensor | None = None  # all tokens, when they are kept there
         self._document_starts: dict[int, np.ndarray | LocalWindows] = {}  # by context length
@@ -44,7 +52,7 @@ class TokenDataset:
         Raises FileNotFoundError if one is missing, ValueError if one is damaged or another one.
         """
         index, tokens = open_tokens(folder, cache)
-        return cls(tokens, index.info, str(folder))
+        return cls(tokens, index.info, str(folder), checked=is_checked(index))
 
     def require_context(self, context_length: int) -> None:
         """Raise ValueError if the file is too short for one sequence."""
@@ -70,7 +78,26 @@ class TokenDataset:
         if device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
             if self.tokens.nbytes <= free // 4:
-                self._on_device = on_device(self.tokens, device)
+                self._on_device = self._copy_on(device)
+
+    def _copy_on(self, device: torch.device) -> Tensor:
+        """Return all tokens on a device, as signed integers of the same bits."""
+        kind = torch.int16 if self.tokens.dtype.itemsize == 2 else torch.int32
+        copy = torch.empty(len(self.tokens), dtype=kind, device=device)
+        first = 0
+        for block in blocks(self.tokens):
+            self._require_ids(block)
+            copy[first : first + len(block)] = _signed(block)
+            first += len(block)
+        return copy
+
+    def _require_ids(self, ids: np.ndarray) -> None:
+        """Raise ValueError for an id beyond the vocabulary: on a GPU it would end the process."""
+        if not self.checked and (largest := int(ids.max())) >= self.info.vocab_size:
+            raise ValueError(
+                f"{self.name}: holds token id {largest}, but the vocabulary ends at "
+                f"{self.info.vocab_size - 1}; a shard is damaged"
+            )
 
     def starts(self, context_length: int, windows: Windows = "any") -> Sequence[int] | np.ndarray:
         """Return the index of the first token of each window: any, or those at documents.
@@ -83,7 +110,7 @@ class TokenDataset:
         if windows == "any":
             return range(len(self.tokens) - context_length)
         if context_length not in self._document_starts:
-            listed = len(self.tokens) <= LISTED_TOKENS
+            listed = len(self.tokens) <= max(LISTED_TOKENS, 2 * BLOCK_WINDOWS * context_length)
             self._document_starts[context_length] = (document_starts if listed else LocalWindows)(
                 self.tokens, self.info.separator_id, context_length
             )
@@ -128,7 +155,9 @@ class TokenDataset:
         else:
             starts = np.asarray(possible)[epoch_order(positions, len(possible), seed=seed)]
         if self._on_device is None:
-            return _split(to_device(_windows(self.tokens, starts, context_length), self.device))
+            ids = _windows(self.tokens, starts, context_length)
+            self._require_ids(ids)
+            return _split(to_device(torch.from_numpy(ids.astype(np.int64)), self.device))
         columns = torch.arange(context_length + 1, device=self.device)
         places = to_device(torch.from_numpy(starts), self.device).unsqueeze(1) + columns
         mask = (1 << 8 * self.tokens.dtype.itemsize) - 1  # back to unsigned
@@ -296,7 +325,8 @@ def get_batch(
             f"get_batch: {len(tokens)} tokens are too few for context_length={context_length}"
         )
     starts = _random_starts(len(tokens), batch_size, context_length, rng or np.random.default_rng())
-    return _split(_windows(tokens, starts, context_length).to(device))
+    windows = _windows(tokens, starts, context_length).astype(np.int64)
+    return _split(torch.from_numpy(windows).to(device))
 
 
 def _random_starts(
@@ -305,23 +335,13 @@ def _random_starts(
     return rng.integers(0, num_tokens - context_length, size=batch_size)
 
 
-def _windows(tokens: Tokens, starts: np.ndarray, context_length: int) -> Tensor:
-    windows = np.stack([tokens[start : start + context_length + 1] for start in starts.tolist()])
-    return torch.from_numpy(windows.astype(np.int64))
+def _windows(tokens: Tokens, starts: np.ndarray, context_length: int) -> np.ndarray:
+    """Return the ids of each window and its last target, (rows, context_length + 1)."""
+    return np.stack([tokens[start : start + context_length + 1] for start in starts.tolist()])
 
 
 def _split(windows: Int[Tensor, "batch context_and_1"]) -> Batch:
     return windows[:, :-1], windows[:, 1:]
-
-
-def on_device(tokens: Tokens, device: torch.device) -> Tensor:
-    """Return a copy of the tokens on a device, as signed integers of the same bits."""
-    copy = torch.empty(len(tokens), dtype=_signed(np.zeros(0, tokens.dtype)).dtype, device=device)
-    first = 0
-    for block in blocks(tokens):
-        copy[first : first + len(block)] = _signed(block).to(device)
-        first += len(block)
-    return copy
 
 
 def _signed(tokens: np.ndarray) -> Tensor:

@@ -19,6 +19,7 @@ from lmlib.files import naming, replacing, sha256_file, sync
 from lmlib.params import Count, check_bounds
 from lmlib.separator import SEPARATOR, separator_id
 from lmlib.shards import (
+    FORMAT,
     INDEX,
     Shard,
     SourceText,
@@ -35,7 +36,6 @@ from lmlib.tokens import TokenInfo, blocks, last_id, read_tokens
 
 logger = logging.getLogger(__name__)
 
-ENCODER = 1  # raise it when some text gets other ids from the same tokenizer: old shards then go
 # Bytes of text for each id that a shard may have. English has more than 4 bytes a token with large
 # vocabularies and 3.9 with 4,096; a piece that has more ids than a shard may is written twice.
 BYTES_PER_TOKEN = 3
@@ -121,12 +121,12 @@ def encode_texts(
 ) -> TokenIndex:
     """Write the ids of texts, one after the other, as shards with an index; return the index.
 
-    The ids are those of each text, and of a separator after each text but the last, unless the text
-    ends with one, or with one and white space. They are the ids of the joined text, unless a text
-    ends with white space and the next one begins with some. A shard has ids of one text: of a piece
-    of it, whose ends are safe cuts, or of a part of such a piece, if that has too many ids. So the
-    shards depend only on texts, tokenizer and `shard_tokens`. What is appended to a text changes
-    its last shards, and another text changes only its own.
+    Each text is encoded on its own, and gets a separator at its end if another text follows and it
+    does not end with one. White space may come after that: texts that end with the separator alone
+    have the ids of the joined text. A shard has ids of one text: of a piece of it, whose ends are
+    safe cuts, or of a part of such a piece, if that has too many ids. So the shards depend only on
+    texts, tokenizer and `shard_tokens`. What is appended to a text changes its last shards, and
+    another text changes only its own.
 
     Shards in `folder` whose text, tokenizer and `shard_tokens` are the same are kept, if their
     digests are still right. New ones are made in the folder `workshop`, where they stay if the work
@@ -236,6 +236,8 @@ class _Encoder:
             if len(made) == len(sources):
                 self.count += len(made)
                 return replace(record, name=text.name), made
+            for each in made:  # the pieces whose shards are whole need no encoding
+                self._known[each.shard.source[:64]].append(each)
         return None
 
     def _opened(
@@ -264,7 +266,7 @@ class _Encoder:
 
     def _digest(self, path: Path, start: int, end: int, suffix: str) -> str:
         """Return the digest of all that the ids of a piece of text depend on."""
-        settings = (ENCODER, self.tokenizer_sha256, self.shard_tokens, suffix)
+        settings = (FORMAT, self.tokenizer_sha256, self.shard_tokens, suffix)
         digest = hashlib.sha256(json.dumps(settings).encode())
         with path.open("rb") as file:
             file.seek(start)
@@ -494,7 +496,9 @@ def remove_others(folder: Path, wanted: set[str]) -> None:
 
 
 def _move(path: Path, target: Path) -> None:
-    """Move a file to `target`, which may be on another disk."""
+    """Move a file to `target`, which may be on another disk, and replace what is there."""
+    if target.is_dir():
+        shutil.rmtree(target)
     try:
         path.replace(target)
     except OSError as error:

@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ from lmlib.files import sha256_file, sync
 from lmlib.redaction import redact
 
 CACHE_BYTES = 1 << 35  # of shards of a store on this machine; the least recently used ones go
+JUST_USED_NS = 2 * 10**9  # so that whoever was given a shard has opened it
 # of these, an upload appears as a whole; elsewhere a file gets its name when it is complete
 OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oci", "oss", "r2", "memory"}
 
@@ -139,8 +141,8 @@ class Store:
 class ShardCache:
     """Shards of a store on this machine, up to a number of bytes: those that were used last.
 
-    Several processes may share the folder. A shard that is removed while it is mapped stays
-    readable.
+    Several processes may share the folder: none removes a shard that another was given a moment
+    ago. One that is open stays readable.
     """
 
     def __init__(self, store: str, folder: Path, max_bytes: int = CACHE_BYTES) -> None:
@@ -178,13 +180,13 @@ class ShardCache:
 
     def _make_room(self, num_bytes: int) -> None:
         """Remove shards, the least recently used ones first, until `num_bytes` fit."""
-        found = []
+        now, found = time.time_ns(), []
         for path in self.folder.glob("*.npy"):
             with suppress(FileNotFoundError):  # another process has removed it
                 found.append((path.stat().st_mtime_ns, path.stat().st_size, path))
         total = num_bytes + sum(size for _, size, _ in found)
-        for _, size, path in sorted(found):
-            if total <= self.max_bytes:
+        for used, size, path in sorted(found):
+            if total <= self.max_bytes or now - used < JUST_USED_NS:
                 return
             path.unlink(missing_ok=True)
             total -= size

@@ -30,13 +30,16 @@ def document_starts(
 class LocalWindows(Sequence[int]):
     """The windows at documents of a text of any length, found where they are needed.
 
-    The text is divided into blocks of a number of tokens that depends on the context length alone.
-    A block begins with the first document that begins in the first half of it, or, if there is
-    none, at its first token. In a block windows follow each other as in `document_starts`, and the
-    last one reaches into the next block. So every window begins with a document, or within one that
-    is longer than a window; each token but the first is a target; and a document that fits into a
-    window is whole in one. The windows of a block depend on its tokens alone: they are found
-    in about the time that it takes to read them, and those of the last KEPT_BLOCKS are kept.
+    The text is divided into blocks of BLOCK_WINDOWS * context_length tokens. A block begins with
+    the first document that begins in the first half of it, or, if there is none, at its first
+    token. In a block windows follow each other as in `document_starts`, and the last one reaches
+    into the next block. So every window but the last, which ends with the text, begins with a
+    document, or within one that is longer than a window; each token but the first is a target; and
+    a document that fits into a window is whole in one.
+
+    The windows of a block depend on it and on the beginning of the next one. Blocks are small, so
+    that a window at a random place costs little more than reading it; those of the last KEPT_BLOCKS
+    blocks are kept.
 
     A window *owns* the tokens from its first one to that of the next window: at most
     `context_length`. As a sequence, these are the owners of tokens side by side, `context_length`

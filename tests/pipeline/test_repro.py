@@ -31,7 +31,7 @@ SAME_EVERYWHERE = {
     "data/raw/train.txt": "f3f38dd41cece326339db788546f961e",
     "data/raw/valid.txt": "548144223960b0e99d7adff52c158978",
     "models/tokenizer": "3339b0c32148e3f2696b564b25776091.dir",
-    "data/tokens": "da7b53117c9c77b5014b52a79e799d6f.dir",
+    "data/tokens": "44f57822b53d60013a2412a64f0c3c63.dir",
 }
 
 

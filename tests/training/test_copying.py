@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from lmlib.data import TokenDataset
 from lmlib.tokens import TokenInfo
-from lmlib.training.copying import CopyWeights, copy_weight_at, repeats
+from lmlib.training import copying
+from lmlib.training.copying import CopyWeights, copy_weight_at, repeats, sample
 
 ROWS = st.integers(1, 12).flatmap(
     lambda length: st.lists(
@@ -63,3 +64,22 @@ def test_the_weight_falls_in_a_straight_line() -> None:
     weights = [copy_weight_at(step, 20, 11.0, 0.5) for step in range(1, 21)]
     assert weights == pytest.approx([10, 9, 8, 7, 6, 5, 4, 3, 2, 1, *[1] * 10])
     assert copy_weight_at(1, 20, 11.0, 0.0) == 1
+
+
+def test_a_long_text_is_sampled_evenly() -> None:
+    """Blocks of 10 from all over 1,000 tokens; a shorter text is taken whole."""
+    tokens = np.arange(1000, dtype=np.uint16)
+    blocks = list(sample(tokens, 50, size=10))
+    assert [block[0] for block in blocks] == [0, 247, 495, 742, 990]
+    assert {len(block) for block in blocks} == {10}
+    assert np.concatenate(list(sample(tokens, 1000, size=10))).tolist() == tokens.tolist()
+
+
+def test_rare_tokens_of_a_long_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The share is of the tokens that are counted."""
+    monkeypatch.setattr(copying, "COUNTED", 1 << 22)
+    tokens = np.zeros(3 << 22, dtype=np.uint16)
+    tokens[::500] = 1
+    tokens[::5000] = 2
+    data = TokenDataset(tokens, TokenInfo(len(tokens), 4, "", 1, 1))
+    assert CopyWeights.of(data, torch.device("cpu")).rare.tolist() == [False, False, True, True]
