@@ -10,15 +10,17 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Executor, Future
+from contextlib import AbstractContextManager, ExitStack, suppress
 from functools import cache, partial
-from typing import Any
+from typing import Any, TypeVar
 
 logger = logging.getLogger(__name__)
 
 START_LIMIT_S = 5.0
 
+T = TypeVar("T")
 Task = tuple[Future[Any], Callable[[], Any]]
 
 
@@ -100,6 +102,41 @@ class ThreadPool(Executor):
             for running in self._running:
                 with running:
                     pass
+
+
+def entered_ahead(managers: Iterable[AbstractContextManager[T]]) -> Generator[T]:
+    """Yield what each context manager gives, while a thread enters the next one.
+
+    A manager is left when the next value is asked for, or, as after an error, when the generator is
+    closed: use `contextlib.closing`. Raises what a manager raises, once it is that one's turn.
+    """
+    waiting = iter(managers)
+    pool = ThreadPool(1)
+
+    def enter_next() -> Future[tuple[AbstractContextManager[T], T]] | None:
+        manager = next(waiting, None)
+        return None if manager is None else pool.submit(lambda: (manager, manager.__enter__()))
+
+    following = enter_next()
+    try:
+        while following is not None:
+            manager, value = following.result()
+            with ExitStack() as stack:
+                stack.push(manager)
+                following = enter_next()
+                yield value
+    finally:
+        pool.shutdown(wait=False)
+        if following is not None and not following.cancel():
+            following.add_done_callback(_leave)
+
+
+def _leave(future: Future[tuple[AbstractContextManager[Any], Any]]) -> None:
+    """Leave a manager that was entered in vain, as after an error."""
+    if not future.cancelled() and future.exception() is None:
+        error = GeneratorExit()
+        with suppress(GeneratorExit):
+            future.result()[0].__exit__(GeneratorExit, error, None)
 
 
 def _settle(future: Future[Any], call: Callable[[], Any]) -> None:

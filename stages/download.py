@@ -23,6 +23,8 @@ def main() -> None:
         for name in ("train", "valid"):
             texts = read_texts(RAW, name, root())
             run.summary({f"{name}/files": len(texts), f"{name}/bytes": stored_bytes(texts)})
+        for manifest in sorted(RAW.glob("*.json")):
+            run.artifact(manifest, "corpus")
         if floor is not None:
             run.summary({"valid/floor_bits_per_byte": floor})
 

@@ -4,9 +4,14 @@ Params: encode, cluster. Reads: data/raw/, models/tokenizer/. Writes: data/token
 Run:    dvc repro encode   (by hand, from the repository root: python -m stages.encode)
 """
 
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
 from lmlib.cluster import ClusterParams
 from lmlib.cluster_encoding import encode_texts_on
-from lmlib.corpus import read_texts
+from lmlib.corpus import Text, read_texts
 from lmlib.encoding import EncodeParams, encode_texts, remove_others
 from lmlib.files import sha256_file
 from lmlib.monitoring.progress import progress_bars
@@ -20,6 +25,7 @@ from stages.paths import (
     TOKENIZER,
     TRAIN_TOKENS,
     VALID_TOKENS,
+    partial_folder,
     resume_folder,
     root,
 )
@@ -39,7 +45,7 @@ def main() -> None:
     ):
         for folder in (TRAIN_TOKENS, VALID_TOKENS):
             with remedy():
-                texts = read_texts(RAW, folder.name, root())
+                texts = [PartialText(text) for text in read_texts(RAW, folder.name, root())]
             # what is finished is of use to any run with this tokenizer
             workshop = resume_folder(f"encode-{folder.name}-{tokenizer_sha256[:16]}")
             with progress_bars({"encode": "B"}) as on_progress:
@@ -48,6 +54,11 @@ def main() -> None:
                     index = encode_texts_on(executor, *what, store=store, on_progress=on_progress)
                 else:
                     index = encode_texts(*what, on_progress)
+            if not index.info.source_bytes:
+                raise ValueError(
+                    f"corpus: no document of the files is for {folder.name}: dividing them by a "
+                    "hash leaves nothing; name validation files in corpus.valid"
+                )
             numbers = {
                 "tokens": index.info.tokens,
                 "bytes": index.info.source_bytes,
@@ -56,6 +67,38 @@ def main() -> None:
             }
             run.summary({f"{folder.name}/{key}": value for key, value in numbers.items()})
         remove_others(TRAIN_TOKENS.parent, {TRAIN_TOKENS.name, VALID_TOKENS.name})
+
+
+@dataclass(frozen=True)
+class PartialText:
+    """A text whose download, if it is interrupted, waits in data/.partial for the next run.
+
+    A worker gets the text alone, and downloads it to a folder of its own.
+    """
+
+    text: Text
+
+    @property
+    def name(self) -> str:
+        """Return the name of the file."""
+        return self.text.name
+
+    @property
+    def num_bytes(self) -> int | None:
+        """Return the size of a text in place."""
+        return self.text.num_bytes
+
+    @property
+    def digest(self) -> str | None:
+        """Return the digest, if it is known."""
+        return self.text.digest
+
+    def open(self) -> AbstractContextManager[Path]:
+        """Return a context with a file of plain text."""
+        return self.text.open(partial_folder())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return replace, (self.text,)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Score the exported model with EleutherAI's lm-evaluation-harness; run by hand, not a stage.
 
-Reads:  models/hf/, data/raw/valid.txt.
+Reads:  models/hf/, the validation text in data/raw/.
 Writes: models/metrics/lm_eval.json, which `dvc metrics show` and `dvc exp show` read, and the
         model's run in MLflow. With --address it writes nothing: a server may have any model.
 Run:    make lm-eval TASKS=stories,lambada_openai LIMIT=200
@@ -18,19 +18,30 @@ import logging
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lmlib.corpus import read_texts
+from lmlib.corpus.texts import opened_start
 from lmlib.digests import check_digests
 from lmlib.files import read_json, write_json
 from lmlib.harness import LOCAL_TASKS
+from lmlib.harness.stories import MOST_BYTES
 from lmlib.monitoring.tracking import open_run
 from stages.artefacts import exported_model_id
 from stages.cli import remedy, run_stage, say
 from stages.fingerprint import fingerprint
-from stages.paths import EXPORTED, HARNESS_METRICS, RAW_VALID, root, spool_folder
+from stages.paths import (
+    EXPORTED,
+    HARNESS_METRICS,
+    RAW,
+    RAW_VALID,
+    partial_folder,
+    root,
+    spool_folder,
+)
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
@@ -59,7 +70,8 @@ def main() -> None:
     from lmlib.harness.run import evaluate_tasks, find_tasks
 
     try:
-        tasks = find_tasks(args.tasks, RAW_VALID)
+        with validation_text(args.tasks) as text:
+            tasks = find_tasks(args.tasks, text)
     except ConnectionError as error:
         raise OSError(
             f"--tasks {','.join(args.tasks)}: their data are on the Hugging Face Hub, which cannot "
@@ -71,6 +83,18 @@ def main() -> None:
     say(scores.table + "\n")
     if not args.address:
         record(scores.metrics, args.limit)
+
+
+@contextlib.contextmanager
+def validation_text(tasks: Sequence[str]) -> Iterator[Path]:
+    """Yield the text that local tasks ask about, or as much of it as they read."""
+    if not set(tasks) & set(LOCAL_TASKS):
+        yield RAW_VALID  # which no task reads
+        return
+    with remedy():
+        texts = read_texts(RAW, "valid", root())
+    with opened_start(texts, MOST_BYTES, partial_folder()) as path:
+        yield path
 
 
 def _model(args: argparse.Namespace) -> "LM":

@@ -3,12 +3,13 @@
 import _thread
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from lmlib import threads
-from lmlib.threads import ThreadPool, shared_pool, start_thread
+from lmlib.threads import ThreadPool, entered_ahead, shared_pool, start_thread
 
 
 def die_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,3 +106,56 @@ def test_cancelled_calls_are_not_made() -> None:
 
 def test_threads_are_shared_within_a_process() -> None:
     assert shared_pool() is shared_pool()
+
+
+@contextmanager
+def noted(name: str, log: list[str], fails: bool = False) -> Iterator[str]:
+    log.append(f"enter {name}")
+    if fails:
+        raise ValueError(name)
+    ended = "break off"
+    try:
+        yield name
+        ended = "leave"
+    finally:
+        log.append(f"{ended} {name}")
+
+
+def test_the_next_manager_is_entered_ahead() -> None:
+    log: list[str] = []
+    for name in entered_ahead(noted(name, log) for name in "abc"):
+        wait_for(lambda name=name: name == "c" or f"enter {chr(ord(name) + 1)}" in log)
+        log.append(f"use {name}")
+    order = "enter a, enter b, use a, leave a, enter c, use b, leave b, use c, leave c"
+    assert sorted(log) == sorted(order.split(", "))
+    assert [line for line in log if "c" not in line] == [
+        line for line in order.split(", ") if "c" not in line
+    ]
+    assert list(entered_ahead([])) == []
+
+
+def test_managers_are_left_after_an_error() -> None:
+    log: list[str] = []
+    names = entered_ahead(noted(name, log) for name in "abc")
+    assert next(names) == "a"
+    wait_for(lambda: "enter b" in log)
+    names.close()
+    wait_for(lambda: "break off b" in log)
+    assert sorted(log) == ["break off a", "break off b", "enter a", "enter b"]
+
+
+def test_an_error_ahead_waits_for_its_turn() -> None:
+    log: list[str] = []
+    names = entered_ahead(noted(name, log, fails=name == "b") for name in "abc")
+    assert next(names) == "a"
+    with pytest.raises(ValueError, match="b"):
+        next(names)
+    assert "leave a" in log
+    assert "enter c" not in log
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() < start + 10
+        time.sleep(0.001)

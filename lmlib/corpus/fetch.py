@@ -116,7 +116,7 @@ def _locked(folder: Path) -> int | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        logger.info("corpus: waiting for another process that reads the same file")
+        logger.info("corpus: waiting for another process that uses %s", folder)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     try:
         if os.path.samestat(os.fstat(descriptor), os.lstat(folder)):
@@ -146,8 +146,8 @@ def check_digest(path: Path, expected: str, name: str) -> None:
     if actual != digits:
         raise ValueError(
             f"corpus: {name} has {'sha256' if kind == 'sha256' else 'git blob id'} {actual}, but "
-            f"{digits} is expected: it is damaged or a different version; fetch it again, or "
-            "correct corpus.sha256"
+            f"{digits} is expected: it is damaged or a different version; fetch it, or list "
+            "the files, again, or correct corpus.sha256"
         )
 
 
@@ -211,8 +211,8 @@ def _attempt(source: Source, filesystem: Any, path: str, folder: Path) -> Path:
         size, version = info.get("size"), _version(info)
         if source.version not in ("", version):
             raise ValueError(
-                f"corpus.source=url: {_shown(address)} has changed since it was listed; run "
-                "`dvc repro -f download`, then `dvc repro`"
+                f"corpus.source=url: {_shown(address)} has changed since it was listed; list "
+                "the files again"
             )
     # the name contains the version, so that part of an old file is never continued with a new one
     whole = folder / f"{version}-{name_of(address)[-50:]}"  # names have limits

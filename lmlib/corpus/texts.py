@@ -7,6 +7,7 @@ train.json and valid.json, which list files, and a text is read from its file wh
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,9 +17,10 @@ from pathlib import Path
 from lmlib import separator
 from lmlib.corpus.documents import SEPARATOR, check_head, file_format
 from lmlib.corpus.fetch import fetched, working_folder
+from lmlib.corpus.find import check_file
 from lmlib.corpus.sources import Source, name_of
 from lmlib.corpus.split import Found, Reading, copy_file, split_file
-from lmlib.files import read_json, write_json
+from lmlib.files import naming, read_json, write_json
 
 TAIL_BYTES = 1 << 16  # of a local file, to see how it ends
 FIELDS = {"address", "bytes", "digest", "version", "format"}
@@ -55,7 +57,10 @@ class Text:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             folder = folder or Path()
             path = stack.enter_context(fetched(self.source, folder))
-            if self.is_in_place or self._is_plain(path):
+            if self.is_in_place:  # checked when it was listed, or written by us
+                yield path
+                return
+            if self._is_plain(path):
                 check_head(path)
                 yield path
                 return
@@ -78,7 +83,7 @@ class Text:
         return is_text and (self.reading.is_last or _ends_with(path, SEPARATOR))
 
     def _write(self, path: Path, plain: Path) -> None:
-        with plain.open("w+b") as output:
+        with naming(plain), plain.open("w+b") as output:
             if self.reading.side == "all":
                 copy_file(path, self.reading, output, Found(), _ignore)
                 return
@@ -125,6 +130,27 @@ def write_manifest(path: Path, sources: Sequence[Source], reading: Reading, root
     write_json(path, values)
 
 
+@contextmanager
+def opened_start(texts: Sequence[Text], num_bytes: int, folder: Path) -> Iterator[Path]:
+    """Yield one file of plain text: the only text, or at least the first `num_bytes` of several.
+
+    Raises what `Text.open` raises.
+    """
+    if len(texts) == 1:
+        with texts[0].open(folder) as path:
+            yield path
+        return
+    with tempfile.TemporaryDirectory() as place:
+        start = Path(place) / "start.txt"
+        with start.open("wb") as output:
+            for text in texts:
+                if output.tell() < num_bytes:
+                    with text.open(folder) as path, path.open("rb") as file:
+                        shutil.copyfileobj(file, output)
+                    output.write(text.ending.encode())
+        yield start
+
+
 def stored_bytes(texts: Sequence[Text]) -> int:
     """Return the bytes of the files of texts, compressed as they are, as far as they are known."""
     return sum(text.source.num_bytes or text.num_bytes or 0 for text in texts)
@@ -147,8 +173,8 @@ def _texts_of(manifest: Path, root: Path) -> list[Text]:
             )
             for number in range(1, len(files) + 1)
         ]
-        if len(files) < len(values["files"]) or not files:
-            raise ValueError("files")
+        if len(files) < len(values["files"]) or values["side"] not in ("all", "train", "valid"):
+            raise ValueError("other fields than are known")
         return [_text(*pair) for pair in zip(files, readings, strict=True)]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
@@ -160,6 +186,7 @@ def _text(source: Source, reading: Reading) -> Text:
     name, ending, num_bytes = name_of(source.address), "", None
     if source.is_local and reading.side == "all" and file_format(name) == ".txt":
         path = Path(source.address)
+        check_file(path)
         if reading.is_last or _ends_with(path, SEPARATOR):
             num_bytes = source.num_bytes
         elif not _ends_blank(path):

@@ -3,8 +3,9 @@
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +19,10 @@ from lmlib.corpus.texts import write_manifest
 from lmlib.files import read_json, replacing, sha256_file, write_json
 from lmlib.monitoring.progress import OnBytes, byte_bar, progress_bar
 from lmlib.places import check_place, check_space
+from lmlib.threads import entered_ahead
+
+LOG_EVERY_S = 10.0
+RECORD = "source.json"  # next to copies of files of the Hub: their commit and their digests
 
 logger = logging.getLogger(__name__)
 
@@ -32,33 +37,40 @@ def write_corpus(
 
     Both hold the bytes of the source, with documents separated by <|endoftext|>, and neither is
     empty. If `params.keep` is "reference", two files are written instead, with the suffix .json,
-    that list where the text is (see `read_texts`). Paths in `params` are relative to `root`; files
-    are downloaded one after the other to `root`/data/.partial, and an interrupted download stays
-    there for the next run, with the text of the files before it. Raises ValueError,
-    FileNotFoundError or another OSError that says what to do; existing files then stay as they are.
+    that list where the text is (see `read_texts`). Next to a copy from the Hub, source.json says of
+    which commit it is. Paths in `params` are relative to `root`. Files are downloaded one after the
+    other to `root`/data/.partial, and an interrupted download stays there for the next run, with
+    the text of the files before it. Raises ValueError, FileNotFoundError or another OSError that
+    says what to do; existing files then stay as they are.
     """
     for path in (train_path, valid_path):
         check_place(path)
+    record = train_path.with_name(RECORD)
     if params.source == "toystories":
         check_space(train_path.parent, params.train_bytes + params.valid_bytes)
         with replacing(train_path, valid_path) as parts:
             floor = _write_toystories(params, *parts)
-        _remove_others(train_path, valid_path, ".json")
+        _remove(train_path.with_suffix(".json"), valid_path.with_suffix(".json"), record)
         return floor
     train, valid = find_sources(params, root)
     if params.keep == "reference":
         _write_manifests(params, train, valid, train_path, valid_path, root)
-        _remove_others(train_path, valid_path, ".txt")
+        _remove(train_path.with_suffix(".txt"), valid_path.with_suffix(".txt"), record)
         return None
     _copy(params, train, valid, train_path, valid_path, root / "data" / ".partial")
-    _remove_others(train_path, valid_path, ".json")
+    _remove(train_path.with_suffix(".json"), valid_path.with_suffix(".json"))
+    if train[0].address.startswith("hf://"):
+        sides = {"train": train, "valid": valid}
+        write_json(record, {side: [*map(asdict, files)] for side, files in sides.items()})
+    else:
+        _remove(record)
     return None
 
 
-def _remove_others(train_path: Path, valid_path: Path, suffix: str) -> None:
-    """Remove what another value of `corpus.keep` left."""
-    for path in (train_path, valid_path):
-        path.with_suffix(suffix).unlink(missing_ok=True)
+def _remove(*paths: Path) -> None:
+    """Remove what other values of `corpus.source` and `corpus.keep` left."""
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def _write_toystories(params: CorpusParams, train_path: Path, valid_path: Path) -> float:
@@ -129,7 +141,7 @@ def _copy(
         with working_folder(partial, "copying") as place:
             kept = [place / path.name for path in (train_path, valid_path)]
             copying = _Copying(params, train, valid, kept, place / "state.json")
-            copying.run(partial, None)
+            copying.run(partial, lambda count: None)  # each download has a bar
             for path, part in zip(kept, parts, strict=True):
                 shutil.move(path, part)
 
@@ -159,6 +171,7 @@ class _Copying:
     ) -> None:
         self.outputs = outputs
         self.state = state
+        self.log_at = time.monotonic() + LOG_EVERY_S
         self.is_split = not valid
         reading = Reading(text_field=params.text_field)
         if self.is_split:
@@ -169,17 +182,23 @@ class _Copying:
             for number, source in enumerate(files, start=1)
         ]
 
-    def run(self, partial: Path, on_bytes: OnBytes | None) -> None:
-        """Copy what is missing; download to `partial`. Without `on_bytes` each file has a bar."""
+    def run(self, partial: Path, on_bytes: OnBytes) -> None:
+        """Copy what is missing, each file while the next one is downloaded to `partial`."""
         done, found = self._resume()
-        with self.outputs[0].open("r+b") as train, self.outputs[1].open("r+b") as valid:
-            for number, (source, reading, side) in enumerate(self.jobs[done:], start=done + 1):
-                with fetched(source, partial) as path, _bar_or(on_bytes, source) as count:
-                    if self.is_split:
-                        split_file(path, reading, train, valid, found[0], count)
-                    else:
-                        copy_file(path, reading, (train, valid)[side], found[side], count)
-                self._save(number, (train, valid), found)
+        waiting = self.jobs[done:]
+        files = closing(entered_ahead(fetched(source, partial) for source, *_ in waiting))
+        with (
+            self.outputs[0].open("r+b") as train,
+            self.outputs[1].open("r+b") as valid,
+            files as paths,
+        ):
+            for (_, reading, side), path in zip(waiting, paths, strict=True):
+                if self.is_split:
+                    split_file(path, reading, train, valid, found[0], on_bytes)
+                else:
+                    copy_file(path, reading, (train, valid)[side], found[side], on_bytes)
+                done += 1
+                self._save(done, (train, valid), found)
             for side in (0,) if self.is_split else (0, 1):
                 found[side].check([job[0].address for job in self.jobs if job[2] == side])
             if self.is_split:
@@ -190,7 +209,12 @@ class _Copying:
         done, sizes, found = 0, [0, 0], [Found(), Found()]
         if self.state and self.state.exists():
             values = read_json(self.state)
-            if values["files"] == self._identities(len(values["files"])):
+            # shorter ones: it was killed while it cut or moved them, after the last file
+            is_whole = all(
+                path.exists() and path.stat().st_size >= size
+                for path, size in zip(self.outputs, values["bytes"], strict=True)
+            )
+            if is_whole and values["files"] == self._identities(len(values["files"])):
                 done, sizes = len(values["files"]), values["bytes"]
                 found = [Found(**each) for each in values["found"]]
                 logger.info("corpus: an earlier run has copied %d of the files", done)
@@ -200,6 +224,7 @@ class _Copying:
         return done, found
 
     def _save(self, done: int, files: Sequence[BinaryIO], found: list[Found]) -> None:
+        """Save how far the copy came, and log it from time to time, if there is a state."""
         if self.state is None:
             return
         for file in files:
@@ -208,6 +233,11 @@ class _Copying:
         sizes = [os.fstat(file.fileno()).st_size for file in files]
         values = {"bytes": sizes, "found": [asdict(each) for each in found]}
         write_json(self.state, {"files": self._identities(done), **values})
+        if time.monotonic() > self.log_at:
+            logger.info(
+                "corpus: %d of %d files, %.2f GB of text", done, len(self.jobs), sum(sizes) / 1e9
+            )
+            self.log_at = time.monotonic() + LOG_EVERY_S
 
     def _identities(self, count: int) -> list[list[Any]]:
         """Return, of the first `count` files, all that decides what is copied from them."""
@@ -215,13 +245,3 @@ class _Copying:
             [source.address, source.digest, side, *reading.identity(name_of(source.address))]
             for source, reading, side in self.jobs[:count]
         ]
-
-
-@contextmanager
-def _bar_or(on_bytes: OnBytes | None, source: Source) -> Iterator[OnBytes]:
-    """Yield `on_bytes`, or that of a bar for this file, whose text may be of any size."""
-    if on_bytes is not None:
-        yield on_bytes
-        return
-    with byte_bar(name_of(source.address), None) as own:
-        yield own

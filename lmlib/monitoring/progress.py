@@ -31,6 +31,7 @@ def progress_bar(
         unit_scale=unit == "B",
         mininterval=DRAW_EVERY_S,
         dynamic_ncols=True,
+        leave=None,  # it stays, unless it was below another bar
         bar_format=NO_TOTAL if total is None else KNOWN_TOTAL,
         disable=None if shown else True,  # None: if stderr is not a terminal
     )

@@ -5,8 +5,10 @@ bytes it has depends on the texts, the splitter and `sample_bytes` alone.
 """
 
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
+from lmlib.threads import entered_ahead
 from lmlib.tokenizer.paths import CorpusFile, CorpusText, read_range
 from lmlib.tokenizer.splitting import FindCut, Splitter, file_chunks, file_cut
 
@@ -57,8 +59,8 @@ Range = tuple[CorpusText, CorpusFile, int, int]
 def _all(
     texts: list[CorpusText], splitter: Splitter, chunk_bytes: int, find_cut: FindCut
 ) -> Iterator[Range]:
-    for text in texts:
-        with text.open() as file:
+    with closing(entered_ahead(text.open() for text in texts)) as files:
+        for text, file in zip(texts, files, strict=True):
             for start, end in file_chunks(file, splitter, chunk_bytes, find_cut):
                 yield text, file, start, end
 

@@ -2,8 +2,10 @@
 
 import gzip
 import io
+import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -86,6 +88,11 @@ def test_globs_and_a_column(site: Site, tmp_path: Path) -> None:
     ]
     assert list((tmp_path / "data" / ".partial").iterdir()) == []  # no second copy
     assert not (tmp_path / "cache").exists()
+    record = json.loads((tmp_path / "data" / "raw" / "source.json").read_text())
+    assert [file["address"] for file in record["train"]] == [
+        f"hf://datasets/me/books@{COMMIT}/sample/00{number}.parquet" for number in range(2)
+    ]
+    assert record["valid"][0]["digest"] == f"git:{digest_of('valid/b.jsonl.gz')}"
 
 
 def test_folders_are_listed_where_a_glob_needs_them(site: Site, tmp_path: Path) -> None:
@@ -123,6 +130,56 @@ def test_a_run_that_ended_resumes_after_the_last_whole_file(site: Site, tmp_path
     assert "sample/000.parquet" not in paths
     assert paths[-3:] == ["sample/001.parquet", "valid/b.jsonl.gz", "valid/of%201900/a.txt"]
     assert list((tmp_path / "data" / ".partial").iterdir()) == []
+
+
+def test_a_run_that_was_killed_resumes_after_the_last_whole_file(
+    site: Site, tmp_path: Path
+) -> None:
+    code = (
+        "import os, signal\nfrom pathlib import Path\n"
+        "from lmlib.corpus import write\nfrom tests.corpus.test_hub import PARAMS\n"
+        "copy_file = write.copy_file\n"
+        "def killed(path, reading, output, *rest):\n"
+        "    if path.name.endswith('001.parquet'):\n"
+        "        output.write(b'half of a text')\n"
+        "        output.flush()\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    copy_file(path, reading, output, *rest)\n"
+        "write.copy_file = killed\n"
+        "raw = Path('data/raw')\n"
+        "write.write_corpus(PARAMS, raw / 'train.txt', raw / 'valid.txt', Path())\n"
+    )
+    settings = {"HF_ENDPOINT": site.url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | settings | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+    site.requests.clear()
+    assert write(tmp_path) == (TRAIN, VALID)
+    assert fetched_paths(site) == ["valid/b.jsonl.gz", "valid/of%201900/a.txt"]
+    assert list((tmp_path / "data" / ".partial").iterdir()) == []
+    assert len(list((tmp_path / "data" / "raw").iterdir())) == 3
+
+
+@pytest.mark.parametrize("valid_fraction", [1e-9, 0.9999])
+def test_a_run_that_ended_after_its_last_file(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, valid_fraction: float
+) -> None:
+    """When all documents are on one side, the texts are cut, which must not happen twice."""
+    params = replace(PARAMS, valid=(), valid_fraction=valid_fraction)
+    expected = write(tmp_path / "other", params)
+
+    def fail(*_: object) -> None:
+        raise OSError("moved away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.move", fail)
+        with pytest.raises(OSError, match="moved away"):
+            write(tmp_path, params)
+    assert write(tmp_path, params) == expected
 
 
 def test_other_params_do_not_continue_the_copy(site: Site, tmp_path: Path) -> None:

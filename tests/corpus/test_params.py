@@ -47,6 +47,21 @@ def test_a_source_ignores_the_keys_of_another() -> None:
         ({"source": "local", "train": ["a"], "valid_fraction": 1.0}, "valid_fraction is 1.0"),
         ({"source": "local", "train": ["a"], "text_field": ""}, "text_field is empty"),
         ({"source": "local", "train": ["a"], "sha256": ["12"]}, "sha256 holds '12'"),
+        ({"source": "hub", "dataset": "me/books"}, "train is empty, but source is hub; list paths"),
+        ({"source": "hub", "train": ["*"]}, "dataset is '', but source is hub; write the name"),
+        (
+            {"source": "hub", "train": ["*"], "dataset": "https://hub/me/books"},
+            "dataset is 'https://hub/me/books', but source is hub; write the name",
+        ),
+        (
+            {"source": "hub", "train": ["*"], "dataset": "books", "revision": ""},
+            "revision is ''; write a branch, a tag or a commit",
+        ),
+        (
+            {"source": "hub", "train": ["*"], "dataset": "books", "sha256": ["0" * 64]},
+            "sha256 is not empty, but source is hub, which knows the digests",
+        ),
+        ({"keep": "link"}, "keep is 'link'; choose one of copy, reference"),
         (
             {"source": "url", "train": ["a", "b"], "sha256": ["0" * 64]},
             "sha256 has 1 digests for 2 addresses",

@@ -176,7 +176,8 @@ def test_a_pattern_of_ones_own_costs_the_gguf_alone(
 @pytest.mark.parametrize("source", ["tinystories", "owt", "local", "url", "hub"])
 def test_every_source_has_words_in_the_card(model: TransformerLM, source: str) -> None:
     params = Path("params.yaml")
-    params.write_text(params.read_text("utf-8").replace("source: toystories", f"source: {source}"))
+    text = params.read_text("utf-8").replace("source: toystories", f"source: {source}")
+    params.write_text(text.replace('dataset: ""', "dataset: me/books"))
     export.main()
     card = ModelCard.load(EXPORTED / "README.md")
     assert "Trained from random weights on " in card.text

@@ -192,7 +192,8 @@ def test_a_dvc_lock_that_is_half_written(copy: Project, kept: int) -> None:
     """`make` restores the file, without which DVC would end for ever."""
     whole = (copy.folder / "dvc.lock").read_bytes()
     (copy.folder / "dvc.lock").write_bytes(whole[:kept])
-    assert "dvc.lock' validation failed" in copy.run("dvc", "repro", status=255)
+    said = copy.run("dvc", "repro", status=255)
+    assert re.search("dvc.lock' (validation failed|is invalid)", said)  # it may end within a word
     built = copy.run("python", "-m", "stages.repro")
     assert "dvc.lock: damaged, so it is restored to that of the last commit" in built
     assert "up to date" in built
