@@ -45,12 +45,13 @@ class TokenDataset:
         self._document_starts: dict[int, np.ndarray | LocalWindows] = {}  # by context length
 
     @classmethod
-    def open(cls, folder: str | Path) -> "TokenDataset":
+    def open(cls, folder: str | Path, cache: str | Path | None = None) -> "TokenDataset":
         """Open the shards in `folder`, and check them as `lmlib.shards.open_tokens` does.
 
+        Shards that are in a store are fetched to the folder `cache` when they are used.
         Raises FileNotFoundError if one is missing, ValueError if one is damaged or another one.
         """
-        index, tokens = open_tokens(folder)
+        index, tokens = open_tokens(folder, cache)
         return cls(tokens, index.info, str(folder), checked=is_checked(index))
 
     def require_context(self, context_length: int) -> None:

@@ -188,6 +188,7 @@ class _Encoder:
         self.workshop = workshop
         self.shard_tokens = params.shard_tokens
         self.on_progress = on_progress
+        self.num_workers: int | None = None  # threads or processes; None: one for each core
         self.separator_id = separator_id(tokenizer.special_ids)
         self.done = 0  # bytes
         self.count = 0  # of shards
@@ -248,14 +249,20 @@ class _Encoder:
         made: list[_Made] = []
         for start, end in self.tokenizer.file_pieces(path, piece_bytes):
             suffix = SEPARATOR if ending == "added" and end == size else ""
-            source = self._digest(path, start, end, suffix)
-            found = self._claim_piece(source)
-            if found is None:
-                self._report(start, total)
-                found = self._make(path, start, end, suffix, source, total)
-            made += found
-            self.count += len(found)
+            made += self.encode_piece(path, start, end, suffix, total)
         return SourceText(text.name, size, text.digest, ending, len(made)), made
+
+    def encode_piece(
+        self, path: Path, start: int, end: int, suffix: str, total: int
+    ) -> list[_Made]:
+        """Return the shards of a piece of text, which are kept, found or made."""
+        source = self._digest(path, start, end, suffix)
+        made = self._claim_piece(source)
+        if made is None:
+            self._report(start, total)
+            made = self._make(path, start, end, suffix, source, total)
+        self.count += len(made)
+        return made
 
     def _digest(self, path: Path, start: int, end: int, suffix: str) -> str:
         """Return the digest of all that the ids of a piece of text depend on."""
@@ -295,7 +302,14 @@ class _Encoder:
             self._report(start + done, total)
 
         tokenizer, whole = self.tokenizer, self.workshop / f"{source[:16]}.npy"
-        count = tokenizer.encode_file(path, whole, on_progress=on_progress, start=start, end=end)
+        count = tokenizer.encode_file(
+            path,
+            whole,
+            num_workers=self.num_workers,
+            on_progress=on_progress,
+            start=start,
+            end=end,
+        )
         ids = read_tokens(whole)
         ending = np.array(tokenizer.encode(suffix), dtype=ids.dtype)
         length = count + len(ending)
@@ -328,30 +342,47 @@ class _Encoder:
 
     def index(self, texts: Sequence[SourceText], made: Sequence[_Made]) -> TokenIndex:
         """Return the index of shards in this order."""
-        tokenizer = self.tokenizer
-        tokens = sum(each.shard.tokens for each in made)
-        documents = sum(each.shard.documents for each in made)
-        if self.separator_id is None:
-            documents = min(tokens, 1)
-        else:
-            blank_ids = {i for i, token in tokenizer.vocab.items() if not token.strip()}
-            last = last_id((read_tokens(each.path) for each in reversed(made)), blank_ids)
-            documents += int(last not in (None, self.separator_id))
-        info = TokenInfo(
-            tokens=tokens,
-            vocab_size=tokenizer.vocab_size,
-            tokenizer_sha256=self.tokenizer_sha256,
-            source_bytes=sum(
-                text.bytes + len(SEPARATOR) * (text.separator == "added") for text in texts
-            ),
-            documents=documents,
-            separator_id=self.separator_id,
+        return make_index(
+            self.tokenizer,
+            self.tokenizer_sha256,
+            self.shard_tokens,
+            texts,
+            [replace(each.shard, file=shard_name(n)) for n, each in enumerate(made)],
+            last_inked(self.tokenizer, [each.path for each in made]),
         )
-        shards = tuple(
-            replace(each.shard, file=shard_name(number)) for number, each in enumerate(made)
-        )
-        dtype = "uint16" if tokenizer.dtype is np.uint16 else "uint32"
-        return TokenIndex(info, dtype, self.shard_tokens, tuple(texts), shards)
+
+
+def last_inked(tokenizer: Tokenizer, paths: Sequence[Path]) -> int | None:
+    """Return the last id in shards that is not white space; None if there is none."""
+    blank_ids = {i for i, token in tokenizer.vocab.items() if not token.strip()}
+    return last_id((read_tokens(path) for path in reversed(paths)), blank_ids)
+
+
+def make_index(
+    tokenizer: Tokenizer,
+    tokenizer_sha256: str,
+    shard_tokens: int,
+    texts: Sequence[SourceText],
+    shards: Sequence[Shard],
+    last: int | None,
+    store: str = "",
+) -> TokenIndex:
+    """Return the index of shards; `last` is the last of all ids that is not white space."""
+    separator = separator_id(tokenizer.special_ids)
+    tokens = sum(shard.tokens for shard in shards)
+    documents = sum(shard.documents for shard in shards) + int(last not in (None, separator))
+    info = TokenInfo(
+        tokens=tokens,
+        vocab_size=tokenizer.vocab_size,
+        tokenizer_sha256=tokenizer_sha256,
+        source_bytes=sum(
+            text.bytes + len(SEPARATOR) * (text.separator == "added") for text in texts
+        ),
+        documents=min(tokens, 1) if separator is None else documents,
+        separator_id=separator,
+    )
+    dtype = "uint16" if tokenizer.dtype is np.uint16 else "uint32"
+    return TokenIndex(info, dtype, shard_tokens, tuple(texts), tuple(shards), store)
 
 
 def _ending(path: Path, size: int, is_last: bool) -> Ending:

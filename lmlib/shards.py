@@ -2,6 +2,9 @@
 
 A folder of tokens has the shards 00000.npy, 00001.npy, ..., an index.json with a record of each,
 and SHA256SUMS with the digest of the index. The index has the digests of the shards.
+
+Where shards are in a store, the folder has only the index and its digest; the index says which
+store, and each shard is there under the name of its digest, as in s3://bucket/folder/SHA256.npy.
 """
 
 import os
@@ -21,6 +24,8 @@ import numpy as np
 from lmlib.digests import check_digests, write_digests
 from lmlib.files import read_json, sha256_file, write_json
 from lmlib.params import Count, CountOrZero, check_bounds, from_dict
+from lmlib.redaction import redact
+from lmlib.store import ShardCache
 from lmlib.tokens import TokenInfo, Tokens, blocks, read_tokens
 
 INDEX = "index.json"
@@ -31,7 +36,7 @@ FORMAT = 1
 CHECKED_BYTES, CHECKED_SHARDS = 1 << 30, 100
 MAX_FILES = 1024  # open at a time
 
-_FILE = re.compile(r"[0-9]{5,12}\.npy", re.ASCII)
+_FILE = re.compile(r"([0-9]{5,12}|[0-9a-f]{64})\.npy", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
@@ -44,7 +49,7 @@ def shard_name(number: int) -> str:
 class Shard:
     """The record of one shard.
 
-    file:        its name in the folder
+    file:        its name in the folder, or in the store
     tokens:      number of ids in it
     documents:   separators in it
     largest_id:  of its ids
@@ -101,6 +106,7 @@ class TokenIndex:
     info:          of all shards together
     dtype:         of the ids in each shard
     shard_tokens:  the most ids that a shard may have
+    store:         the address at which the shards are; "": in the folder of the index
     """
 
     info: TokenInfo
@@ -108,13 +114,14 @@ class TokenIndex:
     shard_tokens: Count
     texts: tuple[SourceText, ...]
     shards: tuple[Shard, ...]
+    store: str = ""
 
     def __post_init__(self) -> None:
         check_bounds(self)
         tokens = sum(shard.tokens for shard in self.shards)
         if tokens != self.info.tokens:
             raise ValueError(f"the shards have {tokens} tokens, but `tokens` is {self.info.tokens}")
-        if len({shard.file for shard in self.shards}) < len(self.shards):
+        if not self.store and len({shard.file for shard in self.shards}) < len(self.shards):
             raise ValueError("a file is listed twice; each shard has its own")
         if sum(text.shards for text in self.texts) != len(self.shards):
             raise ValueError("the texts have other numbers of shards than there are")
@@ -134,6 +141,7 @@ def write_index(folder: Path, index: TokenIndex) -> None:
         "shard_tokens": index.shard_tokens,
         "texts": [asdict(text) for text in index.texts],
         "shards": [asdict(shard) for shard in index.shards],
+        **({"store": index.store} if index.store else {}),
     }
     write_json(folder / INDEX, values)
     write_digests(folder, INDEX)
@@ -159,6 +167,7 @@ def read_index(folder: Path) -> TokenIndex:
         if not isinstance(rows := values.get(key), list):
             raise ValueError(f"{path}.{key}: should be a list")
         values[key] = tuple(read(row, f"{path}: {key}[{i}]") for i, row in enumerate(rows))
+    values.setdefault("store", "")
     values["info"] = from_dict(TokenInfo, info, where=str(path))
     index = from_dict(TokenIndex, values, where=str(path))
     for shard in index.shards:
@@ -188,10 +197,13 @@ def read_shard(values: Any, where: str) -> Shard:
 
 
 def check_shards(folder: Path, index: TokenIndex) -> None:
-    """Read all shards; raise an error that names the first one that is not what the index says."""
+    """Read all shards; raise an error that names the first one that is not what the index says.
+
+    Not for shards of a store, which are compared with their digests when they are fetched.
+    """
     for shard in index.shards:
         path = folder / shard.file
-        tokens = open_shard(folder, index, shard)
+        tokens = open_shard(path, index, shard)
         if sha256_file(path) != shard.sha256:
             raise ValueError(
                 f"{path}: damaged, or changed since it was written: {INDEX} has another digest; "
@@ -205,12 +217,11 @@ def check_shards(folder: Path, index: TokenIndex) -> None:
             )
 
 
-def open_shard(folder: Path, index: TokenIndex, shard: Shard) -> np.ndarray:
+def open_shard(path: Path, index: TokenIndex, shard: Shard) -> np.ndarray:
     """Return the ids of a shard as a memory map, once its header and size agree with its record.
 
     Raises FileNotFoundError if the file is missing, ValueError if it is another one.
     """
-    path = folder / shard.file
     tokens = read_tokens(path)
     if len(tokens) != shard.tokens or tokens.dtype != index.dtype:
         raise ValueError(
@@ -220,26 +231,36 @@ def open_shard(folder: Path, index: TokenIndex, shard: Shard) -> np.ndarray:
     return tokens
 
 
-def open_tokens(folder: str | Path) -> tuple[TokenIndex, Tokens]:
+def open_tokens(folder: str | Path, cache: str | Path | None = None) -> tuple[TokenIndex, Tokens]:
     """Return the index of a folder and its ids as one array: of one shard, a memory map of it.
 
     Up to CHECKED_BYTES in CHECKED_SHARDS files, all are read and compared with their digests. Of
     more, each shard is compared with its record when it is first used, by header and size: the
     windows of a batch come from shards all over, and reading these would stop a run for minutes.
     `encode` reads all of them, and `check_shards` does on demand.
+
+    The shards of a store are fetched to the folder `cache` when they are first used, and compared
+    with their digests. Raises ValueError if there are any and no `cache` is given.
     """
     folder = Path(folder)
     index = read_index(folder)
+    if index.store:
+        if cache is None:
+            raise ValueError(
+                f"{folder}: its shards are in {redact(index.store)}; name a folder of this machine "
+                "for those in use, with cache="
+            )
+        return index, ShardedTokens(folder, index, cache=ShardCache(index.store, Path(cache)))
     if is_checked(index):
         check_shards(folder, index)
     if len(index.shards) == 1:
-        return index, open_shard(folder, index, index.shards[0])
+        return index, open_shard(folder / index.shards[0].file, index, index.shards[0])
     return index, ShardedTokens(folder, index)
 
 
 def is_checked(index: TokenIndex) -> bool:
     """Return whether `open_tokens` compares all shards with their digests."""
-    return index.nbytes <= CHECKED_BYTES and len(index.shards) <= CHECKED_SHARDS
+    return not index.store and index.nbytes <= CHECKED_BYTES and len(index.shards) <= CHECKED_SHARDS
 
 
 class ShardedTokens:
@@ -251,7 +272,14 @@ class ShardedTokens:
     this process may open: those that were used last. Not for several threads at once.
     """
 
-    def __init__(self, folder: Path, index: TokenIndex, max_files: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        index: TokenIndex,
+        max_files: int | None = None,
+        cache: ShardCache | None = None,
+    ) -> None:
+        self.cache = cache
         self.folder = folder
         self.index = index
         self.dtype = np.dtype(index.dtype)
@@ -263,7 +291,7 @@ class ShardedTokens:
         weakref.finalize(self, _close, self._files)
 
     def __reduce__(self) -> tuple:
-        return (ShardedTokens, (self.folder, self.index, self.max_files))
+        return (ShardedTokens, (self.folder, self.index, self.max_files, self.cache))
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -299,10 +327,16 @@ class ShardedTokens:
         while len(content) < size:  # the system reads at most 2 GiB at a time
             more = os.pread(descriptor, size - len(content), offset + len(content))
             if not more:
-                path = self.folder / self.index.shards[number].file
+                path = self._path(self.index.shards[number])
                 raise ValueError(f"{path}: has become shorter while it was in use")
             content += more
         return np.frombuffer(content, self.dtype)
+
+    def _path(self, shard: Shard) -> Path:
+        """Return the file of a shard, fetched if it is in a store."""
+        if self.cache is None:
+            return self.folder / shard.file
+        return self.cache.path(shard.file, shard.sha256)
 
     def _file(self, number: int) -> tuple[int, int]:
         """Return the descriptor of a shard, and the size of its header."""
@@ -313,8 +347,9 @@ class ShardedTokens:
         while len(self._files) >= self.max_files:
             os.close(self._files.popitem(last=False)[1][0])
         shard = self.index.shards[number]
-        ids = open_shard(self.folder, self.index, shard)
-        descriptor = os.open(self.folder / shard.file, os.O_RDONLY | os.O_CLOEXEC)
+        path = self._path(shard)
+        ids = open_shard(path, self.index, shard)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._files[number] = descriptor, os.fstat(descriptor).st_size - ids.nbytes
         return self._files[number]
 

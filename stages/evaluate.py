@@ -54,6 +54,7 @@ from stages.paths import (
     VALID_CURVE,
     VALID_TOKENS,
     resume_folder,
+    shard_cache,
 )
 from stages.pictures import losses_picture
 from stages.stage_run import stage_run
@@ -81,7 +82,8 @@ def main() -> None:
     steps = read_metrics(TRAIN_METRICS, "steps")["steps"]
     with remedy():
         curves = read_curve(read_text(TRAIN_CURVE)), read_curve(read_text(VALID_CURVE))
-        train_data, valid_data = TokenDataset.open(TRAIN_TOKENS), TokenDataset.open(VALID_TOKENS)
+        train_data = TokenDataset.open(TRAIN_TOKENS, shard_cache())
+        valid_data = TokenDataset.open(VALID_TOKENS, shard_cache())
         for data in (train_data, valid_data):
             data.require_tokenizer(TOKENIZER / "tokenizer.json")
     trained_as = fingerprint("train")

@@ -13,6 +13,7 @@ import typing
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from lmlib.cluster import ClusterParams
 from lmlib.corpus import CorpusParams
 from lmlib.encoding import EncodeParams
 from lmlib.evaluation import EvaluationParams
@@ -30,6 +31,7 @@ SECTIONS: dict[str, type] = {
     "corpus": CorpusParams,
     "tokenizer": TokenizerParams,
     "encode": EncodeParams,
+    "cluster": ClusterParams,
     "model": ModelParams,
     "optim": OptimParams,
     "train": TrainParams,

@@ -53,6 +53,11 @@ def partial_folder() -> Path:
     return root() / "data" / ".partial"
 
 
+def shard_cache() -> Path:
+    """Return the folder of token shards that are fetched from a store."""
+    return partial_folder() / "shards"
+
+
 def spool_folder() -> Path:
     """Return the folder where events wait while the tracking server does not answer."""
     return root() / "models" / ".tracking"

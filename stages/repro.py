@@ -38,6 +38,7 @@ def main() -> None:
 def check_params() -> None:
     """Raise ValueError for the first value in params.yaml that a stage will refuse."""
     # here, because these imports take two seconds
+    from lmlib.cluster import ClusterParams
     from lmlib.corpus import CorpusParams
     from lmlib.encoding import EncodeParams
     from lmlib.evaluation import EvaluationParams
@@ -51,6 +52,7 @@ def check_params() -> None:
     load_params(PARAMS, "corpus", CorpusParams)
     load_params(PARAMS, "tokenizer", TokenizerParams)
     load_params(PARAMS, "encode", EncodeParams)
+    load_params(PARAMS, "cluster", ClusterParams)
     Settings(
         model=load_params(PARAMS, "model", ModelParams),
         optim=load_params(PARAMS, "optim", OptimParams),

@@ -49,6 +49,7 @@ from stages.paths import (
     VALID_TOKENS,
     resume_folder,
     root,
+    shard_cache,
 )
 from stages.stage_run import stage_run
 from stages.watching import watching
@@ -72,7 +73,10 @@ def main() -> None:
         # on CUDA: memory in blocks that grow, in place of many that do not fit together
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     with remedy():
-        data = Datasets(TokenDataset.open(TRAIN_TOKENS), TokenDataset.open(VALID_TOKENS))
+        data = Datasets(
+            TokenDataset.open(TRAIN_TOKENS, shard_cache()),
+            TokenDataset.open(VALID_TOKENS, shard_cache()),
+        )
     device = settings.device
     processes = count_processes(settings.train.num_processes, device)
     require_trainable(settings, data, processes)

@@ -9,8 +9,9 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lmlib.corpus import Text, read_texts
 from lmlib.files import write_csv, write_json
@@ -18,6 +19,7 @@ from lmlib.monitoring.progress import progress_bars
 from lmlib.params import load_params
 from lmlib.tokenizer import Tokenizer, TokenizerParams, train_bpe
 from stages.cli import remedy, run_stage
+from stages.cluster import cluster_workers
 from stages.paths import (
     PARAMS,
     RAW,
@@ -39,18 +41,20 @@ def main() -> None:
     params = load_params(PARAMS, "tokenizer", TokenizerParams)
     special_tokens = list(params.special_tokens)
     head = bytearray()
-    with stage_run("train_tokenizer", {"tokenizer": params}, makes_model=False) as run:
+    with (
+        stage_run("train_tokenizer", {"tokenizer": params}, makes_model=False) as run,
+        cluster_workers() as executor,
+    ):
+        partial = None if executor else partial_folder()  # which workers need not see
         with remedy():
-            texts = [
-                HeadedText(text, head)
-                for text in read_texts(RAW, "train", root(), partial_folder())
-            ]
+            texts = read_texts(RAW, "train", root(), partial)
         with progress_bars({"count": "B", "merge": "merges"}) as on_progress:
             vocab, merges = train_bpe(
-                texts,
+                [HeadedText(text, head) for text in texts],
                 params.vocab_size,
                 special_tokens,
                 pattern=params.pattern,
+                executor=executor,
                 on_progress=on_progress,
                 sample_bytes=params.sample_bytes,
             )
@@ -71,7 +75,8 @@ def main() -> None:
 class HeadedText:
     """A text that adds its first bytes to `head` when it is opened, up to SAMPLE_BYTES in all.
 
-    So statistics need not open it a second time, which may be a second download.
+    So statistics need not open it a second time, which may be a second download. A worker gets the
+    text alone, and sends these bytes with its counts.
     """
 
     text: Text
@@ -92,8 +97,20 @@ class HeadedText:
         """Yield a file of plain text."""
         with self.text.open() as path:
             with path.open("rb") as file:
-                self.head.extend(file.read(SAMPLE_BYTES - len(self.head)))
+                self.keep_start(file.read(self.start_bytes))
             yield path
+
+    @property
+    def start_bytes(self) -> int:
+        """Return how many bytes `head` lacks."""
+        return SAMPLE_BYTES - len(self.head)
+
+    def keep_start(self, start: bytes) -> None:
+        """Add the first bytes of the text."""
+        self.head.extend(start[: self.start_bytes])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return replace, (self.text,)
 
     def __str__(self) -> str:
         return self.text.name

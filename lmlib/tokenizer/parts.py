@@ -74,21 +74,30 @@ def _sampled(
 ) -> Iterator[Range]:
     """Yield ranges of a sample: of each text its share of what is missing, while any is."""
     missing = sample_bytes
-    planned = min(len(texts), SAMPLED_TEXTS)
     for number, index in enumerate(spread(len(texts))):
         if missing <= 0:
             return
         text = texts[index]
-        share = -(-missing // max(1, planned - number))
+        share = share_of_text(missing, number, len(texts))
         with text.open() as file:
-            size = file.stat().st_size
-            if size <= share:
-                ranges = file_chunks(file, splitter, chunk_bytes, find_cut)
-            else:
-                ranges = _pieces(file, size, share, splitter)
-            for start, end in ranges:
-                missing -= end - start
+            for start, end in sampled_ranges(file, share, splitter, chunk_bytes, find_cut):
                 yield text, file, start, end
+            missing -= min(share, file.stat().st_size)
+
+
+def share_of_text(missing: int, number: int, num_texts: int) -> int:
+    """Return how many of the `missing` bytes come from the text with this number in the order."""
+    return -(-missing // max(1, min(num_texts, SAMPLED_TEXTS) - number))
+
+
+def sampled_ranges(
+    file: CorpusFile, share: int, splitter: Splitter, chunk_bytes: int, find_cut: FindCut
+) -> Iterator[tuple[int, int]]:
+    """Yield ranges of about `share` bytes of a file together, or all of it if that is less."""
+    size = file.stat().st_size
+    if size <= share:
+        return file_chunks(file, splitter, chunk_bytes, find_cut)
+    return _pieces(file, size, share, splitter)
 
 
 def _pieces(

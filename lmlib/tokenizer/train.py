@@ -1,18 +1,18 @@
 """Learn the merges of a byte-level BPE from text files."""
 
 import threading
-from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_EXCEPTION, Executor, wait
 from functools import partial
 
 from lmlib.tokenizer import engine, learning
+from lmlib.tokenizer.count_tasks import Counting, count_chunk, count_on, new_counter
 from lmlib.tokenizer.counting import WordCounter, WordCounts
 from lmlib.tokenizer.ids import whole_number
 from lmlib.tokenizer.parts import Part, corpus_ranges
 from lmlib.tokenizer.paths import CorpusPath, CorpusText, FileText, as_texts, check_is_file
 from lmlib.tokenizer.patterns import find_pattern
-from lmlib.tokenizer.reference import count_pre_tokens, learn_merges
+from lmlib.tokenizer.reference import learn_merges
 from lmlib.tokenizer.splitting import Splitter, check_special_tokens
 from lmlib.tokenizer.workers import count_workers, map_in_order, open_executor
 
@@ -129,6 +129,13 @@ def count_files(
     if use_engine and executor is None:
         with open_executor(None, num_workers, True, work, chunk_bytes) as pool:
             total = _count_in_threads(pool, ranges, splitter, report)
+    elif executor is not None and not all(text.is_in_place for text in texts):
+        total = new_counter(use_engine)
+        counting = Counting(splitter, use_engine, chunk_bytes)
+        ahead = num_workers or count_workers(executor)
+        for num_bytes, counts in count_on(executor, counting, texts, sample_bytes, ahead):
+            total.add_words(counts)
+            report(done + num_bytes)
     else:
         total = new_counter(use_engine)
         tasks = ((splitter, use_engine, part) for part in ranges)
@@ -142,38 +149,6 @@ def count_files(
             f"the corpus is empty: {named or 'no file is named'}; give at least one file with text"
         )
     return total.words()
-
-
-def count_chunk(splitter: Splitter, use_engine: bool, part: Part) -> tuple[int, WordCounts]:
-    """Return the number of bytes and the pre-tokens of one part of a corpus."""
-    counter = new_counter(use_engine)
-    data = part.read()
-    counter.add_text(data, splitter)
-    return len(data), counter.words()
-
-
-class PlainCounter:
-    """A `WordCounter` without kernels, for any pattern."""
-
-    def __init__(self) -> None:
-        self._counts: Counter[bytes] = Counter()
-
-    def add_text(self, data: bytes, splitter: Splitter) -> None:
-        """Add the pre-tokens of a text outside special tokens."""
-        self._counts.update(count_pre_tokens(data, splitter))
-
-    def add_words(self, words: WordCounts) -> None:
-        """Add words that were counted elsewhere."""
-        self._counts.update(words.to_dict())
-
-    def words(self) -> WordCounts:
-        """Return the words counted so far."""
-        return WordCounts.from_dict(self._counts)
-
-
-def new_counter(use_engine: bool) -> WordCounter | PlainCounter:
-    """Return an empty table of pre-tokens."""
-    return WordCounter() if use_engine else PlainCounter()
 
 
 def _count_in_threads(

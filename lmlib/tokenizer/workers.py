@@ -84,7 +84,7 @@ def map_in_order(
     futures: deque[Future[Result]] = deque()
     try:
         for task in tasks:
-            with _explained():
+            with explained():
                 futures.append(executor.submit(function, *task))
             if len(futures) > ahead:
                 yield _result(futures.popleft())
@@ -96,12 +96,12 @@ def map_in_order(
 
 
 def _result(future: Future[Result]) -> Result:
-    with _explained():
+    with explained():
         return future.result()
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def explained() -> Iterator[None]:
     """Explain, in the error, what to do about an executor that takes no more tasks."""
     try:
         yield

@@ -172,7 +172,9 @@ def test_kernels_that_are_loaded_count_small_files(
     """This holds for the named patterns only."""
     engine.load()
     whole = train_bpe(corpus_file, 500, [END]), train_bpe(corpus_file, 500, [END], pattern=".")
-    monkeypatch.setattr("lmlib.tokenizer.train.count_pre_tokens", None)  # counts in plain Python
+    monkeypatch.setattr(
+        "lmlib.tokenizer.count_tasks.count_pre_tokens", None
+    )  # counts in plain Python
     assert train_bpe(corpus_file, 500, [END]) == whole[0]
     with pytest.raises(TypeError):
         train_bpe(corpus_file, 500, [END], pattern=".")
