@@ -86,6 +86,7 @@ def test_a_cluster_writes_the_same_files(
     """The second time it makes none of them: those of the last time are right."""
     tokens, workshop = tmp_path / "tokens", tmp_path / "workshop"
     seen: list[int] = []
+    times: set[int] = set()
     for _ in range(2):
         encode_texts_on(
             executor,
@@ -216,6 +217,7 @@ def test_workers_write_to_an_object_store(
         monkeypatch.setenv("AWS_ENDPOINT_URL", options["endpoint_url"])
         store = "s3://texts/shards"
         with connected("local:2", tmp_path) as executor:
+            start = 0.0
             for _ in range(2):
                 start = time.time()
                 encode_texts_on(
