@@ -98,7 +98,7 @@ def test_a_sample_does_not_depend_on_workers_or_kernels(
     paths = write(tmp_path, *(words(3**n, 20_000) + SPECIAL for n in range(9)))
 
     def learn(**options: Any) -> list[tuple[bytes, bytes]]:
-        return train_bpe(paths, 320, [SPECIAL], pattern=pattern, sample_bytes=200_000, **options)[1]
+        return train_bpe(paths, 320, [SPECIAL], pattern=pattern, sample_bytes=300_000, **options)[1]
 
     expected = learn(num_workers=1)
     assert learn(num_workers=3) == learn(num_workers=2, chunk_bytes=5000) == expected
