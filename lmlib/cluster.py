@@ -6,18 +6,24 @@ What they compute has the same bits as without them, so nothing here can change 
 import logging
 import re
 import tempfile
-from collections.abc import Iterator
-from concurrent.futures import Executor
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, InvalidStateError
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lmlib.redaction import has_secret
-from lmlib.threads import num_cores
+from lmlib.threads import num_cores, start_thread
 
 CONNECT_S = 30  # to wait for a scheduler, and for its first worker
+WATCH_S = 0.5  # between looks at the connection
 FAILURES = 3  # workers that may die at a task before it is given up
+GONE = (
+    "cluster.scheduler: the scheduler at {scheduler} is gone; start it and its workers, and run "
+    "again: what is finished is kept"
+)
 MISSING = (
     "cluster.scheduler is {scheduler}, which needs Dask: install it with "
     "pip install -c constraints.txt -e '.[dask]', or set cluster.scheduler to \"\""
@@ -125,7 +131,8 @@ def _client(scheduler: str, connect: Any) -> Iterator[Executor]:
             ) from error
         client.register_worker_callbacks(use_own_folder)
         try:
-            yield client.get_executor(pure=False)
+            with _watched(client, scheduler) as executor:
+                yield executor
         except KilledWorker as error:
             raise MemoryError(
                 f"a task was given up: the workers that ran it died, {FAILURES + 1} in a row, most "
@@ -134,7 +141,43 @@ def _client(scheduler: str, connect: Any) -> Iterator[Executor]:
         except RuntimeError as error:
             if client.status == "running" and "scheduler is gone" not in str(error):
                 raise
-            raise ConnectionError(
-                f"cluster.scheduler: the scheduler at {scheduler} is gone; start it and its "
-                "workers, and run again: what is finished is kept"
-            ) from error
+            raise ConnectionError(GONE.format(scheduler=scheduler)) from error
+
+
+class _Workers(Executor):
+    """Dask's executor, which knows the tasks under way."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client  # `count_workers` asks it
+        self._executor = client.get_executor(pure=False)
+        self.waiting: set[Future[Any]] = set()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Schedule fn(*args, **kwargs) on a worker."""
+        future = self._executor.submit(fn, *args, **kwargs)
+        self.waiting.add(future)
+        future.add_done_callback(self.waiting.discard)
+        return future
+
+
+@contextmanager
+def _watched(client: Any, scheduler: str) -> Iterator[Executor]:
+    """Yield an executor whose tasks fail with ConnectionError once the scheduler is gone.
+
+    Dask itself cancels those that were submitted before it notices, and never ends later ones.
+    """
+    workers = _Workers(client)
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(WATCH_S):
+            if client.status != "running":
+                for future in list(workers.waiting):
+                    with suppress(InvalidStateError):  # it has just ended
+                        future.set_exception(ConnectionError(GONE.format(scheduler=scheduler)))
+
+    start_thread(watch)
+    try:
+        yield workers
+    finally:
+        is_over.set()

@@ -2,11 +2,15 @@
 
 import os
 import sys
+import time
+from concurrent.futures import CancelledError
+from pathlib import Path
 
 import pytest
 
 from lmlib import cluster
 from lmlib.cluster import ClusterParams, connected
+from tests.clusters import dask_cluster
 
 
 @pytest.mark.parametrize(
@@ -60,6 +64,18 @@ def test_processes_of_this_machine(tmp_path_factory: pytest.TempPathFactory) -> 
         pids = {executor.submit(_pid, number).result() for number in range(8)}
     assert len(pids) == 2
     assert os.getpid() not in pids
+
+
+def test_a_task_submitted_after_the_scheduler_died_fails(tmp_path: Path) -> None:
+    """Dask alone would let it wait for ever."""
+    with dask_cluster(tmp_path, 1) as running, connected(running.address) as executor:
+        assert executor is not None
+        assert executor.submit(_pid, 0).result() > 0
+        running.scheduler.kill()
+        running.scheduler.wait()
+        time.sleep(1)
+        with pytest.raises((ConnectionError, CancelledError)):
+            executor.submit(_pid, 1).result(timeout=30)
 
 
 def _pid(_number: int) -> int:

@@ -86,6 +86,7 @@ def test_a_cluster_writes_the_same_files(
     """The second time it makes none of them: those of the last time are right."""
     tokens, workshop = tmp_path / "tokens", tmp_path / "workshop"
     seen: list[int] = []
+    times: set[int] = set()
     for _ in range(2):
         encode_texts_on(
             executor,
@@ -266,8 +267,10 @@ def test_workers_open_texts(
     """Merges and ids are those without a cluster, of a sample as well."""
     (tmp_path / "raw").mkdir()
     opened = manifest_texts(tmp_path / "raw", [text for text in texts if text.num_bytes])
-    learnt = train_bpe(opened, 400, [END], sample_bytes=sample_bytes, executor=executor)
-    assert learnt == train_bpe(opened, 400, [END], sample_bytes=sample_bytes)
+    for pattern in ("gpt2", r"\w+|\W"):  # the second has few cuts
+        how_much: Any = {"pattern": pattern, "sample_bytes": sample_bytes}
+        learnt = train_bpe(opened, 400, [END], executor=executor, **how_much)
+        assert learnt == train_bpe(opened, 400, [END], **how_much)
     for name, how in (("a", encode_texts), ("b", encode_on(executor))):
         how(tokenizer, SHA, opened, tmp_path / name, tmp_path / "workshop", PARAMS)
     assert files_in(tmp_path / "a") == files_in(tmp_path / "b")

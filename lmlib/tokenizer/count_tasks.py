@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from lmlib.tokenizer import engine
 from lmlib.tokenizer.counting import WordCounter, WordCounts
-from lmlib.tokenizer.parts import Part, sampled_ranges, share_of_text, spread
+from lmlib.tokenizer.parts import Part, counted_bytes, sampled_ranges, share_of_text, spread
 from lmlib.tokenizer.paths import CorpusFile, CorpusText, read_range
 from lmlib.tokenizer.reference import count_pre_tokens
 from lmlib.tokenizer.splitting import FindCut, Splitter, file_chunks
@@ -142,13 +142,13 @@ def count_on(
                 return
             expected = missing
             for later in range(number, min(number + 2 * num_workers, len(texts))):
-                share = share_of_text(expected, later, len(texts))
+                share = share_of_text(expected, later, len(texts)) if sample_bytes else 0
                 if sample_bytes and expected <= 0:
                     break
                 if later not in waiting and not texts[order[later]].is_in_place:
                     waiting[later] = share, submit(later, share)
                 expected -= min(share, texts[order[later]].num_bytes or share)
-            share = share_of_text(missing, number, len(texts))
+            share = share_of_text(missing, number, len(texts)) if sample_bytes else 0
             if number in waiting:
                 earlier, future = waiting.pop(number)
                 with explained():
@@ -159,15 +159,18 @@ def count_on(
                 if isinstance(text := texts[index], StartKeeper):
                     text.keep_start(counted.start)
                 yield counted.num_bytes, counted.words
-                missing -= min(share, counted.size)
+                missing -= counted_bytes(share, counted.size, counted.num_bytes)
                 continue
             with texts[index].open() as file:
                 tasks = (
                     (counting.splitter, counting.use_engine, Part(file, *ends))
                     for ends in counting.ranges(file, share)
                 )
-                yield from map_in_order(executor, count_chunk, tasks, num_workers)
-                missing -= min(share, file.stat().st_size)
+                taken = 0
+                for result in map_in_order(executor, count_chunk, tasks, num_workers):
+                    taken += result[0]
+                    yield result
+                missing -= counted_bytes(share, file.stat().st_size, taken)
     finally:
         for _, future in waiting.values():
             future.cancel()
