@@ -129,7 +129,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
 def test_who_is_hit(way: str, status: int | None, num_left: int, project: Project) -> None:
     """dvc is the shell that was started, a stage its child, and sleep a process of the stage."""
     build = soak.start(project, soak.COMMAND)
-    while len(soak.processes_in(project.folder)) < 3:
+    # sleep itself: before it is that, the stage's child has the stage's command line
+    while "sleep 1000" not in soak.processes_in(project.folder).values():
         assert build.poll() is None
     victims, how = soak.WAYS[way]
     hit = victims(build.pid, project.folder)

@@ -57,6 +57,7 @@ def write(page: Browser, **options: object) -> str:
 
 
 def test_the_form_has_the_options_of_params_yaml(page: Browser) -> None:
+    page.wait_for("$('max_tokens').value !== ''")  # the page asks the server for them
     shown = page.value(
         "[$('max_tokens'), $('temperature'), $('top_p'), $('seed')].map(x => x.value)"
     )
