@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lmlib.model import KVCache, RMSNorm, TransformerLM
 from lmlib.native import address_of, load_kernels, record
+from lmlib.runtime import one_thread
 from lmlib.sampling.kernels.records import (
     BLOCK,
     COLUMNS,
@@ -28,6 +29,7 @@ from lmlib.threads import shared_pool
 KERNELS = "lmlib.sampling.kernels"
 CHUNK = 128  # tokens at a time: few enough for their vectors to stay in the CPU's cache
 PRODUCTS_PER_THREAD = 1 << 20  # a step of fewer takes less time than another thread to begin
+SIZES = "d_ff", "context_length"  # of a BLOCK, equal in all
 PIECES = 2  # per thread: a thread that is slow, or comes late, leaves most of its own to others
 
 
@@ -61,6 +63,7 @@ class CpuDecoder:
         )
         self.head["eps"] = model.params.norm_eps
         self.head["softcap"] = model.params.logit_softcap
+        self.sizes = (self.embeddings.shape[1], *(int(self.blocks[name][0]) for name in SIZES))
         self.weights = address_of(self.blocks), len(self.blocks), address_of(self.head)
 
     def _block(self, layer: Any) -> NDArray[Any]:
@@ -104,42 +107,44 @@ class CpuDecoder:
 
     def empty_cache(self, batch: int) -> KVCache:
         """Return a cache for `batch` rows."""
-        return self.model.empty_cache(batch, torch.float32)
+        with one_thread():  # others would spin in the way of those that fill it
+            return self.model.empty_cache(batch, torch.float32)
 
     def fill(self, windows: Sequence[Sequence[int]]) -> KVCache:
         """Return a cache of these tokens; a row may have none."""
         filled = self.empty_cache(len(windows))
-        self._extend(filled, windows, None)
+        filled.lengths = [len(window) for window in windows]
+        positions = [np.arange(length) for length in filled.lengths]
+        self._extend(
+            filled,
+            list(chain.from_iterable(windows)),
+            np.repeat(np.arange(len(windows)), filled.lengths),
+            np.concatenate(positions),
+            None,
+        )
         return filled
 
     def logits(self, cache: KVCache, tokens: Sequence[int]) -> Float[Tensor, "rows vocab"]:
         """Append one token to each row of the cache; return the logits after it."""
         logits = np.empty((len(tokens), self.model.vocab_size), dtype=np.float32)
-        self._extend(cache, [[token] for token in tokens], logits)
+        self._extend(cache, tokens, np.arange(len(tokens)), np.array(cache.lengths), logits)
+        cache.lengths = [length + 1 for length in cache.lengths]
         return torch.from_numpy(logits)
 
     def _extend(
         self,
         cache: KVCache,
-        new: Sequence[Sequence[int]],
+        ids: Sequence[int],
+        sequences: NDArray[np.int64],
+        positions: NDArray[np.int64],
         logits: NDArray[np.float32] | None,
     ) -> None:
-        """Extend each row of the cache by new tokens; write their logits to `logits`, if given."""
-        ids, vocab_size = list(chain.from_iterable(new)), self.model.vocab_size
-        if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
+        """Put tokens at their positions in the sequences of a cache; write `logits`, if given."""
+        if len(ids) and not 0 <= min(ids) <= max(ids) < self.model.vocab_size:
             raise IndexError(
                 f"token ids are from {min(ids)} to {max(ids)}; the model has those from 0 to "
-                f"{vocab_size - 1}"
+                f"{self.model.vocab_size - 1}"
             )
-        sequences = np.repeat(np.arange(len(new)), [len(tokens) for tokens in new])
-        positions = np.array(
-            [
-                length + i
-                for length, tokens in zip(cache.lengths, new, strict=True)
-                for i in range(len(tokens))
-            ],
-            dtype=np.int64,
-        )
         for start in range(0, len(ids), CHUNK):  # earlier tokens of a sequence come first
             chunk = slice(start, start + CHUNK)
             self._run(
@@ -150,9 +155,6 @@ class CpuDecoder:
                 num_sequences=len(cache.lengths),
                 logits=0 if logits is None else logits[chunk],
             )
-        cache.lengths = [
-            length + len(tokens) for length, tokens in zip(cache.lengths, new, strict=True)
-        ]
 
     def _embedded(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Return the embeddings of tokens."""
@@ -161,8 +163,7 @@ class CpuDecoder:
 
     def _run(self, tokens: Sequence[int], **fields: int | NDArray[Any]) -> None:
         """Apply the model to `tokens`, whose WORK has these fields."""
-        num_rows, d_model = len(tokens), self.embeddings.shape[1]
-        context_length, d_ff = (int(self.blocks[name][0]) for name in ("context_length", "d_ff"))
+        num_rows, (d_model, d_ff, context_length) = len(tokens), self.sizes
         wanted = num_rows * self.num_weights // PRODUCTS_PER_THREAD
         threads = max(1, min(torch.get_num_threads(), wanted))
         fields |= {
@@ -172,10 +173,11 @@ class CpuDecoder:
         }
         pieces = 1 if threads == 1 else PIECES * threads
         work = record(WORK, num_rows=num_rows, pieces=pieces, **fields)
+        address = address_of(work.view(np.uint8))  # that of a record takes ten times as long
 
         def decode() -> None:
             own = np.empty(own_size(num_rows, d_model, d_ff, context_length), np.float32)
-            self.kernels.decode(*self.weights, address_of(work), address_of(own))
+            self.kernels.decode(*self.weights, address, address_of(own))
 
         others = [shared_pool().submit(decode) for _ in range(1, threads)]
         try:
