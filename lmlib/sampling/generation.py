@@ -1,5 +1,6 @@
 """Token generation for batches of prompts, with or without a KV cache."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -246,7 +247,7 @@ def draw(
 
 def check_finite(numbers: Float[Tensor, " rows"]) -> None:
     """Raise FloatingPointError if numbers made from logits are not finite."""
-    if not bool(numbers.isfinite().all()):
+    if not all(map(math.isfinite, numbers.tolist())):
         raise FloatingPointError("the model's logits are not finite: its training diverged")
 
 
