@@ -138,6 +138,10 @@ bench-sample: $(DEV) $(BENCH) ## Compare sampling with other programs: ARGS="--d
 bench-serve: $(DEV) ## Measure the server with 1, 4 and 16 clients: REPEATS=5
 	@python -m tests.benchmarks.bench_serve --repeats $(or $(REPEATS),5) $(ARGS)
 
+.PHONY: bench-scale
+bench-scale: $(DEV) ## Measure large corpora: ARGS="--folder DIR"
+	@python -m tests.benchmarks.bench_scale $(ARGS)
+
 .PHONY: bench-pipeline
 bench-pipeline: $(DEV) ## Measure what DVC, MLflow and a busy machine cost: REPEATS=5
 	@python -m tests.benchmarks.bench_pipeline --repeats $(or $(REPEATS),5) $(ARGS)
