@@ -2,7 +2,7 @@
 
     python -m tests.commands                  what there is, and what is not run, with the reason
     python -m tests.commands --run FOLDER     clone into FOLDER and run all of it, half an hour;
-                                              in a FOLDER that is there it goes on
+                                              in a FOLDER that exists it continues
 
 A page is walked from top to bottom, as a reader would. A block without a language is shell, a line
 or a continued line at a time; ```python is a script. What serves runs until the end of its page.
