@@ -12,8 +12,7 @@ from torch import Tensor
 
 from lmlib.files import sha256_file
 from lmlib.runtime import to_device
-from lmlib.shards import is_checked, open_tokens
-from lmlib.tokens import TokenInfo, Tokens, blocks
+from lmlib.tokens import TokenInfo, Tokens, blocks, is_checked, open_tokens
 from lmlib.windows import BLOCK_WINDOWS, LocalWindows, document_starts
 
 Batch = tuple[Int[Tensor, "batch context"], Int[Tensor, "batch context"]]
@@ -46,7 +45,7 @@ class TokenDataset:
 
     @classmethod
     def open(cls, folder: str | Path, cache: str | Path | None = None) -> "TokenDataset":
-        """Open the shards in `folder`, and check them as `lmlib.shards.open_tokens` does.
+        """Open the shards in `folder`, and check them as `lmlib.tokens.open_tokens` does.
 
         Shards that are in a store are fetched to the folder `cache` when they are used.
         Raises FileNotFoundError if one is missing, ValueError if one is damaged or another one.

@@ -5,7 +5,6 @@ Run:    dvc repro encode   (by hand, from the repository root: python -m stages.
 """
 
 from lmlib.cluster import ClusterParams
-from lmlib.cluster_encoding import encode_texts_on
 from lmlib.corpus import read_texts
 from lmlib.encoding import EncodeParams, encode_texts, remove_others
 from lmlib.files import sha256_file
@@ -13,7 +12,7 @@ from lmlib.monitoring.progress import progress_bars
 from lmlib.params import load_params
 from lmlib.tokenizer import Tokenizer
 from stages.cli import remedy, run_stage
-from stages.cluster import cluster_workers
+from stages.cluster import cluster_workers, workers_for
 from stages.paths import (
     PARAMS,
     RAW,
@@ -36,20 +35,29 @@ def main() -> None:
     tokenizer_sha256 = sha256_file(TOKENIZER / "tokenizer.json")
     with (
         stage_run("encode", {"encode": params}, makes_model=False) as run,
-        cluster_workers() as executor,
+        cluster_workers() as cluster,
     ):
-        partial = None if executor else partial_folder()  # which workers need not see
+        partial = None if cluster else partial_folder()  # which workers need not see
         for folder in (TRAIN_TOKENS, VALID_TOKENS):
             with remedy():
                 texts = read_texts(RAW, folder.name, root(), partial)
             # what is finished is of use to any run with this tokenizer
             workshop = resume_folder(f"encode-{folder.name}-{tokenizer_sha256[:16]}")
-            with progress_bars({"encode": "B"}) as on_progress:
-                what = tokenizer, tokenizer_sha256, texts, folder, workshop, params
-                if executor or store:
-                    index = encode_texts_on(executor, *what, store=store, on_progress=on_progress)
-                else:
-                    index = encode_texts(*what, on_progress)
+            with (
+                progress_bars({"encode": "B"}) as on_progress,
+                workers_for(texts, cluster) as executor,
+            ):
+                index = encode_texts(
+                    tokenizer,
+                    tokenizer_sha256,
+                    texts,
+                    folder,
+                    workshop,
+                    params,
+                    executor=executor,
+                    store=store,
+                    on_progress=on_progress,
+                )
             if not index.info.source_bytes:
                 raise ValueError(
                     f"corpus: no document of the files is for {folder.name}: dividing them by a "

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lmlib.files import read_yaml, sha256_file
-from lmlib.shards import INDEX
+from lmlib.tokens import INDEX
 from stages.paths import PARAMS, PIPELINE
 
 WATCHING = ("train.sample_every",)  # params that change what a run shows, and no out of it

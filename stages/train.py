@@ -20,8 +20,8 @@ from lmlib.monitoring.tracking import Dataset, Run
 from lmlib.optim import OptimParams
 from lmlib.params import load_params
 from lmlib.plan import summary
-from lmlib.shards import INDEX
 from lmlib.states import mark_finished
+from lmlib.tokens import INDEX
 from lmlib.training import (
     Datasets,
     Hooks,

@@ -19,7 +19,7 @@ from lmlib.monitoring.progress import progress_bars
 from lmlib.params import load_params
 from lmlib.tokenizer import Tokenizer, TokenizerParams, train_bpe
 from stages.cli import remedy, run_stage
-from stages.cluster import cluster_workers
+from stages.cluster import cluster_workers, workers_for
 from stages.paths import (
     PARAMS,
     RAW,
@@ -43,12 +43,15 @@ def main() -> None:
     head = bytearray()
     with (
         stage_run("train_tokenizer", {"tokenizer": params}, makes_model=False) as run,
-        cluster_workers() as executor,
+        cluster_workers() as cluster,
     ):
-        partial = None if executor else partial_folder()  # which workers need not see
+        partial = None if cluster else partial_folder()  # which workers need not see
         with remedy():
             texts = read_texts(RAW, "train", root(), partial)
-        with progress_bars({"count": "B", "merge": "merges"}) as on_progress:
+        with (
+            progress_bars({"count": "B", "merge": "merges"}) as on_progress,
+            workers_for(texts, cluster) as executor,
+        ):
             vocab, merges = train_bpe(
                 [HeadedText(text, head) for text in texts],
                 params.vocab_size,

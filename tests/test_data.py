@@ -21,7 +21,6 @@ from lmlib.data import (
 from lmlib.files import sha256_file
 from lmlib.tokens import (
     TokenInfo,
-    count_documents,
     find_separators,
     first_separators,
 )
@@ -292,33 +291,6 @@ def test_require_tokenizer(tmp_path: Path) -> None:
         dataset.require_tokenizer(tokenizer)
 
 
-@pytest.mark.parametrize(
-    ("tokens", "documents"),
-    [
-        ([], 0),
-        ([1, 2], 1),
-        ([1, 2, 0], 1),
-        ([1, 0, 2], 2),
-        ([1, 0, 2, 0], 2),
-        ([0], 1),  # an empty text before its separator
-        ([1, 0, 0, 2], 3),
-        ([1, 0, 9, 8], 1),  # a separator and a newline end the file
-        ([1, 0, 2, 9], 2),  # a text that ends with a newline is a text
-        ([9, 8], 0),
-        ([9, 0], 1),  # blank, but ended by a separator
-    ],
-)
-def test_count_documents(tokens: list[int], documents: int) -> None:
-    """0 is the separator, 8 and 9 are white space."""
-    array = np.array(tokens, dtype=np.uint16)
-    assert count_documents(array, separator_id=0, blank_ids={8, 9}) == documents
-
-
-def test_count_documents_without_a_separator() -> None:
-    assert count_documents(np.array([1, 0, 2]), separator_id=None, blank_ids=set()) == 1
-    assert count_documents(np.array([]), separator_id=None, blank_ids=set()) == 0
-
-
 def test_separators_of_several_blocks() -> None:
     """There are more tokens than one block of 2**22 holds, and a separator in each block."""
     tokens = np.ones((1 << 22) + 2, dtype=np.uint16)
@@ -327,4 +299,3 @@ def test_separators_of_several_blocks() -> None:
     assert first_separators(tokens, 0, 5) == [0, len(tokens) - 1]
     assert first_separators(tokens, 0, 1) == [0]
     assert first_separators(tokens, None, 5) == []
-    assert count_documents(tokens, separator_id=0, blank_ids=set()) == 2

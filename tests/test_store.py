@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from lmlib.data import TokenDataset
-from lmlib.shards import open_tokens
 from lmlib.store import ShardCache, Store
-from lmlib.tokens import TokenInfo
+from lmlib.tokens import TokenInfo, open_tokens
 from tests.token_files import read_index, write_index, write_tokens
 
 INFO = TokenInfo(tokens=40, vocab_size=100, tokenizer_sha256="0" * 64, source_bytes=99, documents=1)

@@ -1,15 +1,35 @@
-"""Folders of tokens for tests, written without the code that is tested."""
+"""Texts to encode, and folders of tokens written without the code that is tested."""
 
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lmlib.tokens import TokenInfo
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """A text in a plain file."""
+
+    path: Path
+    digest: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def num_bytes(self) -> int:
+        return self.path.stat().st_size
+
+    def open(self) -> AbstractContextManager[Path]:
+        return nullcontext(self.path)
 
 
 def write_tokens(

@@ -6,7 +6,6 @@ train.json and valid.json, which list files, and a text is read from its file wh
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -14,15 +13,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lmlib import separator
-from lmlib.corpus.documents import SEPARATOR, check_head, file_format
+from lmlib.corpus.documents import check_head, file_format
 from lmlib.corpus.fetch import fetched, working_folder
 from lmlib.corpus.find import check_file
 from lmlib.corpus.sources import Source, name_of
 from lmlib.corpus.split import Found, Reading, copy_file, split_file
 from lmlib.files import naming, read_json, write_json
+from lmlib.separator import SEPARATOR, ends_with_separator, file_tail
 
-TAIL_BYTES = 1 << 16  # of a local file, to see how it ends
 FIELDS = {"address", "bytes", "digest", "version", "format"}
 
 
@@ -83,7 +81,7 @@ class Text:
     def _is_plain(self, path: Path) -> bool:
         """Return whether a file that was downloaded is its text already."""
         is_text = self.reading.side == "all" and file_format(path.name) == ".txt"
-        return is_text and (self.reading.is_last or _ends_with(path, SEPARATOR))
+        return is_text and (self.reading.is_last or _ends_exactly(path))
 
     def _write(self, path: Path, plain: Path) -> None:
         with naming(plain), plain.open("w+b") as output:
@@ -194,10 +192,10 @@ def _text(source: Source, reading: Reading) -> Text:
     if source.is_local and reading.side == "all" and file_format(name) == ".txt":
         path = Path(source.address)
         check_file(path)
-        if reading.is_last or _ends_with(path, SEPARATOR):
+        if reading.is_last or _ends_exactly(path):
             num_bytes = source.num_bytes
-        elif not _ends_blank(path):
-            num_bytes, ending = source.num_bytes, separator.SEPARATOR
+        elif file_tail(path).strip() and not ends_with_separator(path):
+            num_bytes, ending = source.num_bytes, SEPARATOR
     return Text(name, num_bytes, _digest(source, reading), source, reading, ending)
 
 
@@ -213,20 +211,9 @@ def _absolute(address: str, root: Path) -> str:
     return address if "://" in address else str(root / address)
 
 
-def _tail(path: Path) -> bytes:
-    with path.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-        return file.read()
-
-
-def _ends_with(path: Path, ending: bytes) -> bool:
-    return _tail(path).endswith(ending)
-
-
-def _ends_blank(path: Path) -> bool:
-    """Return whether white space, if anything, follows the last separator, as far as is seen."""
-    tail = _tail(path).rstrip()
-    return not tail or tail.endswith(SEPARATOR)
+def _ends_exactly(path: Path) -> bool:
+    """Return whether nothing follows the last separator of a text file."""
+    return file_tail(path).endswith(SEPARATOR.encode())
 
 
 def _ignore(count: int) -> None:

@@ -52,7 +52,7 @@ from pathlib import Path
 import torch
 
 from lmlib.data import TokenDataset, Windows
-from lmlib.encoding import EncodeParams, TextFile, encode_texts
+from lmlib.encoding import EncodeParams, encode_texts
 from lmlib.evaluation import Evaluation, EvaluationParams, LanguageModel, evaluate
 from lmlib.files import sha256_file
 from lmlib.model import ModelParams
@@ -62,6 +62,7 @@ from lmlib.tokenizer import Tokenizer, train_bpe
 from tests.benchmarks.contest import ROOT, num_cores
 from tests.benchmarks.learners import Learner
 from tests.benchmarks.report import Row, machine, table
+from tests.token_files import TextFile
 
 VALID_FRACTION = 0.01
 ENDLESS = 10**9  # steps

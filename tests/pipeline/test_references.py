@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lmlib.shards import open_tokens
+from lmlib.tokens import open_tokens
 from stages.artefacts import md5_folder
 from tests.pipeline.conftest import Project
 

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 
 from lmlib.cluster import connected
-from lmlib.cluster_encoding import encode_texts_on
 from lmlib.corpus import Text, read_texts
 from lmlib.corpus.sources import Source
 from lmlib.corpus.split import Reading
 from lmlib.corpus.texts import write_manifest
-from lmlib.encoding import EncodeParams, TextFile, encode_texts
-from lmlib.shards import open_tokens
+from lmlib.encoding import EncodeParams, encode_texts
 from lmlib.tokenizer import Tokenizer, train_bpe
+from lmlib.tokenizer.workers import ProcessExecutor
+from lmlib.tokens import open_tokens
 from tests.clusters import Cluster, DeadlyText, dask_cluster
-from tests.token_files import read_index
+from tests.token_files import TextFile, read_index
 from tests.tokenizer.bucket import serve_bucket
 
 END = "<|endoftext|>"
@@ -80,6 +80,12 @@ def executor(cluster: Cluster) -> Iterator[Executor]:
         yield executor
 
 
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Executor]:
+    with ProcessExecutor(2) as executor:
+        yield executor
+
+
 def test_a_cluster_writes_the_same_files(
     executor: Executor, tokenizer: Tokenizer, texts: list[TextFile], tmp_path: Path, expected: Made
 ) -> None:
@@ -88,9 +94,9 @@ def test_a_cluster_writes_the_same_files(
     seen: list[int] = []
     times: set[int] = set()
     for _ in range(2):
-        encode_texts_on(
-            executor,
+        encode_texts(
             *(tokenizer, SHA, texts, tokens, workshop, PARAMS),
+            executor=executor,
             on_progress=lambda _kind, done, total: seen.append(total - done),
         )
         assert files_in(tokens) == expected
@@ -109,11 +115,11 @@ def test_only_what_has_changed_is_made_again(
     tokens, workshop = tmp_path / "tokens", tmp_path / "workshop"
     changed = tmp_path / "changed.txt"
     changed.write_text("one more text", encoding="utf-8")
-    encode_texts_on(executor, tokenizer, SHA, texts, tokens, workshop, PARAMS)
+    encode_texts(tokenizer, SHA, texts, tokens, workshop, PARAMS, executor=executor)
     before = {path.stat().st_ino for path in tokens.glob("*.npy")}
     (tokens / "00001.npy").write_bytes(b"damaged")
     more = [*texts[:1], TextFile(changed), *texts[1:]]
-    encode_texts_on(executor, tokenizer, SHA, more, tokens, workshop, PARAMS)
+    encode_texts(tokenizer, SHA, more, tokens, workshop, PARAMS, executor=executor)
     after = {path.stat().st_ino for path in tokens.glob("*.npy")}
     assert len(after - before) <= 3  # the new text, the damaged shard, and the last text's end
     encode_texts(tokenizer, SHA, more, tmp_path / "expected", workshop, PARAMS)
@@ -128,8 +134,9 @@ def test_a_worker_that_dies(
     deadly = [
         text if number != 4 else DeadlyText(text.path, note) for number, text in enumerate(texts)
     ]
-    encode_texts_on(
-        executor, tokenizer, SHA, deadly, tmp_path / "tokens", tmp_path / "workshop", PARAMS
+    encode_texts(
+        *(tokenizer, SHA, deadly, tmp_path / "tokens", tmp_path / "workshop", PARAMS),
+        executor=executor,
     )
     assert note.exists()
     assert files_in(tmp_path / "tokens") == expected
@@ -165,8 +172,10 @@ def test_tasks_that_run_twice(
 ) -> None:
     tokens, store = tmp_path / "tokens", (tmp_path / "store").as_uri() if is_stored else ""
     doubling = Doubling(executor)
-    encode_texts_on(
-        doubling, tokenizer, SHA, texts, tokens, tmp_path / "workshop", PARAMS, store=store
+    encode_texts(
+        *(tokenizer, SHA, texts, tokens, tmp_path / "workshop", PARAMS),
+        executor=doubling,
+        store=store,
     )
     for future in doubling.first:
         future.exception()  # a late one may find that the workshop is gone
@@ -188,11 +197,11 @@ def test_a_scheduler_that_dies(tokenizer: Tokenizer, texts: list[TextFile], tmp_
             pytest.raises(ConnectionError, match="is gone; start it and its workers, and run"),
             connected(cluster.address) as executor,
         ):
-            encode_texts_on(executor, tokenizer, SHA, deadly, tokens, workshop, PARAMS)
+            encode_texts(tokenizer, SHA, deadly, tokens, workshop, PARAMS, executor=executor)
     assert not tokens.exists()
     finished = {path.stat().st_ino for path in workshop.glob("*.npy")}
     assert finished
-    encode_texts_on(None, tokenizer, SHA, texts, tokens, workshop, PARAMS)
+    encode_texts(tokenizer, SHA, texts, tokens, workshop, PARAMS)
     assert files_in(tokens) == files_in(tmp_path / "expected")
     assert len(finished & {path.stat().st_ino for path in tokens.glob("*.npy")}) > 5
 
@@ -220,8 +229,10 @@ def test_workers_write_to_an_object_store(
             start = 0.0
             for _ in range(2):
                 start = time.time()
-                encode_texts_on(
-                    executor, tokenizer, SHA, texts, tokens, workshop, PARAMS, store=store
+                encode_texts(
+                    *(tokenizer, SHA, texts, tokens, workshop, PARAMS),
+                    executor=executor,
+                    store=store,
                 )
                 assert sorted(path.name for path in tokens.iterdir()) == [
                     "SHA256SUMS",
@@ -230,7 +241,7 @@ def test_workers_write_to_an_object_store(
                 assert same_ids(tokens, tmp_path / "expected", tmp_path / "cache")
                 shutil.rmtree(tmp_path / "cache")
                 shutil.rmtree(tokens)
-        encode_texts_on(None, tokenizer, SHA, texts, tokens, workshop, PARAMS, store=store)
+        encode_texts(tokenizer, SHA, texts, tokens, workshop, PARAMS, store=store)
         assert read_index(tokens)["store"] == store
         from s3fs import S3FileSystem
 
@@ -257,24 +268,27 @@ def manifest_texts(folder: Path, texts: list[TextFile]) -> list[Text]:
 
 
 @pytest.mark.parametrize("sample_bytes", [0, 700, 20_000, 60_000])
+@pytest.mark.parametrize("of", ["cluster", "this machine"])
 def test_workers_open_texts(
     executor: Executor,
+    processes: Executor,
     tokenizer: Tokenizer,
     texts: list[TextFile],
     tmp_path: Path,
     sample_bytes: int,
+    of: str,
 ) -> None:
-    """Merges and ids are those without a cluster, of a sample as well."""
+    """Merges and ids are those without workers, of a sample as well."""
+    if of == "this machine":
+        executor = processes
     (tmp_path / "raw").mkdir()
     opened = manifest_texts(tmp_path / "raw", [text for text in texts if text.num_bytes])
     for pattern in ("gpt2", r"\w+|\W"):  # the second has few cuts
         how_much: Any = {"pattern": pattern, "sample_bytes": sample_bytes}
         learnt = train_bpe(opened, 400, [END], executor=executor, **how_much)
         assert learnt == train_bpe(opened, 400, [END], **how_much)
-    for name, how in (("a", encode_texts), ("b", encode_on(executor))):
-        how(tokenizer, SHA, opened, tmp_path / name, tmp_path / "workshop", PARAMS)
+    for name, by in (("a", None), ("b", executor)):
+        encode_texts(
+            *(tokenizer, SHA, opened, tmp_path / name, tmp_path / "workshop", PARAMS), executor=by
+        )
     assert files_in(tmp_path / "a") == files_in(tmp_path / "b")
-
-
-def encode_on(executor: Executor) -> Any:
-    return lambda *args: encode_texts_on(executor, *args)

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import lmlib.encoding
-from lmlib import shards
-from lmlib.encoding import EncodeParams, Text, TextFile, encode_texts
+from lmlib.encoding import EncodeParams, Text, encode_texts, encoder, workshop
 from lmlib.files import sha256_file
 from lmlib.separator import SEPARATOR
-from lmlib.shards import TokenIndex, open_tokens
 from lmlib.tokenizer import Tokenizer
-from tests.token_files import read_index, write_index
+from lmlib.tokens import index as indexes
+from lmlib.tokens import open_tokens
+from lmlib.tokens.index import TokenIndex
+from tests.token_files import TextFile, read_index, write_index
 
 MERGES = [(b"a", b"b"), (b"ab", b"c"), (b" ", b"a"), (b"o", b"n"), (b"on", b"c")]
 TOKENS = [*(bytes([byte]) for byte in range(256)), *(a + b for a, b in MERGES)]
@@ -407,8 +407,8 @@ class Killed(BaseException):
 def interrupt(
     folder: Folder, texts: Sequence[Text], monkeypatch: pytest.MonkeyPatch, where: str, at: int
 ) -> None:
-    """Encode until a function of lmlib.encoding is called once more than `at` times."""
-    function, calls = getattr(lmlib.encoding, where), iter(range(at))
+    """Encode until a function of the workshop is called once more than `at` times."""
+    function, calls = getattr(workshop, where), iter(range(at))
 
     def dying(*args: object) -> object:
         if next(calls, None) is None:
@@ -416,7 +416,9 @@ def interrupt(
         return function(*args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(lmlib.encoding, where, dying)
+        patched.setattr(workshop, where, dying)
+        if where == "note":
+            patched.setattr(encoder, where, dying)
         with pytest.raises(Killed):
             folder.encode(texts)
 
@@ -426,7 +428,7 @@ def test_an_interrupted_run_keeps_its_shards(
     folder: Folder, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     text = folder.text("a.txt", prose(3000))
-    interrupt(folder, [text], monkeypatch, "_note", at)
+    interrupt(folder, [text], monkeypatch, "note", at)
     assert not folder.tokens.exists()
     made = {path.stat().st_ino for path in folder.workshop.glob("*-*.npy")}
     with (folder.workshop / "finished.jsonl").open("a") as file:
@@ -490,8 +492,8 @@ def test_shards_of_an_earlier_format_are_made_again(
     text = folder.text("a.txt", prose(3000), known)
     folder.encode([text])
     stamps = set(folder.stamps().values())
-    monkeypatch.setattr(shards, "FORMAT", 2)
-    monkeypatch.setattr(lmlib.encoding, "FORMAT", 2)
+    monkeypatch.setattr(indexes, "FORMAT", 2)
+    monkeypatch.setattr(encoder, "FORMAT", 2)
     folder.encode([text])
     assert not stamps & set(folder.stamps().values())
     assert folder.ids() == joined([text])
@@ -509,7 +511,7 @@ def test_damaged_shards_of_an_interrupted_run_are_made_again(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = folder.text("a.txt", prose(3000))
-    interrupt(folder, [text], monkeypatch, "_note", 7)
+    interrupt(folder, [text], monkeypatch, "note", 7)
     for path in folder.workshop.glob("*.npy"):
         path.write_bytes(path.read_bytes()[:-2])
     with (folder.workshop / "finished.jsonl").open("a") as file:
@@ -532,7 +534,7 @@ def test_progress_ends_with_all_bytes(folder: Folder) -> None:
             folder.tokens,
             folder.workshop,
             EncodeParams(100),
-            lambda _, done, total: seen.append((done, total)),
+            on_progress=lambda _, done, total: seen.append((done, total)),
         )
         assert seen[-1] == (size, size)
         assert seen == sorted(seen)

@@ -1,4 +1,4 @@
-"""Token ids: a file of them, what they were made from, and how many documents they contain."""
+"""Token ids: a file of them, what they were made from, and where their documents end."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from lmlib.params import Count, CountOrZero, check_bounds
 
 @runtime_checkable
 class Tokens(Protocol):
-    """One row of token ids: an array, a memory map, or the shards of `lmlib.shards`.
+    """One row of token ids: an array, a memory map, or the shards of `lmlib.tokens.shards`.
 
     An index gives an id, a slice an array.
     """
@@ -104,18 +104,6 @@ def read_tokens(path: str | Path) -> np.ndarray:
             f"{path}: truncated, or not a token file ({size:,} bytes, and {needed:,} by its header)"
         )
     return np.memmap(path, dtype, mode="r", offset=header.end(), shape=(int(length[1]),))
-
-
-def count_documents(tokens: Tokens, separator_id: int | None, blank_ids: set[int]) -> int:
-    """Return the number of documents; each ends with the separator, except perhaps the last.
-
-    Tokens after the last separator are not a document if all are in `blank_ids` (tokens of white
-    space), as after a newline at the end of the file. A text without separators is one document.
-    """
-    if separator_id is None:
-        return min(len(tokens), 1)
-    ended = len(find_separators(tokens, separator_id))
-    return ended + int(last_id([tokens], blank_ids) not in (None, separator_id))
 
 
 def last_id(parts: Iterable[Tokens], blank_ids: set[int]) -> int | None:
