@@ -71,7 +71,7 @@ def _comments(text: str, section: str) -> Iterator[tuple[str, str]]:
             before.append(line[3:].strip())
         elif match := re.match(r"  (\w+):[^#]*(?:#(.*))?", line):
             own = (match[2] or "").strip()
-            yield match[1], " ".join([*before, *([own] if own else [])])
+            yield match[1], "; ".join(filter(None, [" ".join(before), own]))
             before = []
 
 
