@@ -110,7 +110,7 @@ def install(purpose: Purpose) -> None:
     run_pip(purpose)
     python = str(purpose.venv / "bin" / "python")
     if purpose.builds:
-        say("compiling kernels: a quarter of a minute the first time")
+        say("compiling kernels: up to a minute the first time")
         run(python, "-m", "stages.compile_kernels")
         run(python, "-m", "stages.vega")  # so that pages of `dvc plots` need no network
         run(python, "-m", "stages.dvc_utf8")
