@@ -296,6 +296,15 @@ def test_a_text_gets_a_separator_when_another_follows(folder: Folder) -> None:
     assert folder.ids() == TOKENIZER.encode(f"abc{SEPARATOR}once")
 
 
+def test_a_text_of_many_pieces_gets_one_separator_at_its_end(folder: Folder) -> None:
+    first, second = prose(3000).removesuffix(SEPARATOR) + "z", prose(2000, 1)
+    texts = [folder.text("a.txt", first), folder.text("b.txt", second)]
+    index = folder.encode(texts, shard_tokens=50)
+    assert len(index.shards) > 10
+    assert [text.separator for text in index.texts] == ["added", "own"]
+    assert folder.ids() == TOKENIZER.encode(first + SEPARATOR + second)
+
+
 def test_a_text_with_a_known_digest_is_not_opened(folder: Folder) -> None:
     texts = [folder.text(f"{n}.txt", prose(1000, n), f"digest {n}") for n in range(3)]
     folder.encode(texts)

@@ -8,6 +8,7 @@ without it and fail with it. Ends with status 1 if they do not.
 """
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -104,11 +105,17 @@ class Outcome:
 def run_tests(folder: Path, tests: Sequence[str]) -> Outcome:
     """Run test files in the copy until one test fails."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=short", "-rfE"]
-    command += ["-p", "no:cacheprovider", *tests]
+    command += ["-p", "no:cacheprovider", "-p", "without_shrinking", *tests]
     start = time.perf_counter()
     try:
         done = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, timeout=LIMIT_S, errors="replace"
+            command,
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},  # of the plugin
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=LIMIT_S,
         )
     except subprocess.TimeoutExpired:
         return Outcome(f"(no end after {LIMIT_S:.0f} s)", LIMIT_S, "")
