@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from lmlib.files import sha256_file
 from lmlib.separator import SEPARATOR
 from lmlib.shards import TokenIndex, open_tokens
 from lmlib.tokenizer import Tokenizer
+from lmlib.tokens import blocks
 from tests.token_files import read_index, write_index
 
 MERGES = [(b"a", b"b"), (b"ab", b"c"), (b" ", b"a"), (b"o", b"n"), (b"on", b"c")]
@@ -131,6 +133,16 @@ def test_the_ids_are_those_of_the_whole_text(
     assert [shard.file for shard in index.shards] == names
     assert set(contents(folder.tokens)) == {*names, "index.json", "SHA256SUMS"}
     assert not folder.workshop.exists()
+
+
+def test_a_shard_is_counted_block_by_block(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its greatest id is in the first block, and each block has a separator."""
+    monkeypatch.setattr("lmlib.encoding.blocks", partial(blocks, size=4))
+    text = f"abc{SEPARATOR}" + f"123{SEPARATOR}" * 3 + "12"
+    (shard,) = folder.encode([folder.text("a.txt", text)]).shards
+    assert (shard.documents, shard.largest_id) == (4, END)
+    (shard,) = folder.encode([folder.text("a.txt", "onc" + "1" * 30)]).shards
+    assert shard.largest_id == TOKENIZER.encode("onc")[0] > ord("1")
 
 
 def test_one_shard_is_the_file_of_encode_file(folder: Folder) -> None:
