@@ -122,7 +122,7 @@ def run_tests(folder: Path, tests: Sequence[str]) -> Outcome:
     seconds = time.perf_counter() - start
     if done.returncode == 0:
         return Outcome(None, seconds, done.stdout)
-    found = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", done.stdout, re.MULTILINE)
+    found = re.search(r"^(?:FAILED|ERROR) tests/([^\s[]+)", done.stdout, re.MULTILINE)
     failed = found[1] if found else f"(pytest ended with status {done.returncode})"
     return Outcome(failed, seconds, done.stdout + done.stderr)
 
