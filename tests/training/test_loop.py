@@ -414,6 +414,16 @@ def test_steps_with_the_learning_rate_of_the_schedule(tmp_path: Path) -> None:
     assert (end - start).abs().max().item() == pytest.approx(OPTIM.lr / 10, rel=1e-3)
 
 
+def test_muon_steps_with_a_rate_of_its_own(tmp_path: Path) -> None:
+    """It has the schedule's shape: after one of ten steps of warm-up a tenth of muon_lr."""
+    optim = replace(OPTIM, name="muon", warmup_steps=10)
+    with pytest.raises(Interrupted):
+        run(tmp_path, optim=optim, on_step=send(signal.SIGTERM, at_step=1))
+    groups = saved_state(tmp_path, 1)["optimizer"]["param_groups"]
+    rates = {group["momentum"]: pytest.approx(group["lr"]) for group in groups}
+    assert rates == {None: OPTIM.lr / 10, OPTIM.muon_momentum: OPTIM.muon_lr / 10}
+
+
 def test_clips_to_max_grad_norm(tmp_path: Path) -> None:
     """Tiny gradients and a large eps: then an update is proportional to the clipped gradient."""
     params = replace(TRAIN, num_steps=1)
