@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -621,6 +622,19 @@ def test_float16_resumes_with_the_scale_of_its_loss(tmp_path: Path) -> None:
         )
         assert_resumes_to_the_bit(tmp_path, TRAIN)
     assert 1 < saved_state(tmp_path / "whole", 20)["parts"]["scaler"]["scale"] < 2**40
+
+
+@pytest.mark.usefixtures("float16_on_cpu")
+def test_float16_clips_the_gradients_without_their_scale(tmp_path: Path) -> None:
+    params = replace(TRAIN, num_steps=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lmlib.training.settings.resolve_dtype", lambda *_: torch.float32)
+        _, expected = run(tmp_path / "float32", params)
+    with pytest.MonkeyPatch.context() as patch:
+        small = partial(GradScaler, init_scale=2.0**8)  # the first step does not overflow
+        patch.setattr("lmlib.training.trainer.GradScaler", small)
+        _, found = run(tmp_path / "float16", params)
+    assert found.train[0]["grad_norm"] == pytest.approx(expected.train[0]["grad_norm"], rel=1e-2)
 
 
 @pytest.mark.usefixtures("float16_on_cpu")
