@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from stages.artefacts import LOCKS, guarded
+from stages.artefacts import LOCKS, producing
 from stages.paths import EXPORTED, HARNESS_METRICS
 from tests.pipeline.conftest import Project
 
@@ -185,7 +185,7 @@ def test_scores_of_another_export_are_removed(
     Path("dvc.yaml").write_text("stages: {export: {}}\n")
     for model, stays in (("a" * 12, True), ("b" * 12, False)):
         HARNESS_METRICS.write_text(f'{{"model": "{model}"}}')
-        with guarded("export"):
+        with producing("export"):
             assert HARNESS_METRICS.exists()
         assert HARNESS_METRICS.exists() == stays
 
