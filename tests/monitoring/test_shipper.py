@@ -381,6 +381,20 @@ def test_a_journal_that_holds_nothing_is_removed(
     assert not caplog.records
 
 
+def test_a_line_that_arrives_in_two_parts_is_one_event(shipper: ModuleType, tmp_path: Path) -> None:
+    """The shipper may look while the trainer writes."""
+    path, content = tmp_path / NAME, f"{json.dumps(OPEN)}\n{json.dumps(END)}\n"
+    path.write_text(content[:-10], encoding="utf-8")
+    journal = shipper.Journal(path)
+    with journal.file:
+        journal.read()
+        assert (journal.opening["name"], journal.ended) == ("train-1", False)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(content[-10:])
+        journal.read()
+        assert (journal.ended, journal.damage) == (True, [])
+
+
 def test_zeros_among_the_events_are_no_damage(project: Project) -> None:
     """A machine that loses power leaves zeros; the run that resumes repeats these steps."""
     project.write(1, OPEN, point(1), b"\0" * 4096, point(4), b"\0" * 100)
