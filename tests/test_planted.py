@@ -63,13 +63,15 @@ def test_what_is_caught_and_what_is_not(project: Path, capsys: pytest.CaptureFix
     assert first.endswith(" s  caught by test_code.py::test_double")
     assert second.startswith("third")
     assert second.endswith(" s  NOT CAUGHT")
-    assert last == "2 bugs planted, 1 caught"
+    assert last == "planted: 2, caught: 1"
     assert (project / "code_of_mine.py").read_text(encoding="utf-8") == CODE
 
 
-def test_some_bugs_by_name(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert planted.main(["thr*"]) == 0
-    assert "1 bugs planted, 1 caught" in capsys.readouterr().out
+@pytest.mark.usefixtures("project")
+def test_some_bugs_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    bugs = planted.read_bugs()
+    assert planted.chosen(bugs, ["*hr*"]) == bugs[:1]
+    assert planted.chosen(bugs, []) == bugs
     with pytest.raises(SystemExit):
         planted.main(["fourth"])
     assert "fourth: no such bug" in capsys.readouterr().err

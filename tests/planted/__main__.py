@@ -106,12 +106,15 @@ def run_tests(folder: Path, tests: Sequence[str]) -> Outcome:
     """Run test files in the copy until one test fails."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=short", "-rfE"]
     command += ["-p", "no:cacheprovider", "-p", "without_shrinking", *tests]
+    # without options for another run of pytest, and with the place of the plugin
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    environment["PYTHONPATH"] = str(Path(__file__).parent)
     start = time.perf_counter()
     try:
         done = subprocess.run(
             command,
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},  # of the plugin
+            env=environment,
             capture_output=True,
             text=True,
             errors="replace",
@@ -161,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             escaped += outcome.failed is None
             verdict = "NOT CAUGHT" if outcome.failed is None else f"caught by {outcome.failed}"
             write(f"{bug.name:{width}}  {outcome.seconds:5.0f} s  {verdict}")
-    write(f"{len(bugs)} bugs planted, {len(bugs) - escaped} caught")
+    write(f"planted: {len(bugs)}, caught: {len(bugs) - escaped}")
     return escaped
 
 
