@@ -249,6 +249,18 @@ def test_a_long_pre_token_is_not_cut(
         assert pieces_of_chunks(path, splitter, 9000, find_cut_for(splitter)) == whole
 
 
+def test_no_cut_after_a_token_whose_start_another_one_has(
+    tmp_path: Path, find_cut_for: Callable[[Splitter], FindCut]
+) -> None:
+    """The first token has the first letters of the second, whose rest belongs to a word."""
+    path = tmp_path / "chunks.txt"
+    path.write_text("one abcdefghijKLMNOPQRword" + " two" * 9, encoding="utf-8")
+    splitter = Splitter("gpt2", ["abcdefghij", "ijKLMNOPQR"])
+    whole = ["one", " ", "abcdefghij", "KLMNOPQRword", *[" two"] * 9]
+    for chunk_bytes in range(1, path.stat().st_size + 1):
+        assert pieces_of_chunks(path, splitter, chunk_bytes, find_cut_for(splitter)) == whole
+
+
 @pytest.mark.parametrize("offset", range(4))
 @pytest.mark.parametrize("letter", ["é", "中", "𐍈"])
 def test_a_window_may_end_in_a_character(
