@@ -109,6 +109,14 @@ soak: $(DEV) ## Kill the pipeline at random: KILLS=100 SEED=1 MINUTES=30
 fuzz: $(DEV) ## Random inputs for kernels and readers: SEED=1 MINUTES=5
 	@python -m tests.fuzz --seed $(or $(SEED),1) --minutes $(or $(MINUTES),5) $(ARGS)
 
+.PHONY: planted coverage
+planted: $(DEV) ## Plant bugs, which tests must find: BUGS="rope-*"
+	@python -m tests.planted $(BUGS)
+
+# Those that run the pipeline take long: make coverage TESTS=tests/pipeline
+coverage: $(DEV) ## List the lines that no test runs: TESTS=tests/optim
+	@pytest -n auto --dist loadfile --cov --cov-report=term $(or $(TESTS),--ignore=tests/pipeline)
+
 # the peers have an environment of their own, because their dependencies are not ours
 BENCH := .venv-bench/.ready
 ifneq ($(shell head -n 1 $(BENCH) 2>/dev/null),$(CURDIR))

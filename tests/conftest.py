@@ -1,9 +1,14 @@
 """Settings for all tests."""
 
+import _thread
 import os
 import shutil
+import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +32,23 @@ def pytest_configure(config: pytest.Config) -> None:
     if {Path(argument.partition("::")[0]).name for argument in config.args} != {"test_cuda.py"}:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     config.add_cleanup(lambda: shutil.rmtree(home["HOME"], ignore_errors=True))
+
+
+def pytest_sessionstart() -> None:
+    """Let coverage see the threads of `lmlib.threads`: it follows those of `threading` alone."""
+    start = _thread.start_new_thread
+
+    def start_traced(function: Callable[..., object], args: tuple[Any, ...]) -> int:
+        if threading.gettrace() is None:  # no coverage is measured
+            return start(function, args)
+
+        def traced() -> None:
+            sys.settrace(threading.gettrace())
+            function(*args)
+
+        return start(traced, ())
+
+    _thread.start_new_thread = start_traced
 
 
 @pytest.fixture

@@ -204,6 +204,7 @@ SEPARATOR_ID = 9
         ([3, 3, 3, 3], 8, [0, 7]),  # two fit: the third begins the next window
         ([10, 3], 4, [0, 4, 8, 10]),  # a long one goes on; the last window ends with the text
         ([1, 9, 1], 4, [0, 1, 5, 9]),
+        ([2, 2, 4], 5, [0, 5]),  # one begins with the last target of a window
         ([30], 10, [0, 10, 20]),
         ([2], 2, [0]),
     ],

@@ -134,6 +134,21 @@ def test_a_path_that_cannot_hold_an_environment_is_named(
         install.install(PURPOSE)
 
 
+def test_a_python_without_venv_is_named_in_one_sentence(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Debian before python3-venv is installed."""
+    python = folder / "python3"
+    python.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr(sys, "argv", ["install"])
+    monkeypatch.setitem(install.PURPOSES, "run", PURPOSE)
+    with pytest.raises(SystemExit, match=rf"^error: {python} has no venv .*apt install"):
+        install.main()
+    assert not (folder / ".venv").exists()
+
+
 def test_progress_in_pips_log(tmp_path: Path) -> None:
     log, packages = tmp_path / "log", tmp_path / "lib/python3.11/site-packages"
     log.write_text("Collecting torch==2.13.0\nWARNING: slow\n", encoding="utf-8")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmlib import data, windows
-from lmlib.data import TokenDataset, epoch_cells
+from lmlib.data import TokenDataset, _generator, epoch_cells
 from lmlib.tokens import TokenInfo
 from lmlib.windows import LocalWindows, document_starts
 
@@ -163,6 +163,19 @@ def test_epochs_and_regions_differ_in_their_order() -> None:
     assert {row[0] // 30 for row in cells.tolist()} == {0, 1, 2, 3}  # each region comes first once
     within = {tuple(row[row // 30 == region] % 30) for row in cells[:1] for region in range(3)}
     assert len(within) == 3
+
+
+def test_every_order_has_random_numbers_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of two epochs, and of the four regions of each."""
+    begun = []
+
+    def noted(*seeds: int) -> np.random.Generator:
+        begun.append(_generator(*seeds).integers(1 << 62))
+        return _generator(*seeds)
+
+    monkeypatch.setattr("lmlib.data._generator", noted)
+    epoch_cells(np.arange(200), 100, 10, cells_of_region=30, seed=1)
+    assert len(set(begun)) == len(begun) == 10
 
 
 def test_cells_of_more_tokens_than_any_disk_has() -> None:

@@ -96,6 +96,22 @@ def test_half_of_another_version_is_not_continued(tmp_path: Path) -> None:
     assert left_over(tmp_path) == []
 
 
+@pytest.mark.parametrize(("said", "kept"), [(len(CONTENT) + 1, len(CONTENT)), (1000, 0)])
+def test_a_file_that_is_not_as_long_as_the_server_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: int, kept: int
+) -> None:
+    """It is no file of the corpus. Of one that is too long nothing can be kept."""
+    info = fetch._info
+    monkeypatch.setattr(fetch, "_info", lambda *which: info(*which) | {"size": said})
+    with (
+        serve(Site({"/a.txt": CONTENT})) as site,
+        pytest.raises(ConnectionError, match=rf"received \d+ bytes instead of {said}"),
+    ):
+        download(f"{site.url}/a.txt", tmp_path)
+    (part,) = left_over(tmp_path)
+    assert part.stat().st_size == kept
+
+
 def test_what_was_downloaded_survives_a_failure_afterwards(tmp_path: Path) -> None:
     """A wrong text_field must not cost a second download of the whole file."""
     with serve(Site({"/a.txt": CONTENT})) as site:
@@ -293,6 +309,14 @@ def test_another_protocol(tmp_path: Path) -> None:
     assert download("memory://corpus/a.txt", tmp_path) == CONTENT
     with pytest.raises(FileNotFoundError, match=r"memory://corpus/b\.txt gives no file"):
         download("memory://corpus/b.txt", tmp_path)
+
+
+def test_a_local_file_that_has_changed(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"other")
+    with pytest.raises(ValueError, match=rf"{path} has sha256 \w+, but 0+ is expected"):
+        download(str(path), tmp_path, "0" * 64)
+    assert path.read_bytes() == b"other"
 
 
 def test_check_digest(tmp_path: Path) -> None:

@@ -234,6 +234,22 @@ def test_the_cache_of_the_hubs_client_is_used(
         write(tmp_path / "damaged")
 
 
+def test_a_file_that_the_cache_lacks_cannot_be_had_offline(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a list of files was written with network, and is used without it."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    address = f"hf://datasets/me/books@{COMMIT}/sample/001.parquet"
+    with (
+        pytest.raises(ConnectionError, match=r"001\.parquet.*\(HF_HUB_OFFLINE is set\); connect"),
+        fetch.fetched(sources.Source(address), tmp_path),
+    ):
+        pass
+    assert site.requests == []
+
+
 def digest_of(name: str) -> str:
     """Return the digest by which the Hub names a file of FILES."""
     item = tree_item(name, FILES[name])

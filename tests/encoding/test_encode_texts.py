@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ from lmlib.encoding import EncodeParams, Text, encode_texts, encoder, workshop
 from lmlib.files import sha256_file
 from lmlib.separator import SEPARATOR
 from lmlib.tokenizer import Tokenizer
+from lmlib.tokens import blocks, open_tokens
 from lmlib.tokens import index as indexes
-from lmlib.tokens import open_tokens
 from lmlib.tokens.index import TokenIndex
 from tests.token_files import TextFile, read_index, write_index
 
@@ -131,6 +132,16 @@ def test_the_ids_are_those_of_the_whole_text(
     assert [shard.file for shard in index.shards] == names
     assert set(contents(folder.tokens)) == {*names, "index.json", "SHA256SUMS"}
     assert not folder.workshop.exists()
+
+
+def test_a_shard_is_counted_block_by_block(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its greatest id is in the first block, and each block has a separator."""
+    monkeypatch.setattr(encoder, "blocks", partial(blocks, size=4))
+    text = f"abc{SEPARATOR}" + f"123{SEPARATOR}" * 3 + "12"
+    (shard,) = folder.encode([folder.text("a.txt", text)]).shards
+    assert (shard.documents, shard.largest_id) == (4, END)
+    (shard,) = folder.encode([folder.text("a.txt", "onc" + "1" * 30)]).shards
+    assert shard.largest_id == TOKENIZER.encode("onc")[0] > ord("1")
 
 
 def test_one_shard_is_the_file_of_encode_file(folder: Folder) -> None:
@@ -294,6 +305,15 @@ def test_a_text_gets_a_separator_when_another_follows(folder: Folder) -> None:
     assert folder.ids() == TOKENIZER.encode(f"once{SEPARATOR}abc")
     folder.encode([b, a])
     assert folder.ids() == TOKENIZER.encode(f"abc{SEPARATOR}once")
+
+
+def test_a_text_of_many_pieces_gets_one_separator_at_its_end(folder: Folder) -> None:
+    first, second = prose(3000).removesuffix(SEPARATOR) + "z", prose(2000, 1)
+    texts = [folder.text("a.txt", first), folder.text("b.txt", second)]
+    index = folder.encode(texts, shard_tokens=50)
+    assert len(index.shards) > 10
+    assert [text.separator for text in index.texts] == ["added", "own"]
+    assert folder.ids() == TOKENIZER.encode(first + SEPARATOR + second)
 
 
 def test_a_text_with_a_known_digest_is_not_opened(folder: Folder) -> None:

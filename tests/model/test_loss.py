@@ -160,3 +160,23 @@ def test_parts_on_a_gpu_are_of_one_size(
 ) -> None:
     """Multiples of 128, so that no product has an odd size; the last part is the shorter one."""
     assert loss.rows_at_a_time(tokens, vocab_size, torch.device(device)) == rows
+
+
+def test_small_gradients_do_not_vanish_in_float16() -> None:
+    """A probability of 1/8192, over 4096 tokens, is half of the least float16: not to be rounded.
+
+    The weights have the mean 1, so that the sum of such probabilities times weights matters.
+    """
+    generator = torch.Generator().manual_seed(1)
+    hidden = 0.01 * torch.randn(4096, 8, generator=generator)
+    weight = 1 + 0.1 * torch.randn(8192, 8, generator=generator)
+    targets = torch.randint(8192, (4096,), generator=generator)
+    expected = torch.autograd.grad(
+        cross_entropy(hidden.requires_grad_() @ weight.T, targets), hidden
+    )
+    with torch.autocast("cpu", torch.float16):
+        loss = linear_cross_entropy(hidden, weight, targets)
+    (actual,) = torch.autograd.grad(loss, hidden)
+    assert actual.dtype == torch.float32
+    largest = expected[0].abs().max().item()
+    torch.testing.assert_close(actual, expected[0], rtol=0, atol=2e-3 * largest)

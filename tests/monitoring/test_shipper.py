@@ -16,7 +16,7 @@ import mlflow
 import pytest
 from filelock import Timeout
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import Metric, Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
@@ -379,6 +379,77 @@ def test_a_journal_that_holds_nothing_is_removed(
     project.ship()
     assert project.names() == []
     assert not caplog.records
+
+
+def test_a_line_that_arrives_in_two_parts_is_one_event(shipper: ModuleType, tmp_path: Path) -> None:
+    """The shipper may look while the trainer writes."""
+    path, content = tmp_path / NAME, f"{json.dumps(OPEN)}\n{json.dumps(END)}\n"
+    path.write_text(content[:-10], encoding="utf-8")
+    journal = shipper.Journal(path)
+    with journal.file:
+        journal.read()
+        assert (journal.opening["name"], journal.ended) == ("train-1", False)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(content[-10:])
+        journal.read()
+        assert (journal.ended, journal.damage) == (True, [])
+
+
+class FakeTracker:
+    """A tracker whose run holds some steps of `loss`, and whose server fails at first."""
+
+    def __init__(self, held: list[int], failures: int = 0) -> None:
+        self.client: Any = self
+        self.held = held
+        self.failures = failures
+
+    def get_metric_history(self, run_id: str, key: str) -> list[Metric]:
+        return [Metric(key, 0.5, 1, step) for step in self.held]
+
+    def log_batch(self, run_id: str, metrics: list[Metric]) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise ConnectionError("nobody there")
+        self.held += [metric.step for metric in metrics]
+
+
+@pytest.fixture
+def resumed(shipper: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that makes the journal of a resumed run, which logs some steps again."""
+
+    def open_(journal: Any, tracker: FakeTracker) -> None:
+        journal.run_id, journal.steps = "run", {}
+        journal.last_step = {"loss": max(tracker.held)}
+
+    monkeypatch.setattr(shipper.Journal, "_open", open_)
+
+    def make(*steps: int) -> Any:
+        logs = [{"kind": "log", "time_ms": 2, "step": s, "metrics": {"loss": 0.5}} for s in steps]
+        (tmp_path / NAME).write_text("".join(f"{json.dumps(x)}\n" for x in [OPEN, *logs]))
+        journal = shipper.Journal(tmp_path / NAME)
+        with journal.file:
+            journal.read()
+        return journal
+
+    return make
+
+
+@pytest.mark.parametrize("first", [3, 4, 5, 6])
+def test_a_resumed_run_has_each_step_once(resumed: Any, first: int) -> None:
+    """It may begin with the very step that was stored last."""
+    tracker = FakeTracker([1, 2, 3, 4, 5])
+    resumed(*range(first, 8)).send(tracker)
+    assert tracker.held == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_what_a_server_did_not_take_is_sent_again(resumed: Any) -> None:
+    """A late step too: it is not taken for one that the run holds."""
+    tracker = FakeTracker([1, 2, 5], failures=1)
+    journal = resumed(3, 4, 6)
+    with pytest.raises(ConnectionError):
+        journal.send(tracker)
+    journal.send(tracker)
+    assert tracker.held == [1, 2, 5, 3, 4, 6]
 
 
 def test_zeros_among_the_events_are_no_damage(project: Project) -> None:

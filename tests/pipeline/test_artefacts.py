@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from stages.artefacts import LOCKS
+from stages.artefacts import LOCKS, producing
+from stages.paths import EXPORTED, HARNESS_METRICS
 from tests.pipeline.conftest import Project
 
 VERIFY = "python", "-m", "stages.verify"
@@ -165,12 +166,28 @@ def test_a_limit_on_the_size_of_files(copy: Project, stage: str, out: str, outs:
     copy.set_params({"encode.shard_tokens": "5000"})  # or nothing would be encoded
     before = files_in(copy.folder / outs)
     # without compiled modules, of which Python would write half and not notice
-    limited = f"ulimit -f 1; python -B -m stages.{stage}"
+    # nor with coverage, which would write a file of its own
+    limited = f"unset COVERAGE_PROCESS_CONFIG; ulimit -f 1; python -B -m stages.{stage}"
     ended = copy.run("bash", "-c", limited, status=1)
     assert re.search(rf"error: .*{out}.*: file too large", ended)
     assert "Traceback" not in ended
     assert files_in(copy.folder / outs) == before
     assert not list(copy.folder.glob("models/.resume/encode-*/*"))
+
+
+def test_scores_of_another_export_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    EXPORTED.mkdir(parents=True)
+    HARNESS_METRICS.parent.mkdir(parents=True)
+    (EXPORTED / "SHA256SUMS").write_text(f"{'a' * 64}  model.safetensors\n")
+    Path("dvc.yaml").write_text("stages: {export: {}}\n")
+    for model, stays in (("a" * 12, True), ("b" * 12, False)):
+        HARNESS_METRICS.write_text(f'{{"model": "{model}"}}')
+        with producing("export"):
+            assert HARNESS_METRICS.exists()
+        assert HARNESS_METRICS.exists() == stays
 
 
 def files_in(folder: Path) -> dict[Path, bytes]:

@@ -72,3 +72,9 @@ def test_a_missing_dep_is_named(project: Path) -> None:
     (project / "lmlib/data.py").unlink()
     with pytest.raises(FileNotFoundError, match=r"lmlib/data\.py: missing; run `dvc repro`"):
         fingerprint("train")
+
+
+def test_params_that_are_missing_are_named(project: Path) -> None:
+    (project / "params.yaml").write_text("optim: {lr: 1e-3}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"^params\.yaml: train is missing; dvc\.yaml names it"):
+        fingerprint("train")

@@ -282,6 +282,7 @@ def test_commands_change_options(writer: sample.Writer) -> None:
         ("/stop The end: yes", '/stop ["The end: yes"]'),
         ('/stop "a b"', '/stop ["a b"]'),
         ("/stop 5", '/stop ["5"]'),
+        ("/stop [", '/stop ["["]'),
         ("/stop []", "/stop []"),
         ("/beyond_context stop", "/beyond_context stop"),
     ]:

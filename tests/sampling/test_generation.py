@@ -11,7 +11,7 @@ import torch
 
 from lmlib.model import TransformerLM
 from lmlib.sampling import Generation, generate
-from lmlib.sampling.generation import require_sampling_memory, window_start
+from lmlib.sampling.generation import draw, require_sampling_memory, window_start
 from tests.sampling.scripted import (
     GREEDY,
     KERNEL_MODEL,
@@ -144,6 +144,19 @@ def test_drawn_frequencies_match_the_probabilities() -> None:
     expected = torch.cat((expected / expected.sum(), torch.zeros(1)))
     deviations = (expected * (1 - expected) / len(drawn)).sqrt()
     assert ((frequencies - expected).abs() <= 5 * deviations).all()
+
+
+def test_a_token_of_probability_0_is_never_drawn() -> None:
+    """Not even by the number 0, or by one at which the sums do not rise."""
+    probabilities = torch.tensor([[0.0, 0.5, 0.5], [0.5, 0.0, 0.5]])
+    assert draw(probabilities, torch.tensor([0.0, 0.5])).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_the_penalty_is_for_tokens_of_the_prompt_and_those_drawn(use_cache: bool) -> None:
+    script = Script(torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0]).repeat(5, 1))
+    params = replace(GREEDY, max_tokens=5, repetition_penalty=10.0)
+    assert continued(script, [[1]], params, use_cache=use_cache) == [[0, 2, 3, 4, 0]]
 
 
 def test_generation_leaves_the_mode_of_its_caller_between_steps() -> None:

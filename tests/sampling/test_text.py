@@ -128,6 +128,12 @@ def test_a_stop_text_ends_the_text_wherever_tokens_end(
     assert stream.stopped == bool(ends)
 
 
+def test_what_may_become_the_longest_stop_text_is_held_back() -> None:
+    stream = TextStream(["!", "<end>"])
+    assert [stream.push(data) for data in (b"a<", b"en", b"d", b">")] == ["a", "", "", ""]
+    assert stream.stopped
+
+
 def test_samples_say_how_they_ended() -> None:
     params = replace(GREEDY, max_tokens=3, stop=("c", "zzz"), num_samples=2)
     (first, second), (other, _) = generate_samples(counting(256), BYTES, ["a", "x"], params)

@@ -68,6 +68,13 @@ def test_a_text_that_ends_inside_a_character() -> None:
     ]
 
 
+def test_a_stop_text_that_ends_with_the_last_token_is_the_reason() -> None:
+    assert shown(pieces(b"xab", stop=("ab",), max_tokens=3)) == [
+        ("x", b"x", None),
+        ("", b"", "stop"),
+    ]
+
+
 def test_invalid_bytes() -> None:
     assert shown(pieces(b"\xe6\xffz")) == [
         ("\ufffd\ufffd", b"\xe6\xff", None),

@@ -159,6 +159,12 @@ def test_last_cut_holds_whatever_follows(
     assert both == split(text + rest, splitter)
 
 
+@pytest.mark.parametrize("size", range(len(END)))
+def test_no_cut_within_a_special_token_that_is_not_complete_yet(size: int) -> None:
+    before = "one, two, three, four, five"
+    assert 0 < Splitter("gpt2", [END]).last_cut(before + END[:size]) <= len(before)
+
+
 # -- chunks of files
 
 
@@ -241,6 +247,31 @@ def test_a_long_pre_token_is_not_cut(
         path.write_bytes(b"one " + long * 4 + b" two" + END.encode() + long + b"1")
         whole = split(path.read_bytes().decode("utf-8", "surrogateescape"), splitter)
         assert pieces_of_chunks(path, splitter, 9000, find_cut_for(splitter)) == whole
+
+
+def test_no_cut_after_a_token_whose_start_another_one_has(
+    tmp_path: Path, find_cut_for: Callable[[Splitter], FindCut]
+) -> None:
+    """The first token has the first letters of the second, whose rest belongs to a word."""
+    path = tmp_path / "chunks.txt"
+    path.write_text("one abcdefghijKLMNOPQRword" + " two" * 9, encoding="utf-8")
+    splitter = Splitter("gpt2", ["abcdefghij", "ijKLMNOPQR"])
+    whole = ["one", " ", "abcdefghij", "KLMNOPQRword", *[" two"] * 9]
+    for chunk_bytes in range(1, path.stat().st_size + 1):
+        assert pieces_of_chunks(path, splitter, chunk_bytes, find_cut_for(splitter)) == whole
+
+
+@pytest.mark.parametrize("offset", range(4))
+@pytest.mark.parametrize("letter", ["é", "中", "𐍈"])
+def test_a_window_may_end_in_a_character(
+    tmp_path: Path, find_cut_for: Callable[[Splitter], FindCut], letter: str, offset: int
+) -> None:
+    """A long word of characters of several bytes: what is seen of the last one is no cut."""
+    path = tmp_path / "chunks.txt"
+    path.write_text("x" * offset + letter * 3000, encoding="utf-8")
+    splitter = Splitter("gpt2", [])
+    chunks = list(file_chunks(path, splitter, 100, find_cut_for(splitter)))
+    assert chunks == [(0, path.stat().st_size)]
 
 
 @pytest.mark.parametrize("pattern", list(PATTERNS))

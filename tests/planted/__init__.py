@@ -1,0 +1,1 @@
+"""Bugs to plant in the code, each of which a test must find."""
