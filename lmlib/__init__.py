@@ -1,3 +1,3 @@
 """Language models from scratch: tokenizer, Transformer, optimizer, training, sampling."""
 
-__version__ = "0.2.0"
+__version__ = "1.0.0"
