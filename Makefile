@@ -52,7 +52,7 @@ repro: $(READY) ## Rebuild what changed, without the report
 	@python -m stages.repro
 
 .PHONY: plan
-plan: $(READY) ## Say what a run takes: ARGS="-S model.d_model=512"
+plan: $(READY) ## Estimate what a run takes: ARGS="-S model.d_model=512"
 	@python -m stages.plan $(ARGS)
 
 .PHONY: verify

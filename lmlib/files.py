@@ -159,7 +159,7 @@ def read_text(path: str | Path, *, missing: str = "no such file") -> str:
     if not path.exists():
         raise FileNotFoundError(f"{path}: {missing}")
     if not path.is_file():
-        raise ValueError(f"{path}: not a file; remove what stands in its place")
+        raise ValueError(f"{path}: not a regular file; remove it")
     try:
         return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
@@ -192,7 +192,7 @@ def _checked_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         key = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"the key {key!r:.80} stands twice in one object")
+        raise ValueError(f"the key {key!r:.80} occurs twice in one object")
     return values
 
 
@@ -249,7 +249,7 @@ def open_regular(path: str | Path, *, follow: bool = True) -> io.BufferedReader:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(f"{path}: not a file; remove what stands in its place")
+        raise OSError(f"{path}: not a regular file; remove it")
     return os.fdopen(descriptor, "rb")
 
 

@@ -101,7 +101,7 @@ def _obstacle_to_cuda() -> str | None:
         )
     return (
         f"this machine has an NVIDIA GPU, and PyTorch {torch.__version__} cannot use it: its "
-        f"driver is missing, or too old for CUDA {torch.version.cuda} (13.0 wants 580 or newer)"
+        f"driver is missing, or too old for CUDA {torch.version.cuda} (13.0 needs 580 or newer)"
     )
 
 

@@ -34,16 +34,18 @@ def producing(stage: str) -> Iterator[None]:
     for path in changed(_paths(entry, "deps")):
         if "DVC_STAGE" in os.environ:
             raise ValueError(
-                f"{path}: damaged: it has not the hash that {LOCK} records; run `make verify`, "
+                f"{path}: damaged: its hash is not that in {LOCK}; run `make verify`, "
                 "then `dvc repro`"
             )
-        logger.warning("%s: not the one that %s records; was it made by hand?", path, LOCK)
+        logger.warning("%s: not the one in %s; was it made by hand?", path, LOCK)
     LOCKS.mkdir(parents=True, exist_ok=True)
     lock = FileLock(LOCKS / f"{stage}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        logger.info("waiting for another process that runs the stage %s in this folder", stage)
+        logger.info(
+            "waiting for another process that is running the stage %s in this folder", stage
+        )
         lock.acquire()
     try:
         yield

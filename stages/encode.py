@@ -60,8 +60,8 @@ def main() -> None:
                 )
             if not index.info.source_bytes:
                 raise ValueError(
-                    f"corpus: no document of the files is for {folder.name}: dividing them by a "
-                    "hash leaves nothing; name validation files in corpus.valid"
+                    f"corpus: the hash of no document puts it into {folder.name}; name validation "
+                    "files in corpus.valid"
                 )
             numbers = {
                 "tokens": index.info.tokens,

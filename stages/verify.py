@@ -28,8 +28,8 @@ def main() -> None:
     for out in outs:
         touch(out)
     say(
-        f"damaged files in the cache: {len(damaged)}; now `dvc repro` reads all outs again and "
-        "rebuilds what is damaged\n"
+        f"damaged files in the cache: {len(damaged)}; run `dvc repro`: it reads all outs, and "
+        "rebuilds those that are damaged or missing\n"
     )
 
 

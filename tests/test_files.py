@@ -221,8 +221,8 @@ NESTED = 100_000
         (b"[" * NESTED, "nested too deeply"),
         (b'{"a":' * NESTED, "nested too deeply"),
         (b'{"a": ' + b"9" * 5000 + b"}", "not valid JSON: "),
-        (b'{"a": 1, "b": 2, "a": 3}', "the key 'a' stands twice in one object"),
-        (b'{"a": {"b": 1, "b": 1}}', "the key 'b' stands twice in one object"),
+        (b'{"a": 1, "b": 2, "a": 3}', "the key 'a' occurs twice in one object"),
+        (b'{"a": {"b": 1, "b": 1}}', "the key 'b' occurs twice in one object"),
         (b'{"a": "\\ud800"}', "surrogates not allowed"),
         (b'{"\\udfff": 1}', "surrogates not allowed"),
         (b'{"a": [["\\ud800"]]}', "surrogates not allowed"),
@@ -256,7 +256,7 @@ def test_damaged_yaml_is_named(tmp_path: Path, content: bytes, message: str) -> 
 @pytest.mark.parametrize("read", [read_json, read_yaml])
 def test_a_folder_in_place_of_a_file(tmp_path: Path, read: Callable[[Path], object]) -> None:
     (tmp_path / "config").mkdir()
-    with pytest.raises(ValueError, match=r"config: not a file; remove what stands in its place$"):
+    with pytest.raises(ValueError, match=r"config: not a regular file; remove it$"):
         read(tmp_path / "config")
 
 

@@ -45,7 +45,7 @@ def list_files(source: str, dataset: str, revision: str, patterns: Iterable[str]
 
     Without network, those that the cache of huggingface_hub has. `source` is corpus.source, for
     errors. Raises ConnectionError if neither knows the data set; FileNotFoundError if there is no
-    such data set or revision; PermissionError if it wants a login.
+    such data set or revision; PermissionError if it requires a login.
     """
     from huggingface_hub import HfApi, RepoFile
     from huggingface_hub.errors import HfHubHTTPError
@@ -182,7 +182,7 @@ def _explained(source: str, dataset: str, revision: str) -> Iterator[None]:
     try:
         yield
     except GatedRepoError as error:
-        raise PermissionError(f"{where} wants a login for {dataset}: {LOGIN}") from error
+        raise PermissionError(f"{where} requires a login for {dataset}: {LOGIN}") from error
     except RevisionNotFoundError as error:
         raise FileNotFoundError(
             f"{where} has no revision {revision} of {dataset}; correct corpus.revision: a branch, "
@@ -196,7 +196,7 @@ def _explained(source: str, dataset: str, revision: str) -> Iterator[None]:
     except (http_error, LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
         status = getattr(getattr(error, "response", None), "status_code", 0)
         if status in (401, 403):
-            raise PermissionError(f"{where} wants a login for {dataset}: {LOGIN}") from error
+            raise PermissionError(f"{where} requires a login for {dataset}: {LOGIN}") from error
         cause = redact(" ".join(str(error.__cause__ or error).split()))
         raise ConnectionError(
             f"corpus.source={source}: cannot list the files of {dataset} at {endpoint()} "

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lmlib.functional import relu2, silu
 
-JOINED_VECTORS = 256  # from so many on, one product with joined matrices is faster
+JOINED_VECTORS = 256  # for this many or more, one product with joined matrices is faster
 
 
 class Linear(nn.Module):

@@ -15,7 +15,7 @@ from lmlib.model.transformer import TransformerLM
 # Mac few enough for a memory that all programs share.
 LOGITS = {"cpu": 1 << 21, "mps": 1 << 25, "cuda": 1 << 28}
 LEAST_ROWS = 256  # tokens per part at least: each part updates a gradient as large as the weight
-EVEN_ROWS = 128  # a GPU multiplies whole tiles of so many rows
+EVEN_ROWS = 128  # a GPU multiplies whole tiles of this many rows
 
 
 class NextTokenLoss(nn.Module):

@@ -59,7 +59,7 @@ class AdamW(torch.optim.Optimizer):
     def compile(self) -> None:
         """From now on, update with code from `torch.compile`: for a GPU, in one pass over memory.
 
-        Settings that change, such as the learning rate, compile nothing anew. If the compiler
+        Settings that change, such as the learning rate, do not compile it again. If the compiler
         fails, a warning says so, and the updates are the uncompiled ones.
         """
         self.compiled = True
@@ -169,7 +169,7 @@ class AdamW(torch.optim.Optimizer):
         """Call `update(numbers, grad_scale, *tensors)`, compiled if `compile` has been called.
 
         The numbers are those of the parameter at `place` in group `index`. Compiled updates get
-        them in a tensor, so that nothing is compiled anew when they change.
+        them in a tensor, so that nothing is compiled again when they change.
         """
         if self.compiled:
             numbers = self._on_device[index][place]

@@ -174,7 +174,7 @@ class Generation:
             self.cached = active
         places = [place for place, row in enumerate(self.cached) if row.finish_reason is None]
         for place, row in enumerate(self.cached):
-            if row.finish_reason is not None:  # its steps begin anew, since nobody reads them
+            if row.finish_reason is not None:  # its steps start over, since nobody reads them
                 self.cache.lengths[place] = 0
         slid = [
             place

@@ -100,7 +100,7 @@ def find_pattern(name_or_regex: str) -> Pattern:
     )
     shortened = f"{name_or_regex!r:.200}"
     if _NAME.fullmatch(name_or_regex):
-        raise ValueError(f"pattern {shortened} is no name of a pattern; {advice}")
+        raise ValueError(f"pattern {shortened} is not the name of a pattern; {advice}")
     try:
         flags = regex.compile(name_or_regex).flags
     except (regex.error, ValueError, OverflowError, RecursionError, MemoryError) as error:

@@ -113,8 +113,11 @@ class TokenIndex:
             raise ValueError(f"the shards have {tokens} tokens, but `tokens` is {self.info.tokens}")
         if not self.store and len({shard.file for shard in self.shards}) < len(self.shards):
             raise ValueError("a file is listed twice; each shard has its own")
-        if sum(text.shards for text in self.texts) != len(self.shards):
-            raise ValueError("the texts have other numbers of shards than there are")
+        of_texts = sum(text.shards for text in self.texts)
+        if of_texts != len(self.shards):
+            raise ValueError(
+                f"the texts have {of_texts} shards, but `shards` has {len(self.shards)}"
+            )
 
     @property
     def nbytes(self) -> int:

@@ -113,7 +113,7 @@ def test_by_hand_a_changed_text_is_a_warning(copy: Project) -> None:
     """It may be what `python -m stages.download` made from other parameters."""
     flip_a_bit(copy.folder / "data/raw/valid.txt")
     said = copy.run("python", "-m", "stages.encode")
-    assert "data/raw: not the one that dvc.lock records; was it made by hand?" in said
+    assert "data/raw: not the one in dvc.lock; was it made by hand?" in said
     said = copy.run("python", "-m", "stages.evaluate")
     assert "made by hand" not in said
 
@@ -238,7 +238,10 @@ def test_of_two_that_run_one_stage_the_second_waits(copy: Project) -> None:
             text=True,
         )
         assert second.stderr
-        assert "waiting for another process that runs the stage export" in second.stderr.readline()
+        assert (
+            "waiting for another process that is running the stage export"
+            in second.stderr.readline()
+        )
         assert second.poll() is None
     second.communicate()
     assert second.returncode == 0

@@ -73,5 +73,5 @@ def test_a_side_that_stays_empty(library: Project) -> None:
     said = library.run(
         "dvc", "exp", "run", *LOCAL, "-S", "corpus.valid_fraction=1e-9", "encode", status=255
     )
-    assert "error: corpus: no document of the files is for valid" in said
+    assert "error: corpus: the hash of no document puts it into valid" in said
     assert "name validation files in corpus.valid" in said

@@ -137,7 +137,7 @@ def test_two_tokens_of_the_same_bytes(tmp_path: Path) -> None:
     """A space may be written as itself or as GPT-2's symbol for it."""
     for vocab, message in (
         ('{" ": 32, "Ġ": 300}', r"vocab\.json: ' ' and 'Ġ' are the same bytes; keep one"),
-        ('{"a": 97, "a": 300}', r"vocab\.json: not valid JSON: the key 'a' stands twice"),
+        ('{"a": 97, "a": 300}', r"vocab\.json: not valid JSON: the key 'a' occurs twice"),
     ):
         with pytest.raises(ValueError, match=message):
             Tokenizer.load(damaged(tmp_path, "vocab.json", vocab))
@@ -150,7 +150,8 @@ def test_files_that_disagree_are_named(tmp_path: Path) -> None:
         Tokenizer.load(damaged(tmp_path, "merges.txt", "x y\n"))
     config = '{"pattern": "GPT2", "special_tokens": {}}'
     with pytest.raises(
-        ValueError, match=rf"^{re.escape(str(tmp_path))}: pattern 'GPT2' is no name of a pattern"
+        ValueError,
+        match=rf"^{re.escape(str(tmp_path))}: pattern 'GPT2' is not the name of a pattern",
     ):
         Tokenizer.load(damaged(tmp_path, "bpe.json", config))
     vocab, merges = tmp_path / "vocab.json", tmp_path / "merges.txt"

@@ -14,7 +14,9 @@ BYTES = {byte: bytes([byte]) for byte in range(256)}
 )
 def test_an_unknown_name_is_refused_with_the_list(name: str) -> None:
     """As an expression it would find no pre-tokens but itself."""
-    with pytest.raises(ValueError, match=r"is no name of a pattern; give gpt2, cl100k, o200k, or"):
+    with pytest.raises(
+        ValueError, match=r"is not the name of a pattern; give gpt2, cl100k, o200k, or"
+    ):
         find_pattern(name)
 
 

@@ -255,7 +255,7 @@ def change_shard(**changes: Any) -> Callable[[dict[str, Any]], Any]:
         (change(dtype="int64"), r"index\.json\.dtype is 'int64'; choose one of uint16, uint32"),
         (change(shards={}), r"index\.json\.shards: should be a list"),
         (change(shards=[3]), r"shards\[0\]: holds 3; it should hold keys and values"),
-        (change(texts=[]), r"index\.json: the texts have other numbers of shards"),
+        (change(texts=[]), r"index\.json: the texts have 0 shards, but `shards` has"),
         (change(extra=1), r"index\.json\.extra is unknown; the keys here are"),
         (change_shard(file="../a.npy"), r"shards\[0\]: file is '\.\./a\.npy'; a shard has a name"),
         (change_shard(file="00001.npy"), r"index\.json: a file is listed twice; each shard has"),
