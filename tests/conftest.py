@@ -10,6 +10,15 @@ import pytest
 from tests.environment import clean, enter, make_home
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that takes the fork server out of the tests of the pipeline."""
+    parser.addoption(
+        "--real-processes",
+        action="store_true",
+        help="start each command as a program of its own: slower (see tests/fork_server.py)",
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Enter an environment that is the same however the tests were started.
 
