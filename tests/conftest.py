@@ -2,12 +2,15 @@
 
 import os
 import shutil
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.environment import clean, enter, make_home
+from tests.fork_server import TOOLS, fork_server
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,6 +39,16 @@ def pytest_configure(config: pytest.Config) -> None:
     if {Path(argument.partition("::")[0]).name for argument in config.args} != {"test_cuda.py"}:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     config.add_cleanup(lambda: shutil.rmtree(home["HOME"], ignore_errors=True))
+
+
+@pytest.fixture(scope="session")
+def programs(pytestconfig: pytest.Config) -> Iterator[Path]:
+    """The folder of the `python` and the `dvc` that tests start: those of a fork server, if any."""
+    if sys.platform != "linux" or pytestconfig.getoption("real_processes"):
+        yield TOOLS
+        return
+    with fork_server() as folder:
+        yield folder
 
 
 @pytest.fixture

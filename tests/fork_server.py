@@ -37,6 +37,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+TOOLS = Path(sys.executable).parent  # dvc, and the python that the stages start
 # what the stages, the tracker's process and DVC's commands import, and no part of this project
 LIBRARIES = (
     "torch",

@@ -6,19 +6,18 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 from ruamel.yaml import YAML
 
-from tests.fork_server import fork_server
+from tests.fork_server import TOOLS
 from tests.pipeline.imports import ROOT
 
 # Paths may have spaces, and non-ASCII characters where DVC can write them.
 SUFFIX = " ü" if "dvc_utf8" in sys.modules else " u"
-TOOLS = Path(sys.executable).parent  # dvc, and the python that the stages start
 WAY_BACK = "git stash && dvc checkout"  # to the last commit, as README and the Makefile give it
 
 
@@ -127,16 +126,6 @@ def copy_project(folder: Path, overrides: dict[str, str], programs: Path = TOOLS
     project.run("git", "add", "--all")
     project.run("git", "commit", "--quiet", "--message=start")
     return project
-
-
-@pytest.fixture(scope="session")
-def programs(pytestconfig: pytest.Config) -> Iterator[Path]:
-    """The folder of the `python` and the `dvc` that projects use."""
-    if sys.platform != "linux" or pytestconfig.getoption("real_processes"):
-        yield TOOLS
-        return
-    with fork_server() as folder:
-        yield folder
 
 
 @pytest.fixture(scope="session")
