@@ -105,7 +105,8 @@ def test_signals_reach_a_fork(start: Start, number: int, caught: int | None) -> 
         "try:\n    print('ready', flush=True); time.sleep(60)\n"
         "except KeyboardInterrupt:\n    sys.exit(7)\n"
     )
-    with start(code) as process:
+    heeded = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # in the background it is not
+    with start(code, preexec_fn=heeded) as process:
         assert process.stdout
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
