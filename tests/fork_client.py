@@ -73,10 +73,12 @@ def main() -> None:
         number: resource.getrlimit(number)
         for number in {getattr(resource, each) for each in dir(resource) if each[:7] == "RLIMIT_"}
     }
+    handlers = dict.fromkeys(FORWARDED, "default") | {_signal.SIGINT: "interrupt"}
     ignored = [number for number in FORWARDED if _signal.getsignal(number) == _signal.SIG_IGN]
+    handlers |= dict.fromkeys(ignored, "ignored")
     folder = os.getcwd()  # noqa: PTH109
     request = marshal.dumps(
-        (run, folder, dict(os.environ), umask, limits, ignored, os.getpid(), files)
+        (run, folder, dict(os.environ), umask, limits, handlers, os.getpid(), files)
     )
     # the kernel passes descriptors as native integers
     packed = b"".join(each.to_bytes(4, sys.byteorder) for each in files)

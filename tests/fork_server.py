@@ -52,6 +52,14 @@ LIBRARIES = (
 )
 
 
+# of a program that has just started; the server's own may be others
+HANDLERS = {
+    "ignored": signal.SIG_IGN,
+    "default": signal.SIG_DFL,
+    "interrupt": signal.default_int_handler,
+}
+
+
 @contextmanager
 def fork_server() -> Iterator[Path]:
     """Start a server; yield a folder with the `python` and the `dvc` that use it."""
@@ -90,7 +98,7 @@ class Request:
         content = b""
         while len(content) < int.from_bytes(header, "big"):
             content += client.recv(1 << 16)
-        self.run, self.folder, self.environment, self.umask, self.limits, self.ignored, *rest = (
+        self.run, self.folder, self.environment, self.umask, self.limits, self.handlers, *rest = (
             marshal.loads(content)
         )
         self.client, self.numbers = rest
@@ -118,8 +126,8 @@ class Request:
         for number, limit in self.limits.items():
             if resource.getrlimit(number) != limit:
                 resource.setrlimit(number, limit)
-        for number in self.ignored:
-            signal.signal(number, signal.SIG_IGN)
+        for number, handler in self.handlers.items():
+            signal.signal(number, HANDLERS[handler])
         for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
             stream = self._stream(number, mode) if number in self.numbers else None
             setattr(sys, name, stream)
