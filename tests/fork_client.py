@@ -4,7 +4,7 @@ It starts in 15 ms, because it imports no more than it must. It passes signals o
 process does. What the server should not run becomes a process of its own, as without a server.
 """
 
-import _signal
+import _signal  # pyright: ignore[reportMissingImports]
 import _socket
 import marshal
 import os
@@ -83,12 +83,20 @@ def main() -> None:
     # the kernel passes descriptors as native integers
     packed = b"".join(each.to_bytes(4, sys.byteorder) for each in files)
     header = len(request).to_bytes(4, "big")
+    process = 0
+    early: list[int] = []  # what came before there was a process
+
+    def forward(number: int, _: object) -> None:
+        os.kill(process, number) if process else early.append(number)
+
+    for number in FORWARDED:
+        if number not in ignored:
+            _signal.signal(number, forward)
     server.sendmsg([header], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)])
     server.sendall(request)
     process = int.from_bytes(server.recv(4), "big")
-    for number in FORWARDED:
-        if number not in ignored:
-            _signal.signal(number, lambda number, _: os.kill(process, number))
+    for number in early:
+        os.kill(process, number)
     for each in files:  # a pipe must close when the process ends, and not after it
         os.close(each)
     ended = server.recv(4)

@@ -145,7 +145,7 @@ class Request:
             return open(number, mode, encoding="utf-8", closefd=False)
         at_once = number == 2 or bool(self.environment.get("PYTHONUNBUFFERED"))
         errors = "backslashreplace" if number == 2 else "strict"
-        stream = open(number, mode, encoding="utf-8", errors=errors, closefd=False)  # noqa: SIM115
+        stream = open(number, "w", encoding="utf-8", errors=errors, closefd=False)  # noqa: SIM115
         stream.reconfigure(line_buffering=at_once or stream.isatty(), write_through=at_once)
         return stream
 
@@ -243,30 +243,28 @@ def end(run: Callable[[], None]) -> None:
 
     What the libraries hold is left to the system: to free it all would take a third of a second.
     """
-    status: Any = 0
+    status, interrupted = 0, False
     try:
         run()
     except SystemExit as error:
-        status = error.code
-        if status is not None and not isinstance(status, int):
-            sys.stderr.write(f"{status}\n")
-            status = 1
+        if isinstance(error.code, str):
+            print(error.code, file=sys.stderr)  # noqa: T201
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
     except BaseException as error:  # noqa: BLE001  # as where Python runs a program
         sys.excepthook(type(error), error, error.__traceback__)
-        status = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+        status, interrupted = 1, isinstance(error, KeyboardInterrupt)
     shut_down: Any = threading
     shut_down._shutdown()  # waits for threads
     atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):
         try:
-            if stream is not None:
-                stream.flush()
+            stream.flush()
         except OSError:
-            status = status or 120
-    if (status or 0) < 0:
-        signal.signal(-status, signal.SIG_DFL)
-        os.kill(os.getpid(), -status)
-    os._exit(status or 0)
+            status = 120
+    if interrupted:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    os._exit(status & 255)
 
 
 def main() -> None:

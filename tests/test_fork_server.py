@@ -80,7 +80,9 @@ def test_a_fork_has_what_its_client_has(start: Start, tmp_path: Path) -> None:
     [
         ("", 0, ""),
         ("import sys; sys.exit(3)", 3, ""),
+        ("import sys; sys.exit(-1)", 255, ""),
         ("import sys; sys.exit('a sentence')", 1, "a sentence\n"),
+        ("raise KeyboardInterrupt", -2, "KeyboardInterrupt\n"),
         ("raise ValueError('wrong')", 1, "ValueError: wrong\n"),
         ("import os; os.kill(os.getpid(), 15)", -15, ""),
         ("import os; os.kill(os.getpid(), 9)", -9, ""),
