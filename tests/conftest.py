@@ -41,6 +41,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(lambda: shutil.rmtree(home["HOME"], ignore_errors=True))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, so that no worker has to wait for another's last file."""
+    items.sort(key=lambda item: not {"pipeline", "monitoring", "training"} & {*item.path.parts})
+
+
 @pytest.fixture(scope="session")
 def programs(pytestconfig: pytest.Config) -> Iterator[Path]:
     """The folder of the `python` and the `dvc` that tests start: those of a fork server, if any."""

@@ -26,14 +26,13 @@ class Project:
 
     def __init__(self, folder: Path, programs: Path = TOOLS) -> None:
         self.folder = folder
+        self.programs = programs
         path = os.pathsep.join([str(programs), str(TOOLS), os.environ["PATH"]])
         self.env = os.environ | {"PATH": path}
 
     def at(self, folder: Path) -> "Project":
-        """Return one in another folder, with the same environment."""
-        other = Project(folder)
-        other.env = dict(self.env)
-        return other
+        """Return one in another folder, with the same programs."""
+        return Project(folder, self.programs)
 
     def with_real_processes(self) -> "Project":
         """Return one in the same folder, for a test about processes: it uses no fork server."""

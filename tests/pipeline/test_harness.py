@@ -77,6 +77,7 @@ def test_the_row_of_the_model_has_the_scores(scored: Project) -> None:
 @pytest.fixture
 def copy(scored: Project, tmp_path: Path) -> Project:
     copy = scored.at(tmp_path / "copy")
+    copy.env = scored.env
     shutil.copytree(scored.folder, copy.folder, symlinks=True)
     return copy
 
