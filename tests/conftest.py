@@ -6,13 +6,23 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.environment import clean, enter, make_home
+from tests.fork_server import TOOLS, fork_server
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that takes the fork server out of the tests of the pipeline."""
+    parser.addoption(
+        "--real-processes",
+        action="store_true",
+        help="start each command as a program of its own: slower (see tests/fork_server.py)",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -49,6 +59,21 @@ def pytest_sessionstart() -> None:
         return start(traced, ())
 
     _thread.start_new_thread = start_traced
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, so that no worker has to wait for another's last file."""
+    items.sort(key=lambda item: not {"pipeline", "monitoring", "training"} & {*item.path.parts})
+
+
+@pytest.fixture(scope="session")
+def programs(pytestconfig: pytest.Config) -> Iterator[Path]:
+    """The folder of the `python` and the `dvc` that tests start: those of a fork server, if any."""
+    if sys.platform != "linux" or pytestconfig.getoption("real_processes"):
+        yield TOOLS
+        return
+    with fork_server() as folder:
+        yield folder
 
 
 @pytest.fixture

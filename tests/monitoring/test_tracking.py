@@ -110,6 +110,12 @@ def store(shared_store: Store, caplog: pytest.LogCaptureFixture) -> Iterator[Sto
     wait_until_sent(shared_store.spool)
 
 
+@pytest.fixture(autouse=True)
+def forked(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start the process that sends to MLflow as a fork of one that has imported it."""
+    monkeypatch.setattr(sys, "executable", str(programs / "python"))
+
+
 def write_damaged_journals(spool: Path) -> None:
     """Write what a power cut leaves: the journal of one step with torn lines, and an empty file."""
     opening = {
@@ -133,7 +139,8 @@ def write_damaged_journals(spool: Path) -> None:
 
 def run_script(store: Store, body: str) -> subprocess.Popen[str]:
     """Start a process that tracks; `body` may use open_run, ROOT and SPOOL."""
-    script = "import os, sys, time\nfrom lmlib.monitoring.tracking import open_run\n"
+    script = f"import os, sys, time\nsys.executable = {sys.executable!r}\n"
+    script += "from lmlib.monitoring.tracking import open_run\n"
     script += f"ROOT, SPOOL = {str(store.root)!r}, {str(store.spool)!r}\n" + body
     return subprocess.Popen(
         [sys.executable, "-c", script],

@@ -132,7 +132,14 @@ def test_the_second_process_needs_no_numba(toy: Toy) -> None:
     assert len(toy.kept()) == 1
 
 
-@pytest.mark.parametrize("damage", ["a flipped bit", "cut short", "emptied", "a pipe"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "a flipped bit",
+        "a pipe",
+        *(pytest.param(damage, marks=pytest.mark.slow) for damage in ("cut short", "emptied")),
+    ],
+)
 def test_damaged_code_is_compiled_again(toy: Toy, damage: str) -> None:
     toy.result()
     (file,) = toy.kept()

@@ -10,22 +10,33 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from ruamel.yaml import YAML
 
+from tests.fork_server import TOOLS
 from tests.pipeline.imports import ROOT
 
 # Paths may have spaces, and non-ASCII characters where DVC can write them.
 SUFFIX = " ü" if "dvc_utf8" in sys.modules else " u"
-TOOLS = Path(sys.executable).parent  # dvc, and the python that the stages start
 WAY_BACK = "git stash && dvc checkout"  # to the last commit, as README and the Makefile give it
 
 
 class Project:
-    """A working copy to run commands in."""
+    """A working copy to run commands in; `programs` is a folder to find them in first."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, programs: Path = TOOLS) -> None:
         self.folder = folder
-        self.env = os.environ | {"PATH": f"{TOOLS}{os.pathsep}{os.environ['PATH']}"}
+        self.programs = programs
+        path = os.pathsep.join([str(programs), str(TOOLS), os.environ["PATH"]])
+        self.env = os.environ | {"PATH": path}
+
+    def at(self, folder: Path) -> "Project":
+        """Return one in another folder, with the same programs."""
+        return Project(folder, self.programs)
+
+    def with_real_processes(self) -> "Project":
+        """Return one in the same folder, for a test about processes: it uses no fork server."""
+        return Project(self.folder)
 
     def run(self, *command: str, status: int = 0) -> str:
         """Run a command; return its stdout and stderr; fail the test on another exit status.
@@ -46,7 +57,7 @@ class Project:
     def clone(self, folder: Path) -> "Project":
         """Return a clone of the last commit, without runs, with outs from this project's cache."""
         self.run("git", "clone", "--quiet", str(self.folder), str(folder))
-        clone = Project(folder)
+        clone = self.at(folder)
         # `dvc config` cannot write a non-ASCII path, but DVC reads it
         settings = f"[cache]\n    dir = {self.folder}/.dvc/cache\n"
         (folder / ".dvc" / "config.local").write_text(settings, encoding="utf-8")
@@ -96,7 +107,7 @@ def tiny_overrides() -> dict[str, str]:
     return dict(re.findall(r"-S ([\w.]+)=(\S+)", definition[1]))
 
 
-def copy_project(folder: Path, overrides: dict[str, str]) -> Project:
+def copy_project(folder: Path, overrides: dict[str, str], programs: Path = TOOLS) -> Project:
     """Copy the project, in its present state, into a new repository with other parameters."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -108,7 +119,7 @@ def copy_project(folder: Path, overrides: dict[str, str]) -> Project:
         if (ROOT / relative).is_file():  # not one that is deleted but still in the index
             (folder / relative).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / relative, folder / relative)
-    project = Project(folder)
+    project = Project(folder, programs)
     project.set_params(overrides)
     project.run("git", "init", "--quiet", "--initial-branch=main")
     project.run("git", "add", "--all")
@@ -117,19 +128,39 @@ def copy_project(folder: Path, overrides: dict[str, str]) -> Project:
 
 
 @pytest.fixture(scope="session")
-def make_project(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Project]:
+def make_project(
+    tmp_path_factory: pytest.TempPathFactory, programs: Path
+) -> Callable[[str], Project]:
     """Return a function that copies the project, in its present state, into a new repository."""
 
     def make(name: str, **overrides: str) -> Project:
         folder = tmp_path_factory.mktemp(name + SUFFIX)
-        return copy_project(folder, tiny_overrides() | overrides)
+        return copy_project(folder, tiny_overrides() | overrides, programs)
 
     return make
 
 
 @pytest.fixture(scope="session")
-def project(make_project: Callable[[str], Project]) -> Project:
-    """The project after its first `dvc repro`, committed. Tests do not change it."""
+def project(
+    make_project: Callable[[str], Project], tmp_path_factory: pytest.TempPathFactory, programs: Path
+) -> Project:
+    """The project after its first `dvc repro`, committed. Tests do not change it.
+
+    The first worker of pytest-xdist builds it for all, and each has a copy.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return build(make_project)
+    built = tmp_path_factory.getbasetemp().parent / "built"
+    with FileLock(built.with_suffix(".lock")):
+        if not built.exists():
+            built.write_text(str(build(make_project).folder), encoding="utf-8")
+    folder = tmp_path_factory.mktemp("copy") / f"project{SUFFIX}"
+    shutil.copytree(built.read_text(encoding="utf-8"), folder, symlinks=True)
+    return Project(folder, programs)
+
+
+def build(make_project: Callable[[str], Project]) -> Project:
+    """Return a project after its first `dvc repro`, committed."""
     project = make_project("project")
     project.run("dvc", "repro")
     project.wait_until_tracked()

@@ -38,7 +38,7 @@ def copy(project: Project, tmp_path: Path) -> Project:
     """A copy of the project, with outs and a cache of its own."""
     folder = tmp_path / "copy ü"
     shutil.copytree(project.folder, folder, symlinks=True)
-    return Project(folder)
+    return project.at(folder)
 
 
 @pytest.mark.parametrize(

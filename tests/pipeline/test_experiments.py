@@ -146,7 +146,7 @@ def desk(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 def without_a_name(project: Project) -> Project:
     """Return the project of a user who gave git no name and no address."""
-    nameless = Project(project.folder)
+    nameless = project.at(project.folder)
     for key in [key for key in project.env if re.match("GIT_(AUTHOR|COMMITTER)_", key)]:
         del nameless.env[key]
     return nameless

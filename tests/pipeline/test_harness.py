@@ -23,7 +23,7 @@ def scored(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Projec
     """A copy of the project whose exported model was scored, where no network is asked."""
     folder = tmp_path_factory.mktemp("scored ü") / "copy"
     shutil.copytree(project.folder, folder, symlinks=True)
-    copy = Project(folder)
+    copy = project.at(folder)
     copy.env |= dict.fromkeys(("http_proxy", "https_proxy", "HF_ENDPOINT"), NOWHERE)
     copy.env["no_proxy"] = "127.0.0.1"
     copy.env["HF_HOME"] = str(folder / "nothing")
@@ -76,9 +76,9 @@ def test_the_row_of_the_model_has_the_scores(scored: Project) -> None:
 
 @pytest.fixture
 def copy(scored: Project, tmp_path: Path) -> Project:
-    copy = Project(tmp_path / "copy")
-    shutil.copytree(scored.folder, copy.folder, symlinks=True)
+    copy = scored.at(tmp_path / "copy")
     copy.env = scored.env
+    shutil.copytree(scored.folder, copy.folder, symlinks=True)
     return copy
 
 

@@ -9,19 +9,24 @@ from pathlib import Path
 import pytest
 
 from stages.install import PURPOSES, content_of_stamp
+from tests.fork_server import TOOLS
 from tests.pipeline.conftest import Project
 
 pytestmark = pytest.mark.pipeline
 
 
 @pytest.fixture
-def lab(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+def lab(
+    project: Project, programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Project:
     """A built clone in "My Models ü", with the packages of this environment installed."""
     lab = project.clone(tmp_path / "My Models ü")
     venv = lab.folder / ".venv"
-    venv.mkdir()
-    for name in ("bin", "lib"):
-        (venv / name).symlink_to(Path(sys.prefix) / name)
+    (venv / "bin").mkdir(parents=True)
+    (venv / "lib").symlink_to(Path(sys.prefix) / "lib")
+    tools = {path.name: path for folder in (TOOLS, programs) for path in folder.iterdir()}
+    for name, path in tools.items():
+        (venv / "bin" / name).symlink_to(path)
     shutil.copy(Path(sys.prefix) / "pyvenv.cfg", venv)
     monkeypatch.chdir(lab.folder)
     (venv / ".made").write_text(f"{lab.folder}\n", encoding="utf-8")

@@ -157,7 +157,7 @@ def take(first: Project, folder: Path, name: str) -> Project:
     """Return a new clone of a project's origin with an experiment that was pushed there."""
     origin = first.run("git", "remote", "get-url", "origin").strip()
     first.run("git", "clone", "--quiet", origin, str(folder))
-    second = Project(folder)
+    second = first.at(folder)
     second.run("dvc", "exp", "pull", "origin", name)
     second.run("dvc", "exp", "apply", name)
     return second
@@ -206,7 +206,7 @@ def test_experiment_before_the_remote_goes_with_local_settings(
     configure(first, folder["url"], jobs="2")  # an option alone would be no remote: it has no url
     first.run("dvc", "exp", "push", "origin", "slow")
 
-    second = Project(tmp_path / "second")
+    second = first.at(tmp_path / "second")
     first.run("git", "clone", "--quiet", str(tmp_path / "hub.git"), str(second.folder))
     configure(second, folder["url"])
     second.run("dvc", "exp", "pull", "origin", "slow")
@@ -217,4 +217,4 @@ def test_experiment_before_the_remote_goes_with_local_settings(
 def fresh_clone(origin: Project, folder: Path) -> Project:
     """Return a clone with its own, empty cache."""
     origin.run("git", "clone", "--quiet", str(origin.folder), str(folder))
-    return Project(folder)
+    return origin.at(folder)

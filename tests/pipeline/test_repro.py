@@ -176,7 +176,7 @@ def test_killed_training_goes_on_to_the_same_bits(
     """
     num_steps = 200 + 250 * (kills - 1)
     rhythm = {"train.num_steps": str(num_steps), "train.checkpoint_every": "20"}
-    project = make_project(f"killed-{kills}-{command[1]}", **rhythm)
+    project = make_project(f"killed-{kills}-{command[1]}", **rhythm).with_real_processes()
     project.run("dvc", "repro", "encode")
     project.run("git", "add", "--all")
     project.run("git", "commit", "--quiet", "--message=data")
@@ -250,7 +250,7 @@ def trainer_below(pid: int) -> int:
 
 def test_second_repro_at_a_time_is_refused(project: Project, tmp_path: Path) -> None:
     """It names the busy process, and the first one ends as if it were alone."""
-    clone = project.clone(tmp_path / "clone")
+    clone = project.clone(tmp_path / "clone").with_real_processes()
     clone.set_params({"train.num_steps": "400"})
     first = subprocess.Popen(
         ["dvc", "repro"], cwd=clone.folder, env=clone.env, stdout=subprocess.DEVNULL

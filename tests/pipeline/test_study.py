@@ -208,7 +208,7 @@ def test_curves_are_named_and_have_the_floor() -> None:
 @pytest.mark.pipeline
 def test_study_of_real_experiments(project: Project, tmp_path: Path) -> None:
     """Each is an experiment with a row; a failed one has no result, whatever DVC shows."""
-    lab = project.clone(tmp_path / "clone")
+    lab = project.clone(tmp_path / "clone").with_real_processes()
     study = ("python", "-m", "stages.study", "ablations", "--jobs", "2")
     few = ("--steps", "6")
     lab.run(
