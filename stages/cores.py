@@ -3,8 +3,8 @@
 PyTorch splits an operation among threads and waits for the last of them. Meanwhile its OpenMP
 library lets the others spin, for 300,000 rounds. On free cores, spinning saves the time to wake a
 thread, and 10,000 rounds save as much. On busy cores, any spinning takes time from the very threads
-that it waits for, so not spinning is fastest (tests/benchmarks/RESULTS.md, "Beside other
-programs"). So a stage checks, when it starts, whether the cores are free.
+that it waits for, so not spinning is fastest (tests/benchmarks/RESULTS.md, "While other
+programs run"). So a stage checks, when it starts, whether the cores are free.
 
 How threads wait changes no bits. Their number does, so it must not depend on the present load: it
 is the number of cores or, in a queue of experiments, each worker's share of them.
