@@ -308,7 +308,7 @@ def start(job: str, folder: Path, processes: int = 2) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
-def finish(process: subprocess.Popen[str], timeout_s: float = 120) -> tuple[int, str]:
+def finish(process: subprocess.Popen[str], timeout_s: float = 600) -> tuple[int, str]:
     """Return the exit status and the text on stderr."""
     _, errors = process.communicate(timeout=timeout_s)
     return process.returncode, errors
