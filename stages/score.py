@@ -32,15 +32,15 @@ def main() -> None:
     scored too, byte by byte. Raises ValueError for an empty file and for one that is not text.
     """
     defaults = load_params(PARAMS, "evaluation", EvaluationParams)
-    args = _parse_arguments(defaults)
     text_field = load_params(PARAMS, "corpus", CorpusParams).text_field
+    args = _parse_arguments(defaults, text_field)
     stride = dataclasses.replace(defaults, stride=args.stride).stride  # checked by the dataclass
     where = "evaluation.device" if args.device == defaults.device else "--device"
     model, tokenizer = load_trained(resolve_device(args.device, where))
     with tempfile.TemporaryDirectory() as folder:
         text_path, tokens_path = Path(folder) / "text.txt", Path(folder) / "tokens.npy"
         with naming(text_path):
-            size = _copy_text(args.file, text_field, text_path)
+            size = _copy_text(args.file, args.text_field, text_path)
             if not tokenizer.encode_file(text_path, tokens_path):
                 raise ValueError(f"{args.file}: empty; there is nothing to score")
         scores = evaluate(
@@ -73,12 +73,14 @@ def _copy_text(file: Path, text_field: str, target: Path) -> int:
     """Write the text of a file to `target`; return its number of bytes."""
     suffix = None if file.name.lower().endswith(SUFFIXES) else ".txt"
     with target.open("wb") as output:
-        for text, ended in read_pieces(file, text_field, suffix=suffix):
+        for text, ended in read_pieces(
+            file, text_field, suffix=suffix, field_setting="--text-field"
+        ):
             output.write(text + SEPARATOR if ended else text)
         return output.tell()
 
 
-def _parse_arguments(defaults: EvaluationParams) -> argparse.Namespace:
+def _parse_arguments(defaults: EvaluationParams, text_field: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m stages.score",
         description="Score any text with the trained model.",
@@ -89,6 +91,7 @@ def _parse_arguments(defaults: EvaluationParams) -> argparse.Namespace:
     add("--json", action="store_true", help="print JSON")
     stride_help = "tokens that each window scores after the first (of a document)"
     add("--stride", type=int, default=defaults.stride, help=stride_help)
+    add("--text-field", default=text_field, help="of .jsonl and .parquet, which has the text")
     add("--device", default=defaults.device, help="auto, cpu, cuda, cuda:N or mps")
     return parser.parse_args()
 

@@ -36,6 +36,7 @@ class _Place:
 
     path: Path
     unit: str  # line, row or byte
+    field_setting: str = ""  # what names the field that has the text
     number: int = 1
 
     def __post_init__(self) -> None:
@@ -69,18 +70,23 @@ def check_head(path: Path, suffix: str | None = None) -> str:
 
 
 def read_pieces(
-    path: Path, text_field: str, chunk_bytes: int = 1 << 20, suffix: str | None = None
+    path: Path,
+    text_field: str,
+    chunk_bytes: int = 1 << 20,
+    suffix: str | None = None,
+    field_setting: str = "corpus.text_field",
 ) -> Iterator[Piece]:
     """Yield the pieces of the file `path`, whose name, or else `suffix`, gives its format.
 
+    An error about the field of .jsonl and .parquet says that `field_setting` names it.
     Raises ValueError, naming the file and the line, row or byte, if the content does not have that
     format, is not text or is beyond the limits; OSError if it cannot be read.
     """
     suffix = check_head(path, suffix)
     if suffix == ".parquet":
-        return _read_parquet(_Place(path, "row"), text_field)
+        return _read_parquet(_Place(path, "row", field_setting), text_field)
     if suffix.startswith(".jsonl"):
-        return _read_jsonl(_Place(path, "line"), suffix, text_field)
+        return _read_jsonl(_Place(path, "line", field_setting), suffix, text_field)
     return _read_text(_Place(path, "byte"), suffix, chunk_bytes)
 
 
@@ -127,7 +133,7 @@ def _read_jsonl(place: _Place, suffix: str, text_field: str) -> Iterator[Piece]:
                     has = ", ".join(record) if isinstance(record, dict) else type(record).__name__
                     raise ValueError(
                         f"{place} has no field {text_field!r} (it has: {has:.200}); set "
-                        "corpus.text_field"
+                        f"{place.field_setting}"
                     )
                 yield _as_text(record[text_field], f"{place}, field {text_field!r}"), True
             place.number += 1
@@ -164,7 +170,7 @@ def _cells(place: _Place, text_field: str) -> Iterator[object]:
         if text_field not in columns:
             raise ValueError(
                 f"corpus: {place.path} has no column {text_field!r} (it has: "
-                f"{', '.join(columns):.200}); set corpus.text_field"
+                f"{', '.join(columns):.200}); set {place.field_setting}"
             )
         _check_row_groups(file.metadata, place)
         # few rows: each may be as large as the largest, which a dictionary stores only once

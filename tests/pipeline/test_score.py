@@ -144,6 +144,9 @@ def test_formats_of_a_corpus(score: Callable[..., str], tmp_path: Path) -> None:
     assert len(scores) == 5
     assert scores[0]["bytes"] == len(text.encode())
     assert all(one == scores[0] for one in scores)
+    other = tmp_path / "other.jsonl"
+    other.write_text("\n".join(lines).replace('"text"', '"content"'), encoding="utf-8")
+    assert json.loads(score(str(other), "--text-field", "content", "--json")) == scores[0]
 
 
 def test_what_is_no_text(score: Callable[..., str], trained: Path) -> None:
@@ -159,7 +162,7 @@ def test_what_is_no_text(score: Callable[..., str], trained: Path) -> None:
         (
             "w.jsonl",
             b'{"story": "a"}',
-            "w.jsonl, line 1 has no field 'text' .*set corpus.text_field",
+            "w.jsonl, line 1 has no field 'text' .*set --text-field",
         ),
         ("w.parquet", b"PAR1\x15", "w.parquet.* damaged; download or write it again"),
     ):
