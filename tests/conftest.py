@@ -77,6 +77,12 @@ def programs(pytestconfig: pytest.Config) -> Iterator[Path]:
 
 
 @pytest.fixture
+def forked(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start stages, and the process that sends to MLflow, as forks; see tests/fork_server.py."""
+    monkeypatch.setattr(sys, "executable", str(programs / "python"))
+
+
+@pytest.fixture
 def without_digests(monkeypatch: pytest.MonkeyPatch) -> None:
     """Save tokenizers and models as other programs do: their readers must see damage themselves."""
     for module in ("lmlib.checkpoint", "lmlib.tokenizer.codec"):

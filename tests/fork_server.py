@@ -68,7 +68,7 @@ def fork_server() -> Iterator[Path]:
         server = subprocess.Popen(
             [sys.executable, "-m", "tests.fork_server", str(address)],
             cwd=Path(__file__).parents[1],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # which closes when this process is killed
             stdout=subprocess.DEVNULL,
             start_new_session=True,
         )
@@ -86,8 +86,7 @@ def fork_server() -> Iterator[Path]:
                 time.sleep(0.02)
             yield path.parent
         finally:
-            server.terminate()
-            server.wait()
+            server.communicate()  # closes its stdin
 
 
 class Request:
@@ -182,6 +181,7 @@ class Server:
         self.selector = selectors.DefaultSelector()
         self.listener = socket.socket(socket.AF_UNIX)
         self.selector.register(self.listener, selectors.EVENT_READ, self._accept)
+        self.selector.register(0, selectors.EVENT_READ, sys.exit)
         self.forks: list[tuple[int, socket.socket]] = []
         self.listener.bind(address + ".new")
         self.listener.listen(64)

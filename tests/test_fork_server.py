@@ -3,9 +3,12 @@
 import json
 import os
 import resource
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -119,6 +122,26 @@ def test_signals_reach_a_fork(start: Start, number: int, caught: int | None) -> 
 def test_a_variable_that_a_library_has_read_gets_a_real_process(start: Start) -> None:
     out, _ = start("import sys; print('torch' in sys.modules)", threads="3").communicate()
     assert out == "False\n"
+
+
+def answers(address: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(address)) == 0
+
+
+def test_the_server_ends_with_the_process_that_started_it() -> None:
+    code = (
+        "import os\nfrom tests.fork_server import fork_server\nwith fork_server() as folder:\n"
+        "    print(folder, flush=True)\n    os.kill(os.getpid(), 9)"
+    )
+    ended = [sys.executable, "-c", code]
+    root = Path(__file__).parents[1]
+    folder = subprocess.run(ended, cwd=root, stdout=subprocess.PIPE, text=True).stdout.strip()
+    deadline = time.monotonic() + 60
+    while answers(Path(folder).with_name("socket")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    shutil.rmtree(Path(folder).parent)
 
 
 def test_another_program_is_a_real_process(programs: Path) -> None:

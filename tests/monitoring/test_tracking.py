@@ -31,6 +31,7 @@ from lmlib.monitoring.tracking.journal import _status_after
 from lmlib.sampling import SamplingParams, generate_text
 from lmlib.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.usefixtures("forked")
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -108,12 +109,6 @@ def store(shared_store: Store, caplog: pytest.LogCaptureFixture) -> Iterator[Sto
     """One store for the tests of this file, since making a database takes seconds."""
     yield shared_store
     wait_until_sent(shared_store.spool)
-
-
-@pytest.fixture(autouse=True)
-def forked(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start the process that sends to MLflow as a fork of one that has imported it."""
-    monkeypatch.setattr(sys, "executable", str(programs / "python"))
 
 
 def write_damaged_journals(spool: Path) -> None:

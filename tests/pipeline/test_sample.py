@@ -28,12 +28,16 @@ from lmlib.visible import visible
 from stages import sample
 from stages.cli import run_stage
 from stages.paths import MODEL, PARAMS, TOKENIZER
+from tests.fork_server import TOOLS
 from tests.pipeline.imports import ROOT
 from tests.pipeline.trained import make_trained
 
-pytestmark = pytest.mark.filterwarnings(  # as DVC walks its tree of outs
-    "ignore:_NoneStep.value will soon raise AttributeError:DeprecationWarning"
-)
+pytestmark = [
+    pytest.mark.usefixtures("forked"),
+    pytest.mark.filterwarnings(  # as DVC walks its tree of outs
+        "ignore:_NoneStep.value will soon raise AttributeError:DeprecationWarning"
+    ),
+]
 Run = Callable[..., str]
 SETTINGS = ("--max-tokens", "12", "--temperature", "1", "--top-p", "1")
 
@@ -350,7 +354,7 @@ class Terminal:
 
 def test_the_prompt_loop_on_a_terminal(trained: Path) -> None:
     """As one types: prompts, commands, a mistake, and Ctrl-D."""
-    terminal = Terminal(sys.executable, "-m", "stages.sample", *SETTINGS, cwd=trained)
+    terminal = Terminal(str(TOOLS / "python"), "-m", "stages.sample", *SETTINGS, cwd=trained)
     with terminal.process:
         assert terminal.read("> ").startswith("A line is a prompt")
         assert terminal.answer("Once") == visible(texts(trained, "Once")[0])
@@ -369,7 +373,7 @@ def test_the_prompt_loop_on_a_terminal(trained: Path) -> None:
 def test_a_terminal_shows_control_characters_and_does_not_obey_them(trained: Path) -> None:
     """They would clear the screen, set its title, turn the direction. A file keeps them."""
     prompt = "a\x1b[2J\x1b]0;title\x07\x9b31m\u202eb\rc\td"
-    command = [sys.executable, "-m", "stages.sample", "--prompt", prompt, *SETTINGS]
+    command = [str(TOOLS / "python"), "-m", "stages.sample", "--prompt", prompt, *SETTINGS]
     terminal = Terminal(*command, cwd=trained)
     with terminal.process:
         shown = terminal.read()

@@ -27,6 +27,7 @@ from tests.pipeline.conftest import Project
 from tests.pipeline.imports import ROOT
 from tests.pipeline.trained import make_trained
 
+pytestmark = pytest.mark.usefixtures("forked")
 START_S = 120.0  # only ends a broken test
 
 
