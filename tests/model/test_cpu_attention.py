@@ -72,12 +72,16 @@ def test_result_and_gradients_are_those_of_the_written_out_one(
 
 @pytest.mark.parametrize("isolated", [False, True])
 @pytest.mark.parametrize("window", [0, 3])
+@pytest.mark.parametrize(
+    "along_random_directions", [True, pytest.param(False, marks=pytest.mark.slow)]
+)
 def test_gradients_by_finite_differences(
-    monkeypatch: pytest.MonkeyPatch, window: int, isolated: bool
+    monkeypatch: pytest.MonkeyPatch, window: int, isolated: bool, along_random_directions: bool
 ) -> None:
     monkeypatch.setattr(cpu_attention, "QUERIES", 4)
     options = {"window": window, "documents": documents(9) if isolated else None}
-    assert torch.autograd.gradcheck(partial(causal_attention, **options), heads(9), fast_mode=True)
+    attention = partial(causal_attention, **options)
+    assert torch.autograd.gradcheck(attention, heads(9), fast_mode=along_random_directions)
 
 
 def test_bfloat16_is_as_exact_as_its_dtype() -> None:

@@ -46,13 +46,18 @@ def test_value_and_gradients_are_those_of_cross_entropy(softcap: float) -> None:
 
 @pytest.mark.usefixtures("at_a_time")
 @pytest.mark.parametrize("softcap", CAPS)
-def test_gradients_in_float64_are_those_of_differences(softcap: float) -> None:
+@pytest.mark.parametrize(
+    "along_random_directions", [True, pytest.param(False, marks=pytest.mark.slow)]
+)
+def test_gradients_in_float64_are_those_of_differences(
+    softcap: float, along_random_directions: bool
+) -> None:
     hidden, weight, targets = random_inputs(torch.float64)
     assert linear_cross_entropy(hidden, weight, targets, softcap).dtype == torch.float64
     torch.autograd.gradcheck(
         lambda x, w: linear_cross_entropy(x, w, targets, softcap),
         (hidden, weight),
-        fast_mode=True,  # along random directions
+        fast_mode=along_random_directions,
     )
 
 
