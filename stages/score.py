@@ -32,15 +32,14 @@ def main() -> None:
     scored too, byte by byte. Raises ValueError for an empty file and for one that is not text.
     """
     defaults = load_params(PARAMS, "evaluation", EvaluationParams)
-    args = _parse_arguments(defaults)
-    text_field = load_params(PARAMS, "corpus", CorpusParams).text_field
+    args = _parse_arguments(defaults, load_params(PARAMS, "corpus", CorpusParams).text_field)
     stride = dataclasses.replace(defaults, stride=args.stride).stride  # checked by the dataclass
     where = "evaluation.device" if args.device == defaults.device else "--device"
     model, tokenizer = load_trained(resolve_device(args.device, where))
     with tempfile.TemporaryDirectory() as folder:
         text_path, tokens_path = Path(folder) / "text.txt", Path(folder) / "tokens.npy"
         with naming(text_path):
-            size = _copy_text(args.file, text_field, text_path)
+            size = _copy_text(args.file, args.text_field, text_path)
             if not tokenizer.encode_file(text_path, tokens_path):
                 raise ValueError(f"{args.file}: empty; there is nothing to score")
         scores = evaluate(
@@ -73,12 +72,16 @@ def _copy_text(file: Path, text_field: str, target: Path) -> int:
     """Write the text of a file to `target`; return its number of bytes."""
     suffix = None if file.name.lower().endswith(SUFFIXES) else ".txt"
     with target.open("wb") as output:
-        for text, ended in read_pieces(file, text_field, suffix=suffix):
-            output.write(text + SEPARATOR if ended else text)
+        try:
+            for text, ended in read_pieces(file, text_field, suffix=suffix):
+                output.write(text + SEPARATOR if ended else text)
+        except ValueError as error:  # its advice is for a corpus
+            advice = str(error).replace("set corpus.text_field", "use --text-field NAME")
+            raise ValueError(advice) from error
         return output.tell()
 
 
-def _parse_arguments(defaults: EvaluationParams) -> argparse.Namespace:
+def _parse_arguments(defaults: EvaluationParams, text_field: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m stages.score",
         description="Score any text with the trained model.",
@@ -86,6 +89,8 @@ def _parse_arguments(defaults: EvaluationParams) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("file", type=Path, metavar="FILE", help="the text, in any format of a corpus")
+    field_help = "field of .jsonl, or column of .parquet, that has the text"
+    add("--text-field", default=text_field, metavar="NAME", help=field_help)
     add("--json", action="store_true", help="print JSON")
     stride_help = "tokens that each window scores after the first (of a document)"
     add("--stride", type=int, default=defaults.stride, help=stride_help)

@@ -144,6 +144,10 @@ def test_formats_of_a_corpus(score: Callable[..., str], tmp_path: Path) -> None:
     assert len(scores) == 5
     assert scores[0]["bytes"] == len(text.encode())
     assert all(one == scores[0] for one in scores)
+    lines = [json.dumps({"text": 3, "content": story}) for story in stories]
+    (tmp_path / "c.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    named = score(str(tmp_path / "c.jsonl"), "--json", "--text-field", "content")
+    assert json.loads(named) == scores[0]
 
 
 def test_what_is_no_text(score: Callable[..., str], trained: Path) -> None:
@@ -159,7 +163,7 @@ def test_what_is_no_text(score: Callable[..., str], trained: Path) -> None:
         (
             "w.jsonl",
             b'{"story": "a"}',
-            "w.jsonl, line 1 has no field 'text' .*set corpus.text_field",
+            "w.jsonl, line 1 has no field 'text' .*; use --text-field NAME",
         ),
         ("w.parquet", b"PAR1\x15", "w.parquet.* damaged; download or write it again"),
     ):
