@@ -33,8 +33,8 @@ def main() -> None:
     for out in outs:
         touch(out)
     say(
-        f"damaged files in the cache: {len(damaged)}; `dvc repro` now reads all outs again, and "
-        "rebuilds those that are damaged or missing\n"
+        f"damaged files in the cache: {len(damaged)}\n"
+        "`dvc repro` now reads all outs again, and rebuilds what is damaged or missing\n"
     )
 
 
