@@ -88,10 +88,11 @@ def _parse_arguments(defaults: EvaluationParams, text_field: str) -> argparse.Na
     )
     add = parser.add_argument
     add("file", type=Path, metavar="FILE", help="the text, in any format of a corpus")
+    field_help = "field of .jsonl, or column of .parquet, that has the text"
+    add("--text-field", default=text_field, metavar="NAME", help=field_help)
     add("--json", action="store_true", help="print JSON")
     stride_help = "tokens that each window scores after the first (of a document)"
     add("--stride", type=int, default=defaults.stride, help=stride_help)
-    add("--text-field", default=text_field, help="of .jsonl and .parquet, which has the text")
     add("--device", default=defaults.device, help="auto, cpu, cuda, cuda:N or mps")
     return parser.parse_args()
 

@@ -1,8 +1,9 @@
 """Find damaged files: in DVC's cache, and among the outs of the pipeline.
 
 DVC trusts the read-only files of its cache, and outs that have not changed since it saw them. This
-reads all files of the cache and removes the damaged ones. It gives all outs a new time, so that
-`dvc repro` reads them again, and rebuilds what is damaged or missing.
+reads all files of the cache. A damaged one is replaced by a file of an out with the same hash, so
+that no stage runs only because the cache was damaged, and removed where there is none. All outs get
+a new time: `dvc repro` then reads them again, and rebuilds what is damaged or missing.
 
 Run:    make verify   (or, from the root of the repository: python -m stages.verify)
 """
@@ -13,23 +14,27 @@ from pathlib import Path
 
 from dvc.repo import Repo
 
+from lmlib.files import replacing
 from stages.artefacts import md5_file, recorded_outs
 from stages.cli import run_stage, say
 
 
 def main() -> None:
-    """Remove the damaged files of the cache, and print which they were."""
+    """Replace or remove the damaged files of the cache, and print which they were."""
     with Repo() as repo:
         cache = Path(repo.cache.local.path)
     outs = recorded_outs()
     damaged = remove_damaged(cache)
+    whole = replace_from(list(outs), damaged)
     for path in damaged:
-        say(f"{path}: damaged, so it was removed from the cache\n")
+        source = whole.get(path)
+        done = f"replaced by {source}, which is whole" if source else "removed from the cache"
+        say(f"{path}: damaged, so it was {done}\n")
     for out in outs:
         touch(out)
     say(
-        f"damaged files in the cache: {len(damaged)}; run `dvc repro`: it reads all outs, and "
-        "rebuilds those that are damaged or missing\n"
+        f"damaged files in the cache: {len(damaged)}\n"
+        "run `dvc repro`: it reads all outs, and rebuilds what is damaged or missing\n"
     )
 
 
@@ -37,8 +42,7 @@ def remove_damaged(cache: Path) -> list[Path]:
     """Remove from a cache all that is not a file with the hash in its name; return the paths."""
     damaged = []
     for path in sorted(cache.glob("[0-9a-f][0-9a-f]/*")):
-        digest = (path.parent.name + path.name).removesuffix(".dir")
-        if path.is_file() and md5_file(path) == digest:
+        if path.is_file() and md5_file(path) == _digest(path):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -48,11 +52,30 @@ def remove_damaged(cache: Path) -> list[Path]:
     return damaged
 
 
+def replace_from(outs: list[Path], removed: list[Path]) -> dict[Path, Path]:
+    """Copy to the cache what was removed there and is whole in an out; return the files copied."""
+    missing = {_digest(path): path for path in removed}
+    copied: dict[Path, Path] = {}
+    files = [path for out in outs for path in (out, *out.rglob("*"))] if missing else []
+    for path in files:
+        cached = missing.get(md5_file(path)) if path.is_file() else None
+        if cached is not None and cached not in copied:
+            with replacing(cached) as (copy,):
+                shutil.copyfile(path, copy)
+                copy.chmod(0o444)  # as DVC keeps it
+            copied[cached] = path
+    return copied
+
+
 def touch(out: Path) -> None:
     """Change the time of all files of an out: DVC then reads them again."""
     for path in [out, *out.rglob("*")]:
         if path.exists():
             os.utime(path)
+
+
+def _digest(cached: Path) -> str:
+    return (cached.parent.name + cached.name).removesuffix(".dir")
 
 
 if __name__ == "__main__":

@@ -109,6 +109,21 @@ def test_a_damaged_file_of_the_cache_is_refused_and_made_anew(
     assert "up to date" in copy.run("dvc", "status")
 
 
+def test_a_damaged_file_of_the_cache_is_replaced_by_the_out(copy: Project) -> None:
+    """Or the model would be trained again, although it is whole."""
+    whole = (copy.folder / "models/lm/model.safetensors").read_bytes()
+    caches = (copy.folder / ".dvc/cache/files/md5").glob("??/*")
+    (cached,) = [path for path in caches if path.read_bytes() == whole]
+    cached.chmod(0o644)
+    flip_a_bit(cached)
+    said = copy.run(*VERIFY)
+    assert f"{cached.name}: damaged, so it was replaced by models/lm/model.safetensors" in said
+    assert cached.read_bytes() == whole
+    assert cached.stat().st_mode & 0o777 == 0o444
+    assert "in the cache: 0" in copy.run(*VERIFY)
+    assert "up to date" in copy.run("dvc", "status")
+
+
 def test_by_hand_a_changed_text_is_a_warning(copy: Project) -> None:
     """It may be what `python -m stages.download` made from other parameters."""
     flip_a_bit(copy.folder / "data/raw/valid.txt")
