@@ -50,7 +50,7 @@ def test_what_is_no_file_of_digests_is_named(folder: Path, make: Callable[[Path]
     """A pipe would wait for a writer."""
     (folder / SUMS).unlink()
     make(folder / SUMS)
-    with pytest.raises(ValueError, match="SHA256SUMS: not a file"):
+    with pytest.raises(ValueError, match="SHA256SUMS: not a regular file"):
         check_digests(folder, "a.txt")
 
 

@@ -35,9 +35,9 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "device").symlink_to("/dev/zero")
     for name in ("pipe", "folder", "device"):
-        with pytest.raises(OSError, match=f"{name}: not a file"):
+        with pytest.raises(OSError, match=f"{name}: not a regular file"):
             open_regular(tmp_path / name)
-        with pytest.raises(OSError, match=f"{name}: not a file"):
+        with pytest.raises(OSError, match=f"{name}: not a regular file"):
             sha256_file(tmp_path / name)
     with pytest.raises(OSError, match="symbolic links"):
         open_regular(tmp_path / "link", follow=False)

@@ -109,6 +109,8 @@ def run_tests(folder: Path, tests: Sequence[str]) -> Outcome:
     # without options for another run of pytest, and with the place of the plugin
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     environment["PYTHONPATH"] = str(Path(__file__).parent)
+    # Python takes code that it compiled in the same second, of a file of the same size, for current
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
     start = time.perf_counter()
     try:
         done = subprocess.run(

@@ -191,7 +191,7 @@ def test_a_state_that_cannot_be_read_is_skipped(
     store.save(model, optimizer, 1, ROWS)
     make(tmp_path / "step-000000002.pt")
     assert store.load(model, optimizer) == (1, ROWS)
-    assert "step-000000002.pt: not a file; " in caplog.text
+    assert "step-000000002.pt: not a regular file; " in caplog.text
 
 
 def flip_a_byte(content: bytes) -> bytes:
