@@ -52,7 +52,10 @@ def start(programs: Path, tmp_path: Path) -> Start:
     ) -> "subprocess.Popen[str]":
         (package / "work.py").write_text(code, encoding="utf-8")
         settings = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE) | options
-        env = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+        # without what tests of this process before have left for libraries: it is read at start
+        left = ("PYTHON", "OMP_", "KMP_", "LD_", "MALLOC_")
+        env = {key: value for key, value in os.environ.items() if not key.startswith(left)}
+        env |= {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
         env |= {"VARIABLE": "é", "OMP_NUM_THREADS": threads}
         command = ["python", "-m", "stages.work", *arguments]
         return subprocess.Popen(command, cwd=package.parent, env=env, text=True, **settings)  # type: ignore[call-overload]
