@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import re
+import shlex
 import shutil
 import sys
 import sysconfig
@@ -264,6 +265,7 @@ class Runtime:
         if not self.should_compile(mode, operations):
             return module
 
+        allow_spaces_in_paths()
         logger.info("compiling the model, which can take a minute")
         # a module, though its type does not say so
         compiled: Any = torch.compile(module, dynamic=False)
@@ -272,8 +274,11 @@ class Runtime:
         except Exception as error:
             if not is_of_compiler(error):
                 raise
-            first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            logger.warning("the compiler failed (%s); the model runs uncompiled", first_line)
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            # the first line may name the backend alone, and the second what it raised
+            if lines[0].endswith(" raised:") and len(lines) > 1:
+                del lines[0]
+            logger.warning("the compiler failed (%s); the model runs uncompiled", lines[0])
             return module
         return compiled
 
@@ -336,6 +341,23 @@ class Runtime:
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
+
+
+@cache
+def allow_spaces_in_paths() -> None:
+    """Let `torch.compile` link where PyTorch or Python is installed in a folder with a space.
+
+    PyTorch 2.13 writes the `-L` options of the C++ compiler without quotes:
+    https://github.com/pytorch/pytorch/pull/191010.
+    """
+    from torch._inductor.cpp_builder import BuildOptionsBase  # importing it takes a second
+
+    plain = BuildOptionsBase.get_libraries_dirs
+
+    def quoted(self: BuildOptionsBase) -> list[str]:
+        return [shlex.quote(folder) for folder in plain(self)]
+
+    BuildOptionsBase.get_libraries_dirs = quoted
 
 
 def is_of_compiler(error: Exception) -> bool:

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed
+from torch._inductor.cpp_builder import BuildOptionsBase, CppBuilder
 
-from lmlib.runtime import Runtime, _warn_once, resolve_device, resolve_dtype
+from lmlib.runtime import (
+    Runtime,
+    _warn_once,
+    allow_spaces_in_paths,
+    resolve_device,
+    resolve_dtype,
+)
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 ON_CPU, ON_CUDA = Runtime(CPU), Runtime(CUDA)
@@ -344,7 +352,14 @@ def trial(module: nn.Module) -> None:
     module(torch.ones(1, requires_grad=True)).backward()
 
 
-@pytest.mark.parametrize("error", [compiler_error(), OutOfResources("shared memory")], ids=repr)
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (compiler_error(), "RuntimeError: no such backend"),
+        (OutOfResources("shared memory"), "shared memory"),
+        (OutOfResources(), "OutOfResources"),
+    ],
+)
 @pytest.mark.parametrize("failing", ["forward", "backward"])
 def test_stays_uncompiled_where_the_compiler_fails(
     monkeypatch: pytest.MonkeyPatch,
@@ -352,15 +367,16 @@ def test_stays_uncompiled_where_the_compiler_fails(
     caplog: pytest.LogCaptureFixture,
     failing: str,
     error: Exception,
+    reason: str,
 ) -> None:
     machine.has_compilers("g++")
     plain = nn.Identity()
     monkeypatch.setattr("torch.compile", lambda _, **__: Double(failing, error))
     with caplog.at_level(logging.INFO):
         assert ON_CPU.compile(plain, trial, "on", 1.0) is plain
-    assert [message.split(" (")[0] for message in caplog.messages] == [
+    assert caplog.messages == [
         "compiling the model, which can take a minute",
-        "the compiler failed",
+        f"the compiler failed ({reason}); the model runs uncompiled",
     ]
 
 
@@ -380,6 +396,15 @@ def test_errors_of_the_model_are_not_taken_for_the_compilers(
     monkeypatch.setattr("torch.compile", lambda _, **__: Double("forward", RuntimeError("bug")))
     with pytest.raises(RuntimeError, match=r"^bug$"):
         ON_CPU.compile(nn.Identity(), trial, "on", 1.0)
+
+
+@pytest.mark.parametrize("folder", ["/My Models ü/lib", "/it's/lib", "/plain/lib"])
+def test_links_with_libraries_in_any_folder(folder: str) -> None:
+    """PyTorch writes the options of the C++ compiler as a text, and splits it as a shell does."""
+    allow_spaces_in_paths()
+    options = BuildOptionsBase(compiler="g++", libraries_dirs=[folder])
+    command = CppBuilder("name", "source.cpp", options).get_command_line()
+    assert f"-L{folder}" in shlex.split(command)
 
 
 def test_compiles_only_where_it_should(monkeypatch: pytest.MonkeyPatch) -> None:

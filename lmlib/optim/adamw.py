@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lmlib.native import address_of, load_kernels
-from lmlib.runtime import is_of_compiler, to_device
+from lmlib.runtime import allow_spaces_in_paths, is_of_compiler, to_device
 from lmlib.sharding import local
 from lmlib.threads import shared_pool
 
@@ -193,6 +193,7 @@ def _compiled(update: Callable[..., None]) -> Callable[..., None]:
     """
     import torch._dynamo.config as config  # importing it takes a second
 
+    allow_spaces_in_paths()
     config.recompile_limit = max(config.recompile_limit, 64)
     return torch.compile(update, dynamic=False, fullgraph=True)
 

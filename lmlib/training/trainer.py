@@ -18,6 +18,7 @@ from lmlib.memory import is_out_of_memory
 from lmlib.model import NextTokenLoss, TransformerLM, documents_of, flops_per_token
 from lmlib.monitoring.throughput import Meter
 from lmlib.optim import Muon, build_optimizer, clip_scale
+from lmlib.runtime import allow_spaces_in_paths
 from lmlib.sharding import whole
 from lmlib.training.copying import CopyWeights, copy_weight_at
 from lmlib.training.distributed import SharedLoss, averaging, replicate, shard
@@ -148,6 +149,7 @@ class Trainer:
         if self.parallel == "fsdp":
             if not self.runtime.should_compile(mode, operations):
                 return
+            allow_spaces_in_paths()
             logger.info("compiling the model, which can take a minute")
             for block in self.model.layers:  # the gathering in between cannot be traced
                 block.compile(dynamic=False)
