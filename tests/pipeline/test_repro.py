@@ -163,8 +163,8 @@ def test_data_stages_have_runs_of_their_own(project: Project) -> None:
     ("command", "kills"),
     [
         (["dvc", "repro", "train"], 1),
-        pytest.param(["dvc", "repro", "train"], 20, marks=pytest.mark.slow),
-        pytest.param(["dvc", "exp", "run", "--temp"], 20, marks=pytest.mark.slow),
+        pytest.param(["dvc", "repro", "train"], 6, marks=pytest.mark.slow),
+        pytest.param(["dvc", "exp", "run", "--temp"], 6, marks=pytest.mark.slow),
     ],
 )
 def test_killed_training_goes_on_to_the_same_bits(

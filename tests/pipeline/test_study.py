@@ -209,38 +209,39 @@ def test_curves_are_named_and_have_the_floor() -> None:
 def test_study_of_real_experiments(project: Project, tmp_path: Path) -> None:
     """Each is an experiment with a row; a failed one has no result, whatever DVC shows."""
     lab = project.clone(tmp_path / "clone").with_real_processes()
-    study = ("python", "-m", "stages.study", "ablations", "--jobs", "2")
+    study = ("python", "-m", "stages.study", "scaling", "--jobs", "2")
     few = ("--steps", "6")
     lab.run(
-        "dvc", "exp", "run", "--queue", "--name", "ablations-2", "evaluate", "-S", "train.seed=2"
+        "dvc", "exp", "run", "--queue", "--name", "scaling-2", "evaluate", "-S", "train.seed=2"
     )
     refused = lab.run(*study, *few, status=1)
-    assert "ablations-2 of an earlier call is still queued" in refused
+    assert "scaling-2 of an earlier call is still queued" in refused
     lab.run("dvc", "queue", "remove", "--queued")
 
     wrong = ("-S", "model.d_model=33")  # not a multiple of num_heads
     lab.run("dvc", "exp", "run", "--queue", "--name", "bad", "evaluate", *wrong)
     output = lab.run(*study, *few)
-    page = (lab.folder / "models/studies/ablations.md").read_text(encoding="utf-8")
+    page = (lab.folder / "models/studies/scaling.md").read_text(encoding="utf-8")
     assert page in output
     scores = re.findall(r"\| \**(\d\.\d{4})\** \|$", page, re.MULTILINE)
-    assert len(scores) == len(STUDIES_BY_NAME["ablations"].variants)
+    assert len(scores) == len(STUDIES_BY_NAME["scaling"].variants)
     assert len(set(scores)) > 1
     assert "did not finish" not in page
-    assert (lab.folder / "models/studies/ablations.svg").is_file()
+    assert (lab.folder / "models/studies/scaling.svg").is_file()
+    assert (lab.folder / "models/studies/scaling-curves.svg").is_file()
     finished = "import stages.study as s; print(*s.experiments('success'))"
-    names = {f"ablations-{number}" for number in range(1, len(scores) + 1)}
+    names = {f"scaling-{number}" for number in range(1, len(scores) + 1)}
     assert set(lab.run("python", "-c", finished).split()) == names
     assert lab.run("git", "status", "--porcelain") == ""  # the page is the user's, not git's
 
     # a committed page stays, unless asked to
-    lab.run("git", "add", "--force", "models/studies/ablations.md")
+    lab.run("git", "add", "--force", "models/studies/scaling.md")
     refused = lab.run(*study, *few, status=1)
-    assert "models/studies/ablations.md is committed, and this study would replace it" in refused
-    lab.run("git", "rm", "--quiet", "--cached", "models/studies/ablations.md")
+    assert "models/studies/scaling.md is committed, and this study would replace it" in refused
+    lab.run("git", "rm", "--quiet", "--cached", "models/studies/scaling.md")
 
     # again: from the run cache, in place of the first ones
     lab.run(*study, *few)
-    again = (lab.folder / "models/studies/ablations.md").read_text(encoding="utf-8")
+    again = (lab.folder / "models/studies/scaling.md").read_text(encoding="utf-8")
     assert again == page
     assert set(lab.run("python", "-c", finished).split()) == names
