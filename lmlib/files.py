@@ -3,23 +3,25 @@
 import csv
 import errno
 import fcntl
-import glob
 import hashlib
 import io
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from lmlib.places import no_space
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+PART = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part", re.DOTALL)  # a folder in which a file is written
 
 
 @contextmanager
@@ -68,7 +70,7 @@ def naming(path: Path) -> Iterator[None]:
 @contextmanager
 def _folder_for(path: Path) -> Iterator[Path]:
     """Yield a new folder next to `path`, and remove those of processes that have ended."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+    for leftover in _parts_in(path.parent.absolute()).pop(path.name, ()):
         with suppress(OSError):  # not ours to remove
             if (lock := _lock(leftover)) is not None:
                 try:
@@ -85,6 +87,19 @@ def _folder_for(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+
+
+@cache
+def _parts_in(folder: Path) -> dict[str, list[Path]]:
+    """Return the folders that earlier processes have made here, by the name of their file.
+
+    Found once: with thousands of shards in a folder, to look each time takes longer than to write.
+    """
+    parts: dict[str, list[Path]] = {}
+    for entry in folder.iterdir():
+        if found := PART.fullmatch(entry.name):
+            parts.setdefault(found[1], []).append(entry)
+    return parts
 
 
 def _lock(folder: Path) -> int | None:

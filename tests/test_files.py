@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -122,6 +122,23 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> No
         assert ours.exists()
     assert path.read_bytes() == b"ours"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_searched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a folder would take time by the square of its files."""
+    searched: list[Path] = []
+    names_in = Path.iterdir
+
+    def searching(folder: Path) -> Iterator[Path]:
+        searched.append(folder)
+        return names_in(folder)
+
+    monkeypatch.setattr(Path, "iterdir", searching)
+    monkeypatch.chdir(tmp_path)
+    for number in range(3):
+        write_atomically(tmp_path / f"{number}.npy", b"tokens")
+        write_atomically(f"{number}.npy", b"the same file")
+    assert searched == [tmp_path]
 
 
 def test_planted_links_are_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,8 @@ import pytest
 from mlflow import MlflowClient
 from sqlalchemy.exc import OperationalError
 
+from lmlib import files
+
 
 @pytest.fixture(scope="module")
 def store() -> ModuleType:
@@ -71,6 +73,7 @@ def test_a_database_is_there_only_once_it_is_complete(
     assert not database.exists()
     assert len(list(tmp_path.glob(".mlflow.db.*.part"))) == 1
     monkeypatch.setattr(store.mlflow_db, "_initialize_tables", make)
+    files._parts_in.cache_clear()  # the next process
     store.prepare(database)
     assert MlflowClient(f"sqlite:///{database}").search_experiments()
     assert {path.name for path in tmp_path.iterdir()} <= {"mlflow.db", "mlflow.db.lock"}
