@@ -1,6 +1,7 @@
 """Settings for all tests."""
 
 import _thread
+import gc
 import os
 import shutil
 import sys
@@ -64,6 +65,16 @@ def pytest_sessionstart() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest, so that no worker has to wait for another's last file."""
     items.sort(key=lambda item: not {"pipeline", "monitoring", "training"} & {*item.path.parts})
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from looking through thousands of tests again and again.
+
+    A training thaws all objects when it ends, and the next one would collect them for long.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.unfreeze = lambda: None
 
 
 @pytest.fixture(scope="session")

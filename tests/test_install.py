@@ -54,6 +54,7 @@ def answer(folder: Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
+@pytest.mark.slow
 def test_of_two_at_once_the_second_waits(folder: Path) -> None:
     """Neither removes the other's files, and pip runs once."""
     processes = [
@@ -67,6 +68,7 @@ def test_of_two_at_once_the_second_waits(folder: Path) -> None:
     assert answer(folder) == "42"
 
 
+@pytest.mark.slow
 def test_what_is_kept_and_what_is_made_again(
     folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -134,7 +134,7 @@ def test_as_a_sequence() -> None:
     context_length=st.integers(1, 5),
     seed=st.integers(0, 99),
 )
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=30)
 def test_an_epoch_takes_each_cell_once_and_region_after_region(
     num_cells: int, cells_of_region: int, context_length: int, seed: int
 ) -> None:

@@ -295,7 +295,7 @@ def test_what_another_keep_left_is_removed(tmp_path: Path) -> None:
     [
         ("copy", "local"),
         ("reference", "local"),
-        ("reference", "url"),
+        pytest.param("reference", "url", marks=pytest.mark.slow),
         pytest.param("copy", "url", marks=pytest.mark.slow),
     ],
 )

@@ -185,6 +185,7 @@ def test_tasks_that_run_twice(
         assert files_in(tokens) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("expected")
 def test_a_scheduler_that_dies(tokenizer: Tokenizer, texts: list[TextFile], tmp_path: Path) -> None:
     """One sentence says so, and the next run continues with what is finished."""
@@ -214,6 +215,7 @@ def same_ids(folder: Path, expected: Path, cache: Path) -> bool:
     return np.array_equal(ids[:], expected_ids[:])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("expected")
 def test_workers_write_to_an_object_store(
     tokenizer: Tokenizer, texts: list[TextFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -156,6 +156,7 @@ def test_local_tasks_are_those_of_the_folder() -> None:
     assert manager.all_tasks == sorted(LOCAL_TASKS)
 
 
+@pytest.mark.slow
 def test_an_unknown_task_is_named(text: Path) -> None:
     with pytest.raises(ValueError, match=r"^'storys' is not a task of lm-eval, nor one of"):
         find_tasks(["stories", "storys"], text)

@@ -299,6 +299,7 @@ def test_a_cache_with_documents() -> None:
         lm(ids, cache=lm.empty_cache(2), documents=documents)
 
 
+@pytest.mark.slow
 def test_documents_can_be_compiled() -> None:
     """As one graph, in a process of its own: functions whose shapes are checked cannot be read."""
     done = subprocess.run(

@@ -64,6 +64,7 @@ def ours(folder: Path, prompts: list[str], params: SamplingParams) -> list[str]:
     return [first for (first,) in generate_text(model, tokenizer, prompts, params)]
 
 
+@pytest.mark.slow
 def test_special_tokens_in_a_prompt_are_text_unless_allowed(trained: Path) -> None:
     params = load_params(trained / PARAMS, "sampling", SamplingParams)
     prompts = [f"Once{SEPARATOR}The"]

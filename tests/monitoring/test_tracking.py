@@ -400,6 +400,7 @@ def test_spool_that_cannot_be_written_costs_one_warning(
     assert f"{tmp_path / 'spool'}: file exists; move what is there away" in warning
 
 
+@pytest.mark.slow
 def test_server_that_dies_in_the_middle_of_a_run(
     store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -460,6 +461,7 @@ def test_four_processes_create_the_database_at_once(tmp_path: Path) -> None:
         assert store.run(str(i) * 32).data.metrics == {"train/loss": i}
 
 
+@pytest.mark.slow
 def test_model_is_registered_and_writes_text_and_the_best_one_has_the_alias(
     store: Store, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:

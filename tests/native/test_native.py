@@ -158,6 +158,7 @@ def test_damaged_code_is_compiled_again(toy: Toy, damage: str) -> None:
     assert toy.result() == (4, False, "")
 
 
+@pytest.mark.slow
 def test_what_the_code_depends_on_is_in_its_name(toy: Toy) -> None:
     toy.result()
     toy.source.write_text(SOURCE.replace("last = numbers[count - 1]", "last = numbers[0] - 7"))
@@ -236,6 +237,7 @@ def test_an_unknown_package_is_named() -> None:
         load_kernels("nosuch")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", PACKAGES)
 def test_the_kernels_of_the_project_call_nothing_but_c(package: str) -> None:
     """They are linked in processes without Numba, so what they call must exist there."""

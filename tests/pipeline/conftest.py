@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,21 +41,12 @@ class Project:
     def run(self, *command: str, status: int = 0) -> str:
         """Run a command; return its stdout and stderr; fail the test on another exit status.
 
-        The limit only ends a broken test: six experiments on a busy machine take minutes. The
-        output goes to files, since a pipe stays open until the last process that inherits it ends,
-        and DVC's queue workers are not waited for.
+        The limit only ends a broken test: six experiments on a busy machine take minutes.
         """
-        with (
-            tempfile.TemporaryFile("w+", encoding="utf-8") as stdout,
-            tempfile.TemporaryFile("w+", encoding="utf-8") as stderr,
-        ):
-            done = subprocess.run(
-                command, cwd=self.folder, env=self.env, stdout=stdout, stderr=stderr, timeout=1200
-            )
-            output = ""
-            for file in (stdout, stderr):
-                file.seek(0)
-                output += file.read()
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=1200
+        )
+        output = done.stdout + done.stderr
         assert done.returncode == status, f"{' '.join(command)} gave {done.returncode}:\n{output}"
         return output
 

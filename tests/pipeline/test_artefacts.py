@@ -15,6 +15,7 @@ from stages.paths import EXPORTED, HARNESS_METRICS
 from tests.pipeline.conftest import Project
 
 VERIFY = "python", "-m", "stages.verify"
+MORE = pytest.mark.slow  # of the same kind
 
 
 def flip_a_bit(path: Path) -> None:
@@ -45,12 +46,12 @@ def copy(project: Project, tmp_path: Path) -> Project:
     ("artefact", "damage", "stage"),
     [
         ("models/tokenizer/merges.txt", empty, "encode"),
-        ("models/tokenizer/vocab.json", flip_a_bit, "evaluate"),
-        ("models/tokenizer/bpe.json", change_a_number, "export"),
+        pytest.param("models/tokenizer/vocab.json", flip_a_bit, "evaluate", marks=MORE),
+        pytest.param("models/tokenizer/bpe.json", change_a_number, "export", marks=MORE),
         ("data/tokens/train/00000.npy", flip_a_bit, "train"),
-        ("data/tokens/valid/index.json", change_a_number, "evaluate"),
+        pytest.param("data/tokens/valid/index.json", change_a_number, "evaluate", marks=MORE),
         ("models/lm/model.safetensors", flip_a_bit, "evaluate"),
-        ("models/lm/config.json", change_a_number, "export"),
+        pytest.param("models/lm/config.json", change_a_number, "export", marks=MORE),
         ("models/lm/SHA256SUMS", empty, "export"),
     ],
 )

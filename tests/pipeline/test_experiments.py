@@ -181,6 +181,7 @@ def test_way_back_leads_to_the_last_commit(
     assert_as_committed(desk)
 
 
+@pytest.mark.slow
 def test_what_the_way_back_left_comes_again(desk: Project) -> None:
     """Edits of parameters and code, an added file, and the resulting model."""
     desk.set_params({"optim.lr": "2e-5"})
@@ -212,6 +213,7 @@ def test_outs_that_no_cache_has_are_not_lost(desk: Project) -> None:
     assert_as_committed(desk)
 
 
+@pytest.mark.slow
 def test_what_was_built_here_is_committed_before_a_way_back(
     project: Project, tmp_path: Path
 ) -> None:
@@ -280,6 +282,7 @@ def test_sampling_only_evaluates(lab: Project) -> None:
     assert version.run_id == row.info.run_id
 
 
+@pytest.mark.slow
 def test_sweep_in_parallel_on_a_fresh_clone(project: Project, tmp_path: Path) -> None:
     """Three trainers share the cores and one database, in which each has a row."""
     clone = project.clone(tmp_path / "clone")

@@ -95,6 +95,7 @@ def test_scores_of_a_model_add_up(copy: Project) -> None:
     assert lm_eval_json(copy) == before
 
 
+@pytest.mark.slow
 def test_scores_go_with_their_model(copy: Project) -> None:
     """Nor does MLflow get those of a model that params.yaml no longer describes."""
     copy.set_params({"train.seed": "7"})
@@ -108,9 +109,10 @@ def test_scores_go_with_their_model(copy: Project) -> None:
     ("arguments", "message"),
     [
         (("--tasks", "storys"), "'storys' is not a task of lm-eval"),
-        (
+        pytest.param(
             ("--tasks", "arc_easy"),
             "--tasks arc_easy: their data are on the Hugging Face Hub, which",
+            marks=pytest.mark.slow,
         ),
         (("--address", NOWHERE), f"--address {NOWHERE}: nothing answers there; start the server"),
     ],
@@ -154,6 +156,7 @@ def test_without_an_exported_model(tmp_path: Path) -> None:
         harness.require_export(tmp_path / "hf")
 
 
+@pytest.mark.slow
 def test_the_served_model_has_the_scores_of_the_exported_one(scored: Project) -> None:
     """Two programs, our decoder and that of transformers: the same table."""
     with socket.socket() as probe:  # a port that was free a moment ago

@@ -54,6 +54,7 @@ def test_all_builds_and_reports(lab: Project) -> None:
     assert "bits per byte" in output
 
 
+@pytest.mark.slow
 def test_of_two_builds_at_once_the_second_waits(lab: Project) -> None:
     """It then has nothing to do."""
     lab.set_params({"train.seed": "2"})
@@ -77,6 +78,7 @@ def test_parameters_of_all_stages_are_checked_before_the_first(lab: Project) -> 
     assert "Running stage" not in refused
 
 
+@pytest.mark.slow
 def test_an_experiment_of_a_preset(lab: Project) -> None:
     output = lab.run("make", "tiny", "ARGS=--name small -S train.num_steps=25")
     assert "Running stage 'train'" in output

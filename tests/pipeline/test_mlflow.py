@@ -163,6 +163,7 @@ def answers(address: str) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_the_registered_model_is_served(project: Project, served: str) -> None:
     """Lists and tables of prompts; what a call does not set is that of params.yaml."""
     prompt = "Once upon a time"
@@ -351,6 +352,7 @@ def test_a_view_that_was_changed_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == [tag]
 
 
+@pytest.mark.slow
 def test_pages_of_the_ui(browser: Browser, table: str, project: Project, trained: Run) -> None:
     """The table has the run and its score, the loss chart has a line, the samples are shown.
 

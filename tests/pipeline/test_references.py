@@ -40,6 +40,7 @@ def outs(project: Project) -> list[str]:
     return [md5_folder(project.folder / "models/tokenizer"), *hashes]
 
 
+@pytest.mark.slow
 def test_a_reference_gives_the_tokens_of_a_copy(library: Project) -> None:
     library.run("dvc", "exp", "run", *LOCAL, "-S", "corpus.keep=copy", "encode")
     copied = outs(library)
@@ -60,6 +61,7 @@ def test_a_reference_gives_the_tokens_of_a_copy(library: Project) -> None:
     assert "books/0.txt has sha256" in refused
 
 
+@pytest.mark.slow
 def test_in_a_temporary_copy_files_are_found(library: Project) -> None:
     """Which has only what git knows."""
     library.run("dvc", "exp", "run", "--temp", "--name", "elsewhere", *LOCAL, "encode")

@@ -94,7 +94,10 @@ async def serve_sftp(folder: Path, key: asyncssh.SSHKey) -> asyncssh.SSHAcceptor
     )
 
 
-@pytest.mark.parametrize("kind", ["folder", "s3", "gs", "ssh"])
+@pytest.mark.parametrize(
+    "kind",
+    ["folder", "s3", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("gs", "ssh"))],
+)
 def test_fresh_clone_pulls_and_runs_nothing(
     kind: str, project: Project, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -113,6 +116,7 @@ def test_fresh_clone_pulls_and_runs_nothing(
         assert (second.folder / path).read_bytes() == (project.folder / path).read_bytes()
 
 
+@pytest.mark.slow
 def test_experiment_of_another_is_not_run_again(
     project: Project, tmp_path: Path, folder: dict[str, str]
 ) -> None:
@@ -163,6 +167,7 @@ def take(first: Project, folder: Path, name: str) -> Project:
     return second
 
 
+@pytest.mark.slow
 def test_experiment_after_the_remote_goes_with_its_model(
     project: Project, tmp_path: Path, folder: dict[str, str]
 ) -> None:
@@ -178,6 +183,7 @@ def test_experiment_after_the_remote_goes_with_its_model(
     assert ".dvc/config" not in second.run("git", "status", "--porcelain")
 
 
+@pytest.mark.slow
 def test_experiment_before_the_remote_goes_when_it_is_saved_again(
     project: Project, tmp_path: Path, folder: dict[str, str]
 ) -> None:
@@ -196,6 +202,7 @@ def test_experiment_before_the_remote_goes_when_it_is_saved_again(
     assert ".dvc/config" not in second.run("git", "status", "--porcelain")
 
 
+@pytest.mark.slow
 def test_experiment_before_the_remote_goes_with_local_settings(
     project: Project, tmp_path: Path, folder: dict[str, str]
 ) -> None:

@@ -21,18 +21,20 @@ def stamps(project: Project) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in (project.folder / SHARDS).glob("*.npy")}
 
 
-def test_results_do_not_depend_on_the_size_of_shards(clone: Project) -> None:
-    """Windows of 32 tokens in shards of 1,000 or, less than a window, of 20."""
+@pytest.mark.parametrize(
+    ("size", "least"), [(1000, 20), pytest.param(31, 1000, marks=pytest.mark.slow)]
+)
+def test_results_do_not_depend_on_the_size_of_shards(clone: Project, size: int, least: int) -> None:
+    """Windows of 32 tokens in shards of 1,000 or, less than a window, of 31."""
     results = "models/lm/model.safetensors", "models/metrics/evaluate_details.json"
     before = [(clone.folder / path).read_bytes() for path in results]
-    for size, least in ((1000, 20), (20, 1000)):
-        clone.set_params({"encode.shard_tokens": str(size)})
-        for path in results:
-            (clone.folder / path).unlink()
-        for stage in ("encode", "train", "evaluate"):
-            clone.run("python", "-m", f"stages.{stage}")
-        assert len(stamps(clone)) > least
-        assert [(clone.folder / path).read_bytes() for path in results] == before
+    clone.set_params({"encode.shard_tokens": str(size)})
+    for path in results:
+        (clone.folder / path).unlink()
+    for stage in ("encode", "train", "evaluate"):
+        clone.run("python", "-m", f"stages.{stage}")
+    assert len(stamps(clone)) > least
+    assert [(clone.folder / path).read_bytes() for path in results] == before
 
 
 def test_dvc_keeps_what_has_not_changed(clone: Project) -> None:
@@ -57,6 +59,7 @@ def test_dvc_keeps_what_has_not_changed(clone: Project) -> None:
     assert "up to date" in clone.run("dvc", "repro", "encode")
 
 
+@pytest.mark.slow
 def test_experiments_and_the_way_back(clone: Project) -> None:
     """In a temporary folder too: there the shards of the commit are checked out first."""
     before = stamps(clone)
@@ -72,6 +75,7 @@ def test_experiments_and_the_way_back(clone: Project) -> None:
     assert "up to date" in clone.run("dvc", "status")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hardlink", "symlink"])
 def test_links_into_the_cache(clone: Project, tmp_path: Path, kind: str) -> None:
     """What the cache holds stays as it is, and what has not changed is kept."""

@@ -13,6 +13,7 @@ from tests.pipeline.imports import ROOT
 pytestmark = pytest.mark.pipeline
 
 
+@pytest.mark.slow
 def test_training_beside_a_hanging_server_is_sent_later(project: Project, tmp_path: Path) -> None:
     """The server never answers: training produces the same bits, and nothing is lost."""
     clone = project.clone(tmp_path / "clone")

@@ -40,6 +40,7 @@ def outcome(*arguments: str, **env: str) -> str:
 MB = 1_000_000
 ENOUGH = 4000 * MB  # with room for the kernels
 BETWEEN = [MB, 3 * MB, 8 * MB, 100 * MB, 300 * MB, 700 * MB, 1000 * MB]
+QUICK = [work for work in WORK if work not in ("encode_file", "train")]
 MORE = pytest.mark.slow  # each takes a second to import PyTorch
 
 
@@ -51,7 +52,9 @@ def test_encode_ends_under_a_limit_of_memory(extra: int) -> None:
     assert outcome("encode", str(extra)) in ("right", "MemoryError" if extra < ENOUGH else "")
 
 
-@pytest.mark.parametrize("work", WORK)
+@pytest.mark.parametrize(
+    "work", [pytest.param(work, marks=[] if work in QUICK else MORE) for work in WORK]
+)
 @pytest.mark.parametrize("kernels", ["", pytest.param("loaded", marks=MORE)])
 def test_all_work_ends_under_a_limit_of_memory(work: str, kernels: str) -> None:
     assert outcome(work, str(MB), kernels) in ("right", "MemoryError")

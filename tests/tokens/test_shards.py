@@ -456,6 +456,7 @@ print(took)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_thousands_of_shards_with_few_open_files(tmp_path: Path) -> None:
     """64 files may be open, and 16 shards are. A batch of windows uses more."""

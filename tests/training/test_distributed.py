@@ -392,6 +392,7 @@ def test_compiled_processes_train_as_one_uncompiled(tmp_path: Path) -> None:
         assert_close(seen[name], expected)
 
 
+@pytest.mark.slow
 def test_processes_divide_the_matrices_of_muon(tmp_path: Path) -> None:
     """Whatever their number, and their rows: each has the matrices that one process would have."""
     status, errors = finish(start("divided steps", tmp_path, processes=3))
@@ -457,7 +458,9 @@ def test_all_stop_at_what_is_not_finite_in_one(folder: Path, seen: list[dict[str
     assert saved_steps(folder / "nan") == [7]
 
 
-@pytest.mark.parametrize("job", ["dying", "dying, the other stuck"])
+@pytest.mark.parametrize(
+    "job", [pytest.param("dying", marks=pytest.mark.slow), "dying, the other stuck"]
+)
 def test_a_dead_process_ends_the_other(job: str, tmp_path: Path) -> None:
     """Even one that handles no signals, within seconds; states saved before stay intact."""
     status, errors = finish(start(job, tmp_path))
@@ -471,6 +474,7 @@ def test_a_dead_process_ends_the_other(job: str, tmp_path: Path) -> None:
     assert saved_steps(tmp_path) == [4, 8]
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_a_rerun_goes_on(
     folder: Path, seen: list[dict[str, Any]], tmp_path: Path
 ) -> None:

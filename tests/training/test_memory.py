@@ -70,8 +70,8 @@ def test_processes_share_the_memory_of_a_machine(monkeypatch: pytest.MonkeyPatch
     "changes",
     [
         {},
-        {"num_kv_heads": 1},
-        {"qk_norm": True, "ffn": "relu2"},
+        pytest.param({"num_kv_heads": 1}, marks=pytest.mark.slow),
+        pytest.param({"qk_norm": True, "ffn": "relu2"}, marks=pytest.mark.slow),
         {"qk_norm": True, "num_kv_heads": 1, "attention_window": 16},
     ],
     ids=str,
