@@ -132,6 +132,7 @@ def answers(address: Path) -> bool:
         return client.connect_ex(str(address)) == 0
 
 
+@pytest.mark.slow
 def test_the_server_ends_with_the_process_that_started_it() -> None:
     code = (
         "import os\nfrom tests.fork_server import fork_server\nwith fork_server() as folder:\n"

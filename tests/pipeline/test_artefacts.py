@@ -79,7 +79,7 @@ def test_a_text_changed_in_place_is_not_changed_in_the_cache(copy: Project) -> N
     ("out", "named", "stage"),
     [
         ("data/raw/train.txt", "data/raw", "train_tokenizer"),
-        ("models/lm/model.safetensors", "models/lm/model.safetensors", "evaluate"),
+        pytest.param(*["models/lm/model.safetensors"] * 2, "evaluate", marks=MORE),
     ],
 )
 def test_a_damaged_file_of_the_cache_is_refused_and_made_anew(
@@ -233,6 +233,7 @@ def test_a_dvc_lock_that_is_half_written(copy: Project, kept: int) -> None:
     assert (copy.folder / "dvc.lock").read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_a_dvc_lock_that_is_half_written_before_the_first_commit(copy: Project) -> None:
     """The cache of runs has its stages, but for encode, which finds its shards."""
     whole = (copy.folder / "dvc.lock").read_bytes()

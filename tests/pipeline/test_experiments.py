@@ -166,9 +166,9 @@ def assert_as_committed(project: Project) -> None:
         ({}, "git status", 0),
         ({}, "dvc exp run -S optim.lr=2e-5", 0),
         ({}, "dvc exp apply slow", 0),
-        ({"optim.lr": "2e-5"}, "dvc repro", 0),
+        pytest.param({"optim.lr": "2e-5"}, "dvc repro", 0, marks=pytest.mark.slow),
         ({}, "dvc exp run -S model.d_model=33", 255),
-        ({"model.d_model": "33"}, "dvc repro", 255),
+        pytest.param({"model.d_model": "33"}, "dvc repro", 255, marks=pytest.mark.slow),
     ],
 )
 def test_way_back_leads_to_the_last_commit(
@@ -249,6 +249,7 @@ def test_readme_gives_the_way_back() -> None:
         assert "git checkout ." not in text
 
 
+@pytest.mark.slow
 def test_sampling_only_evaluates(lab: Project) -> None:
     """The model and its row stay; the row gets the scores and samples of the new evaluation."""
     warmer = [*SETTINGS, "-S", "sampling.temperature=1.5"]

@@ -36,6 +36,7 @@ def lm_eval_json(project: Project) -> dict:
     return json.loads((project.folder / paths.HARNESS_METRICS).read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_dvc_shows_the_scores_and_has_nothing_to_do(scored: Project) -> None:
     shown = json.loads(scored.run("dvc", "metrics", "show", "--json"))[""]["data"]
     of_tasks = shown[paths.HARNESS_METRICS.as_posix()]["data"]
@@ -108,7 +109,9 @@ def test_scores_go_with_their_model(copy: Project) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--tasks", "storys"), "'storys' is not a task of lm-eval"),
+        pytest.param(
+            ("--tasks", "storys"), "'storys' is not a task of lm-eval", marks=pytest.mark.slow
+        ),
         pytest.param(
             ("--tasks", "arc_easy"),
             "--tasks arc_easy: their data are on the Hugging Face Hub, which",

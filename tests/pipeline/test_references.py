@@ -71,6 +71,7 @@ def test_in_a_temporary_copy_files_are_found(library: Project) -> None:
     assert outs(library) == found
 
 
+@pytest.mark.slow
 def test_a_side_that_stays_empty(library: Project) -> None:
     said = library.run(
         "dvc", "exp", "run", *LOCAL, "-S", "corpus.valid_fraction=1e-9", "encode", status=255

@@ -96,7 +96,7 @@ async def serve_sftp(folder: Path, key: asyncssh.SSHKey) -> asyncssh.SSHAcceptor
 
 @pytest.mark.parametrize(
     "kind",
-    ["folder", "s3", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("gs", "ssh"))],
+    ["folder", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("s3", "gs", "ssh"))],
 )
 def test_fresh_clone_pulls_and_runs_nothing(
     kind: str, project: Project, tmp_path: Path, request: pytest.FixtureRequest

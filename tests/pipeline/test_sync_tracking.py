@@ -50,6 +50,7 @@ def test_training_beside_a_hanging_server_is_sent_later(project: Project, tmp_pa
     assert run.info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_a_damaged_run_is_named_until_it_is_repaired(tmp_path: Path) -> None:
     project = Project(tmp_path)
     project.env["PYTHONPATH"] = str(ROOT)

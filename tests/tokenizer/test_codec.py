@@ -268,7 +268,10 @@ MANY = {
 }
 
 
-@pytest.mark.parametrize("pattern", list(PATTERNS))
+@pytest.mark.parametrize(
+    "pattern",
+    [pytest.param(name, marks=[] if name == "gpt2" else pytest.mark.slow) for name in PATTERNS],
+)
 @pytest.mark.parametrize("tokens", list(MANY))
 def test_many_special_tokens(
     tokenizer: Tokenizer, way: str, tokens: str, pattern: str, tmp_path: Path

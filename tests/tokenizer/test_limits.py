@@ -40,8 +40,8 @@ def outcome(*arguments: str, **env: str) -> str:
 MB = 1_000_000
 ENOUGH = 4000 * MB  # with room for the kernels
 BETWEEN = [MB, 3 * MB, 8 * MB, 100 * MB, 300 * MB, 700 * MB, 1000 * MB]
-QUICK = [work for work in WORK if work not in ("encode_file", "train")]
 MORE = pytest.mark.slow  # each takes a second to import PyTorch
+ALL_WORK = [pytest.param(work, marks=[] if work == "encode_batch" else MORE) for work in WORK]
 
 
 @pytest.mark.parametrize(
@@ -52,21 +52,19 @@ def test_encode_ends_under_a_limit_of_memory(extra: int) -> None:
     assert outcome("encode", str(extra)) in ("right", "MemoryError" if extra < ENOUGH else "")
 
 
-@pytest.mark.parametrize(
-    "work", [pytest.param(work, marks=[] if work in QUICK else MORE) for work in WORK]
-)
+@pytest.mark.parametrize("work", ALL_WORK)
 @pytest.mark.parametrize("kernels", ["", pytest.param("loaded", marks=MORE)])
 def test_all_work_ends_under_a_limit_of_memory(work: str, kernels: str) -> None:
     assert outcome(work, str(MB), kernels) in ("right", "MemoryError")
 
 
-@pytest.mark.parametrize("work", ["encode_short", "encode_iterable"])
+@pytest.mark.parametrize("work", ["encode_short", pytest.param("encode_iterable", marks=MORE)])
 def test_little_work_needs_no_memory(work: str) -> None:
     """A stream promises constant memory; short texts load nothing, however many there are."""
     assert outcome(work, str(MB)) == "right"
 
 
-@pytest.mark.parametrize("work", WORK)
+@pytest.mark.parametrize("work", ALL_WORK)
 def test_all_work_is_done_without_threads(work: str, tmp_path: Path) -> None:
     """The system refuses threads: pids.max or RLIMIT_NPROC is reached."""
     if not shutil.which("gcc"):

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -91,6 +92,9 @@ COMPILED: dict[str, tuple[TrainParams, OptimParams]] = {
     f"{name}-compiled": (replace(params, compile="on"), OPTIM)
     for name, params in {"ddp": TRAIN, "fsdp": FSDP}.items()
 }
+# what the others are compared with, and one of each kind; the rest is slow
+ALWAYS = ("ddp", "fsdp")
+QUICK = (*ALWAYS, "ddp-parts", "fsdp-muon", "fsdp-parts-bf16", "ddp-fsdp", "fsdp-fsdp", "one-ddp")
 # shapes of matrices that three processes cannot share equally
 MATRICES = [(6, 12)] * 7 + [(13, 5)] * 2 + [(2, 9)]
 # how a run trains until step 10, and after it; None: in one process
@@ -150,8 +154,8 @@ def data_of(params: TrainParams) -> TokenDataset:
 # -- what the processes do
 
 
-def many_runs(folder: Path, world: World) -> None:
-    """All runs of SAME and RESUMED; each process writes what it saw to its own file."""
+def many_runs(folder: Path, world: World, names: list[str]) -> None:
+    """These of SAME, ROUNDED and RESUMED; each process writes what it saw to its own file."""
     on_step: Any = lambda step, metrics: None  # noqa: E731
 
     def fail(*_: Any) -> Any:
@@ -161,10 +165,12 @@ def many_runs(folder: Path, world: World) -> None:
         lmlib.training.store.write_atomically = on_step = fail
         lmlib.checkpoint.write_atomically = lmlib.checkpoint.write_json = fail
     seen: dict[str, Any] = {}
-    for name, (params, optim) in (SAME | ROUNDED).items():
+    for name in filter((SAME | ROUNDED).__contains__, names):  # in one order in all processes
+        params, optim = (SAME | ROUNDED)[name]
         result = run(folder / name, params, optim, data_of(params), world, on_step)
         seen[name] = asdict(result)
-    for name, (first, then) in RESUMED.items():
+    for name in filter(RESUMED.__contains__, names):
+        first, then = RESUMED[name]
         if first:  # a signal to any process counts for all
             data = NOISE if world.is_main else Scripted(terminate)
             try:
@@ -277,7 +283,7 @@ def main() -> None:
     job, folder = sys.argv[1], Path(sys.argv[2])
     with join(CPU) as world:
         if job == "many runs":
-            many_runs(folder, world)
+            many_runs(folder, world, sys.argv[3:])
         elif job == "compiled runs":
             compiled_runs(folder, world)
         elif job == "divided steps":
@@ -302,9 +308,11 @@ run_stage(lambda: launch("tests.training.test_distributed", PROCESSES))
 """
 
 
-def start(job: str, folder: Path, processes: int = 2) -> subprocess.Popen[str]:
+def start(
+    job: str, folder: Path, names: Collection[str] = (), processes: int = 2
+) -> subprocess.Popen[str]:
     launch = LAUNCH.replace("PROCESSES", str(processes))
-    command = [sys.executable, "-c", launch, job, str(folder)]
+    command = [sys.executable, "-c", launch, job, str(folder), *names]
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
@@ -314,15 +322,25 @@ def finish(process: subprocess.Popen[str], timeout_s: float = 600) -> tuple[int,
     return process.returncode, errors
 
 
+def each(names: Collection[str]) -> pytest.MarkDecorator:
+    """Return a mark that calls the test with each name; those that are not in QUICK are slow."""
+    slow = pytest.mark.slow
+    params = [pytest.param(name, marks=[] if name in QUICK else slow) for name in names]
+    return pytest.mark.parametrize("name", params)
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the runs in two processes."""
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the runs in two processes: those that the selected tests ask for."""
     folder = tmp_path_factory.mktemp("runs")
-    for name, (first, _) in RESUMED.items():
-        if first is None:
+    tests: list[Any] = [test for test in request.session.items if test.path == request.path]
+    asked = {test.callspec.params.get("name") for test in tests if hasattr(test, "callspec")}
+    names = sorted({*ALWAYS, *((SAME | ROUNDED | RESUMED).keys() & asked)})
+    for name in names:
+        if name in RESUMED and RESUMED[name][0] is None:
             with pytest.raises(Interrupted):
                 run(folder / name, data=Scripted(terminate))
-    status, errors = finish(start("many runs", folder))
+    status, errors = finish(start("many runs", folder, names))
     assert status == 0, errors
     return folder
 
@@ -340,7 +358,7 @@ def assert_close(result: dict[str, Any], expected: TrainResult, rel: float = 1e-
             assert row == pytest.approx(other, rel=rel)
 
 
-@pytest.mark.parametrize("name", SAME)
+@each(SAME)
 def test_two_processes_train_as_one(
     name: str, folder: Path, seen: list[dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -369,7 +387,7 @@ def test_the_main_process_writes_samples(name: str, seen: list[dict[str, Any]]) 
     assert seen[1][f"{name}-texts"] == []
 
 
-@pytest.mark.parametrize("name", ROUNDED)
+@each(ROUNDED)
 def test_two_processes_train_as_one_in_bfloat16(
     name: str, seen: list[dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -433,7 +451,7 @@ def test_buffers_are_not_sent_at_each_step(new_name: bool, monkeypatch: pytest.M
     assert replicate(torch.nn.Linear(1, 1)).sent is False
 
 
-@pytest.mark.parametrize("name", RESUMED)
+@each(RESUMED)
 def test_resumes_in_another_way(
     name: str, folder: Path, seen: list[dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -277,7 +277,7 @@ def test_every_step_may_be_the_last_before_an_interruption(tmp_path: Path) -> No
     assert resumed_result == result
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_kill_9_at_any_moment(tmp_path: Path, kills: int) -> None:
     """A run that is killed several times ends with the bits of an undisturbed one."""
     code = (

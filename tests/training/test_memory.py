@@ -72,7 +72,9 @@ def test_processes_share_the_memory_of_a_machine(monkeypatch: pytest.MonkeyPatch
         {},
         pytest.param({"num_kv_heads": 1}, marks=pytest.mark.slow),
         pytest.param({"qk_norm": True, "ffn": "relu2"}, marks=pytest.mark.slow),
-        {"qk_norm": True, "num_kv_heads": 1, "attention_window": 16},
+        pytest.param(
+            {"qk_norm": True, "num_kv_heads": 1, "attention_window": 16}, marks=pytest.mark.slow
+        ),
     ],
     ids=str,
 )
