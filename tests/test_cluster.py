@@ -66,6 +66,7 @@ def test_processes_of_this_machine(tmp_path_factory: pytest.TempPathFactory) -> 
     assert os.getpid() not in pids
 
 
+@pytest.mark.slow
 def test_a_task_submitted_after_the_scheduler_died_fails(tmp_path: Path) -> None:
     """Dask alone would let it wait for ever."""
     with dask_cluster(tmp_path, 1) as running, connected(running.address) as executor:

@@ -117,6 +117,7 @@ def test_nothing_is_removed_behind_a_link(folder: Path) -> None:
     assert (elsewhere / ".made").exists()
 
 
+@pytest.mark.slow
 def test_a_failure_of_pip_is_shown(folder: Path) -> None:
     """It shows the end of pip's output and the path of the log; the environment is not ready."""
     (folder / WHEEL).write_bytes(b"no wheel")

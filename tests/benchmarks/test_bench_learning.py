@@ -45,6 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spec",
     [
@@ -79,6 +80,7 @@ def test_our_steps_are_those_of_the_pipeline(folder: Path, tmp_path: Path) -> No
         torch.testing.assert_close(our, their, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", [f"muon {SMALL} optim.warmup_steps=1", "nanogpt warmup=1"])
 def test_seconds_choose_nothing_but_the_number_of_steps(folder: Path, spec: str) -> None:
     """The run that measured how fast it is has the bits of one told how many steps to take."""

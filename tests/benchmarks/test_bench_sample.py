@@ -18,6 +18,7 @@ needs_llama_cpp = pytest.mark.skipif(
 TINY = ModelParams(context_length=16, d_model=32, num_layers=1, num_heads=2, d_ff=48)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "peers",
     [

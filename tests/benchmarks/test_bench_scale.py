@@ -9,6 +9,7 @@ from tests.benchmarks import bench_scale
 from tests.benchmarks.bench_scale import estimates
 
 
+@pytest.mark.slow
 def test_each_format_gets_its_rows(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

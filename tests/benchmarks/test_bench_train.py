@@ -107,6 +107,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, *args: str | Path) -> None:
     bench_train.main()
 
 
+@pytest.mark.slow
 def test_it_prints_a_row_for_each_contender(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

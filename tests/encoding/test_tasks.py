@@ -269,6 +269,7 @@ def manifest_texts(folder: Path, texts: list[TextFile]) -> list[Text]:
     return read_texts(folder, "train", folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sample_bytes", [0, 700, 20_000, 60_000])
 @pytest.mark.parametrize("of", ["cluster", "this machine"])
 def test_workers_open_texts(

@@ -108,6 +108,7 @@ def test_samples_while_training(trained: Run, client: MlflowClient, tmp_path: Pa
     assert re.findall(r"^## Step (\d+)\n\n> \*\*Once upon a time\*\*", text, re.M) == ["20", "10"]
 
 
+@pytest.mark.slow
 def test_registered_model_writes_text(
     project: Project, trained: Run, client: MlflowClient, tmp_path: Path
 ) -> None:

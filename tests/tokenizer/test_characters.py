@@ -114,6 +114,7 @@ def test_stand_ins_have_their_class_and_are_nothing_special() -> None:
         assert not regex.match(r"(?i)[\r\n'sdmtlvre]", character)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", list(PATTERNS))
 def test_kernels_and_plain_python_split_every_character_alike(pattern: str) -> None:
     """Each between a letter and a number, and between a space and punctuation.
