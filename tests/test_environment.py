@@ -44,7 +44,11 @@ def test_this_test_has_none_of_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "visible"), [("tests/test_files.py", ""), ("tests/test_cuda.py", "0")]
+    ("path", "visible"),
+    [
+        ("tests/test_files.py", ""),
+        pytest.param("tests/test_cuda.py", "0", marks=pytest.mark.slow),
+    ],
 )
 def test_only_the_tests_for_a_gpu_see_one(path: str, visible: str) -> None:
     names = ["CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MLFLOW_TRACKING_URI", "TZ"]

@@ -89,6 +89,7 @@ def test_live_bytes_and_their_peak() -> None:
     assert live.bytes == 0
 
 
+@pytest.mark.slow
 def test_a_part_at_a_time_takes_less() -> None:
     """Gradients stay as large; activations shrink with the sequences at a time."""
     settings = settings_of(batch_size=16)
@@ -281,7 +282,9 @@ def row(target: str, plan: Callable[..., str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-@pytest.mark.parametrize("target", PRESETS)
+@pytest.mark.parametrize(
+    "target", [pytest.param(name, marks=pytest.mark.slow if name else []) for name in PRESETS]
+)
 def test_readme_has_the_presets_as_they_are_planned(target: str, plan: Callable[..., str]) -> None:
     expected = row(target, plan)
     assert expected in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()

@@ -118,10 +118,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
     ("way", "status", "num_left"),
     [
         ("kill dvc", -signal.SIGKILL, 2),
-        ("terminate dvc", -signal.SIGTERM, 2),
+        pytest.param("terminate dvc", -signal.SIGTERM, 2, marks=pytest.mark.slow),
         ("kill stage", 3, 1),
-        ("kill group", -signal.SIGKILL, 0),
-        ("Ctrl-C", -signal.SIGINT, 0),
+        pytest.param("kill group", -signal.SIGKILL, 0, marks=pytest.mark.slow),
+        pytest.param("Ctrl-C", -signal.SIGINT, 0, marks=pytest.mark.slow),
         ("kill all", -signal.SIGKILL, 0),
         ("kill shipper", None, 3),
     ],

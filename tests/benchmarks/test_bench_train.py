@@ -122,6 +122,7 @@ def test_it_prints_a_row_for_each_contender(
     assert rows[1]["ratio"]["median"] == pytest.approx(ms[1] / ms[0])
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_eager_steps(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

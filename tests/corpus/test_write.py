@@ -177,6 +177,7 @@ def test_a_disk_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         write(PARAMS, tmp_path)
 
 
+@pytest.mark.slow
 def test_several_at_once(tmp_path: Path) -> None:
     """All are right, and none follows a link where another version had its temporary files."""
     (tmp_path / "a.txt").write_bytes((TRAIN + SEPARATOR + VALID) * 10_000)

@@ -87,6 +87,7 @@ def test_params_of_a_call_go_before_those_of_the_model(trained: Path) -> None:
     assert texts_of(served(trained, params, prompts, given)) == expected
 
 
+@pytest.mark.slow
 def test_a_param_out_of_range_is_named(trained: Path) -> None:
     params = load_params(trained / PARAMS, "sampling", SamplingParams)
     done = served(trained, params, ["Once"], {"temperature": -1.0})

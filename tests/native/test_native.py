@@ -136,8 +136,10 @@ def test_the_second_process_needs_no_numba(toy: Toy) -> None:
     "damage",
     [
         "a flipped bit",
-        "a pipe",
-        *(pytest.param(damage, marks=pytest.mark.slow) for damage in ("cut short", "emptied")),
+        *(
+            pytest.param(damage, marks=pytest.mark.slow)
+            for damage in ("cut short", "emptied", "a pipe")
+        ),
     ],
 )
 def test_damaged_code_is_compiled_again(toy: Toy, damage: str) -> None:

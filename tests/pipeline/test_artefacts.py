@@ -125,6 +125,7 @@ def test_a_damaged_file_of_the_cache_is_replaced_by_the_out(copy: Project) -> No
     assert "up to date" in copy.run("dvc", "status")
 
 
+@pytest.mark.slow
 def test_by_hand_a_changed_text_is_a_warning(copy: Project) -> None:
     """It may be what `python -m stages.download` made from other parameters."""
     flip_a_bit(copy.folder / "data/raw/valid.txt")
@@ -210,6 +211,7 @@ def files_in(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b'{"write": {'])
 def test_locks_of_dvc_that_are_half_written(copy: Project, content: bytes) -> None:
     """`make` removes the file, at which DVC would end for ever."""

@@ -63,6 +63,7 @@ def found_by_tokenizers(expression: str) -> str:
     return "".join(piece for piece, _ in split.pre_tokenize_str(CHARACTERS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("found_by", [found_by_tiktoken, found_by_tokenizers])
 @pytest.mark.parametrize("number", EXPRESSIONS)
 def test_the_class_of_every_character_is_theirs(
@@ -97,6 +98,7 @@ def test_the_table_needs_no_regex(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- plain Python, which runs the installed `regex`
 
 
+@pytest.mark.slow
 def test_plain_python_sees_the_class_of_the_table() -> None:
     """After `for_regex`, `regex` sees the classes of the table, surrogates included."""
     everything = "".join(map(chr, range(NUM_CODE_POINTS)))

@@ -117,6 +117,7 @@ def test_a_chunk_is_tried_again_when_its_worker_dies(
     assert after - process_ids(client) == {int(note.read_text())}
 
 
+@pytest.mark.slow
 def test_workers_read_an_object_store(
     executor: Executor, corpus_file: Path, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:

@@ -240,8 +240,9 @@ def optimizer_of(name: str, parameters: list[nn.Parameter]) -> AdamW:
     return Muon([{"params": parameters, "momentum": 0.9, "weight_decay": 0.1}])
 
 
-@pytest.mark.parametrize("name", [pytest.param("adamw", marks=pytest.mark.slow), "muon"])
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiled_steps_equal_the_uncompiled_ones(backend: str, name: str) -> None:
     in_a_process(f"compare_steps('{name}', '{backend}')")
 
