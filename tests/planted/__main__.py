@@ -103,8 +103,8 @@ class Outcome:
 
 
 def run_tests(folder: Path, tests: Sequence[str]) -> Outcome:
-    """Run test files in the copy until one test fails."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=short", "-rfE"]
+    """Run test files in the copy, with their slow tests, until one test fails."""
+    command = [sys.executable, "-m", "pytest", "-m", "", "-x", "-q", "--tb=short", "-rfE"]
     command += ["-p", "no:cacheprovider", "-p", "without_shrinking", *tests]
     # without options for another run of pytest, and with the place of the plugin
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
