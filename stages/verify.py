@@ -3,7 +3,8 @@
 DVC trusts the read-only files of its cache, and outs that have not changed since it saw them. This
 reads all files of the cache. A damaged one is replaced by a file of an out with the same hash, so
 that no stage runs only because the cache was damaged, and removed where there is none. All outs get
-a new time: `dvc repro` then reads them again, and rebuilds what is damaged or missing.
+a new time, so that DVC reads them again: what differs from dvc.lock is named, and `dvc repro` then
+rebuilds what is damaged or missing.
 
 Run:    make verify   (or, from the root of the repository: python -m stages.verify)
 """
@@ -20,7 +21,7 @@ from stages.cli import run_stage, say
 
 
 def main() -> None:
-    """Replace or remove the damaged files of the cache, and print which they were."""
+    """Replace or remove damaged files of the cache; print these, and which of the outs differ."""
     with Repo() as repo:
         cache = Path(repo.cache.local.path)
     outs = recorded_outs()
@@ -32,10 +33,12 @@ def main() -> None:
         say(f"{path}: damaged, so it was {done}\n")
     for out in outs:
         touch(out)
-    say(
-        f"damaged files in the cache: {len(damaged)}\n"
-        "run `dvc repro`: it reads all outs, and rebuilds what is damaged or missing\n"
-    )
+    changed = changed_files()
+    for path, how in changed.items():
+        say(f"{path}: {how} since its stage wrote it\n")
+    say(f"damaged files in the cache: {len(damaged)}, among the outs: {len(changed)}\n")
+    if damaged or changed:
+        say("run `dvc repro`: it rebuilds what is damaged or missing\n")
 
 
 def remove_damaged(cache: Path) -> list[Path]:
@@ -72,6 +75,19 @@ def touch(out: Path) -> None:
     for path in [out, *out.rglob("*")]:
         if path.exists():
             os.utime(path)
+
+
+def changed_files() -> dict[str, str]:
+    """Return what differs from dvc.lock in the outs, and how: modified, deleted or added.
+
+    A folder is named, as data/raw/, only where DVC knows none of its files.
+    """
+    with Repo() as repo:
+        found = repo.data_status(granular=True, untracked_files="no")["uncommitted"]
+    kinds = ("modified", "deleted", "added")
+    changed = {path: kind for kind in kinds for path in sorted(found.get(kind, ()))}
+    folders = {f"{folder}/" for path in changed for folder in Path(path).parents}
+    return {path: kind for path, kind in changed.items() if path not in folders}
 
 
 def _digest(cached: Path) -> str:

@@ -135,6 +135,30 @@ def test_by_hand_a_changed_text_is_a_warning(copy: Project) -> None:
     assert "made by hand" not in said
 
 
+def test_verify_names_the_damaged_files_of_outs(copy: Project) -> None:
+    """Also those whose time and size are as they were, which DVC would not read again."""
+    modified = "data/raw/valid.txt", "data/tokens/valid/SHA256SUMS", "models/lm/model.safetensors"
+    for name in modified:
+        path = copy.folder / name
+        before = path.stat()
+        flip_a_bit(path)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    deleted = "models/hf/model.gguf", "models/tokenizer/vocab.json"
+    for name in deleted:
+        (copy.folder / name).unlink()
+    (copy.folder / "models/hf/more.json").touch()
+    *named, counts, advice = copy.run(*VERIFY).splitlines()
+    assert named == [
+        *(f"{name}: modified since its stage wrote it" for name in modified),
+        *(f"{name}: deleted since its stage wrote it" for name in deleted),
+        "models/hf/more.json: added since its stage wrote it",
+    ]
+    assert counts == "damaged files in the cache: 0, among the outs: 6"
+    assert advice == "run `dvc repro`: it rebuilds what is damaged or missing"
+    copy.run("dvc", "repro")
+    assert copy.run(*VERIFY) == "damaged files in the cache: 0, among the outs: 0\n"
+
+
 def test_verify_removes_what_is_no_file_of_the_cache(copy: Project) -> None:
     """Whatever it is: the others are checked all the same."""
     folder = copy.folder / ".dvc/cache/files/md5/00"
