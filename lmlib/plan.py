@@ -1,4 +1,4 @@
-"""What a run takes, known before it begins: weights, operations, memory.
+"""What a run takes, known before it begins: weights, FLOPs, memory.
 
 The memory of a step is counted, not guessed: a forward and backward pass runs on fake tensors,
 which have shapes and no values, and the memory of each tensor is added up until it is freed. That
@@ -34,9 +34,9 @@ from lmlib.training import Settings
 USUAL_TOKENS_PER_WEIGHT = 20  # Hoffmann et al. 2022 (Chinchilla), arXiv:2203.15556
 NUMBER = 4  # bytes of a float32
 PROGRAM = 400_000_000  # bytes of Python, PyTorch and the kernels
-# The holes between tensors, which the C library keeps (see Runtime.keep_freed_memory), as a share
+# The gaps between tensors, which the C library keeps (see Runtime.keep_freed_memory), as a share
 # of the tensors: 0.2 to 0.8 in the shapes of tests/test_plan.py.
-HOLES = 0.45
+FRAGMENTATION = 0.45
 
 
 def weights_by_part(params: ModelParams, vocab_size: int) -> dict[str, int]:
@@ -65,11 +65,11 @@ def _part(name: str, axes: int) -> str:
 
 @dataclass(frozen=True)
 class Work:
-    """The size of a run: its weights, the tokens of all steps, and their operations."""
+    """The size of a run: its weights, the tokens of all steps, and their FLOPs."""
 
     weights: int
     tokens: int
-    operations: int
+    flops: int
 
 
 def count_work(settings: Settings, vocab_size: int) -> Work:
@@ -78,7 +78,7 @@ def count_work(settings: Settings, vocab_size: int) -> Work:
     return Work(
         weights=count_weights(settings.model, vocab_size),
         tokens=tokens,
-        operations=tokens * flops_per_token(settings.model, vocab_size),
+        flops=tokens * flops_per_token(settings.model, vocab_size),
     )
 
 
@@ -86,11 +86,11 @@ def count_work(settings: Settings, vocab_size: int) -> Work:
 class Memory:
     """What a training step takes at its peak, in bytes.
 
-    weights, gradients    float32
-    moments               of the optimizer
-    best                  the best weights so far, with train.patience
-    logits, activations   what else there is at the peak, tensors as wide as the vocabulary apart
-    program, holes        of a process on a CPU, beyond its tensors; 0 on a GPU. Estimates.
+    weights, gradients       float32
+    moments                  of the optimizer
+    best                     the best weights so far, with train.patience
+    logits, activations      what else there is at the peak, tensors as wide as the vocabulary apart
+    program, fragmentation   of a process on a CPU, beyond its tensors; 0 on a GPU. Estimates.
     """
 
     weights: int
@@ -100,12 +100,12 @@ class Memory:
     activations: int
     logits: int
     program: int
-    holes: int
+    fragmentation: int
 
     @property
     def tensors(self) -> int:
         """Return the bytes of all tensors."""
-        return self.total - self.program - self.holes
+        return self.total - self.program - self.fragmentation
 
     @property
     def total(self) -> int:
@@ -143,7 +143,7 @@ def count_memory(
         activations=activations,
         logits=logits,
         program=PROGRAM if on_cpu else 0,
-        holes=int(HOLES * tensors) if on_cpu else 0,
+        fragmentation=int(FRAGMENTATION * tensors) if on_cpu else 0,
     )
 
 
@@ -258,7 +258,7 @@ def _tensors(values: Any) -> Iterator[Tensor]:
 
 
 def summary(settings: Settings, vocab_size: int, num_processes: int = 1) -> str:
-    """Return what a run takes, in two lines: weights, tokens, operations, memory of a process.
+    """Return what a run takes, in two lines: weights, tokens, FLOPs, memory of a process.
 
     The memory is that of a process with the whole model; with fsdp each has less.
     """
@@ -268,7 +268,7 @@ def summary(settings: Settings, vocab_size: int, num_processes: int = 1) -> str:
     return (
         f"plan: {work.weights:,} weights, {work.tokens:,} tokens ({work.tokens / work.weights:.1f} "
         f"a weight; {USUAL_TOKENS_PER_WEIGHT} are usual)\n"
-        f"      {work.operations:.1e} operations, about {gigabytes(memory.total)} of memory "
+        f"      {work.flops:.1e} FLOPs, about {gigabytes(memory.total)} of memory "
         f"({gigabytes(available_bytes(device))} free)"
     )
 

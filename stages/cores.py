@@ -101,5 +101,6 @@ def describe(num_threads: int) -> str:
     """Return, for the log, the settings that were chosen here or by the user."""
     names = (THREADS, "OMP_WAIT_POLICY", SPIN)
     chosen = ", ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
-    busy = "; other programs run, so threads do not spin" if os.environ.get(CHOSEN) == "0" else ""
+    quiet = os.environ.get(CHOSEN) != "0"
+    busy = "" if quiet else "\nother programs run, so threads do not spin"
     return f"{num_threads} threads on {num_cores()} cores ({chosen}){busy}"

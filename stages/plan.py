@@ -92,7 +92,7 @@ def with_changes(sections: dict[str, Any], changes: list[str]) -> dict[str, Any]
 
 
 def plan_of(settings: Settings, vocab_size: int, free: int | None = None) -> dict[str, Any]:
-    """Return the plan as numbers: weights, tokens, operations, bytes and seconds.
+    """Return the plan as numbers: weights, tokens, FLOPs, bytes and seconds.
 
     free:  bytes of memory for the run; by default what this machine or its GPU has
     """
@@ -110,7 +110,7 @@ def plan_of(settings: Settings, vocab_size: int, free: int | None = None) -> dic
             "per_step": work.tokens // settings.train.num_steps,
             "per_weight": work.tokens / work.weights,
         },
-        "operations": {"all": work.operations, "per_token": work.operations // work.tokens},
+        "flops": {"all": work.flops, "per_token": work.flops // work.tokens},
         "memory": {
             "dtype": str(runtime.dtype).removeprefix("torch."),
             "sequences_at_a_time": size,
@@ -127,7 +127,7 @@ def plan_of(settings: Settings, vocab_size: int, free: int | None = None) -> dic
             "states": KEPT_STATES * state,
             "model": memory.weights,
         },
-        "time": {"efficiency": EFFICIENCY, **_seconds(work.operations, settings)},
+        "time": {"efficiency": EFFICIENCY, **_seconds(work.flops, settings)},
     }
 
 
@@ -139,16 +139,14 @@ def _sizes(name: str, *paths: Path) -> dict[str, int]:
     return {name: sum(file.stat().st_size for file in files)}
 
 
-def _seconds(operations: int, settings: Settings) -> dict[str, float]:
+def _seconds(flops: int, settings: Settings) -> dict[str, float]:
     """Return the time on known devices, in 16 bits, at the share EFFICIENCY of their peak."""
     least = LAUNCHES_S * settings.model.num_layers * settings.train.num_steps
     peaks = {
         label: peak_flops(name, torch.bfloat16) or peak_flops(name, torch.float16)
         for label, name in DEVICES.items()
     }
-    return {
-        label: max(least, operations / (peak * EFFICIENCY)) for label, peak in peaks.items() if peak
-    }
+    return {label: max(least, flops / (peak * EFFICIENCY)) for label, peak in peaks.items() if peak}
 
 
 def measured(settings: Settings, vocab_size: int) -> dict[str, float]:
@@ -176,16 +174,16 @@ def measured(settings: Settings, vocab_size: int) -> dict[str, float]:
 
 def as_text(plan: dict[str, Any]) -> str:
     """Return the plan as lines for people."""
-    weights, tokens, operations = plan["weights"], plan["tokens"], plan["operations"]
+    weights, tokens, flops = plan["weights"], plan["tokens"], plan["flops"]
     memory, disk, times = plan["memory"], plan["disk"], plan["time"]
     lines = [
         _line("weights", f"{weights['all']:,}"),
         *(_part(name, f"{number:,}") for name, number in weights.items() if name != "all"),
         _line("tokens", f"{tokens['all']:,}", _per_weight(tokens)),
         _line(
-            "operations",
-            f"{operations['all']:.2e}",
-            f"{operations['per_token'] / 1e6:,.1f} million a token",
+            "FLOPs",
+            f"{flops['all']:.2e}",
+            f"{flops['per_token'] / 1e6:,.1f} million a token",
         ),
         _line("memory", gigabytes(memory["all"]), _passes(memory)),
         *(_part(name, gigabytes(memory[name])) for name in MEMORY if memory[name]),

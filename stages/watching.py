@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from stages.paths import PARAMS, TOKENIZER
 
 logger = logging.getLogger(__name__)
 
-MAX_TOKENS = 80  # three lines of a terminal
+MAX_TOKENS = 80
+COLUMNS = 80  # of the log
 PAGE = "while_training.md"
 
 
@@ -42,7 +44,8 @@ class Watching:
     def show(self, texts: list[tuple[int, str]]) -> None:
         """Log the newest text, and send the page with all of them to the tracker."""
         step, text = texts[-1]
-        logger.info("step %d: %s", step, visible(" ".join(f"{self.prompt}{text}".split())))
+        line = visible(" ".join(f"step {step}: {self.prompt}{text}".split()))
+        logger.info("%s", textwrap.fill(line, COLUMNS, subsequent_indent="  "))
         page = self.folder / PAGE
         write_atomically(page, self.page(texts).encode("utf-8"))
         self.run.artifact(page, "samples")

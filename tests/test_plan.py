@@ -58,7 +58,7 @@ def test_weights_of_the_parts_are_those_of_the_model(name: str) -> None:
     assert parts.get("output", 0) == (0 if params.tie_embeddings else VOCAB * 64)
 
 
-def test_operations_are_those_of_the_steps() -> None:
+def test_flops_are_those_of_the_steps() -> None:
     """FlopCounterMode counts all pairs of positions in attention, of which half are masked."""
     params = replace(MODEL, attention="plain")
     settings = settings_of(params, num_steps=20, batch_size=2)
@@ -69,7 +69,7 @@ def test_operations_are_those_of_the_steps() -> None:
     work = count_work(settings, VOCAB)
     assert (work.weights, work.tokens) == (model.num_parameters(), 20 * 2 * 64)
     masked = 6 * 2 * 64 * 64 * 64 * 2  # 6 * layers * d_model * context, for each of 128 tokens
-    assert work.operations == 20 * (counter.get_total_flops() - masked)
+    assert work.flops == 20 * (counter.get_total_flops() - masked)
 
 
 def test_live_bytes_and_their_peak() -> None:
@@ -188,7 +188,7 @@ def test_memory_is_what_a_step_then_takes(name: str) -> None:
     memory = count_memory(settings, vocab_size, dtype, size)
     least, kept = map(int, done.stdout.split())
     assert memory.tensors + memory.program == pytest.approx(least, rel=0.15)
-    assert 0.2 * memory.tensors < memory.holes < 0.8 * memory.tensors
+    assert 0.2 * memory.tensors < memory.fragmentation < 0.8 * memory.tensors
     assert memory.total == pytest.approx(kept, rel=0.25)
 
 
@@ -219,13 +219,13 @@ def test_lines_fit_a_terminal(plan: Callable[..., str]) -> None:
 def test_summary_has_the_numbers_of_the_plan() -> None:
     first, second = summary(settings_of(num_steps=20, batch_size=2), VOCAB).splitlines()
     assert first == "plan: 166,208 weights, 2,560 tokens (0.0 a weight; 20 are usual)"
-    assert re.fullmatch(r"      2\.\de\+09 operations, about 0\.4 GB of memory \(.* free\)", second)
+    assert re.fullmatch(r"      2\.\de\+09 FLOPs, about 0\.4 GB of memory \(.* free\)", second)
 
 
 def test_json_has_the_numbers(plan: Callable[..., str]) -> None:
     shorter = json.loads(plan("--json", "-S", "train.num_steps=1300"))
     default = json.loads(plan("--json"))
-    assert default["operations"]["all"] == 2 * shorter["operations"]["all"]
+    assert default["flops"]["all"] == 2 * shorter["flops"]["all"]
     assert default["time"]["H100"] == pytest.approx(2 * shorter["time"]["H100"])
     assert default["time"]["H100"] == pytest.approx(2600 * 3 * 0.2e-3)  # of launches alone
     assert default["memory"]["all"] == shorter["memory"]["all"]
@@ -275,7 +275,7 @@ def row(target: str, plan: Callable[..., str]) -> str:
         f"{found['weights']['all'] / 1e6:.2f} M",
         f"{found['tokens']['all'] / 1e6:,.2f} M",
         f"{found['tokens']['per_weight']:.1f}",
-        f"{found['operations']['all']:.1e}",
+        f"{found['flops']['all']:.1e}",
         gigabytes(found["memory"]["all"]),
         *(duration(found["time"][device]) for device in ("RTX 4090", "A100", "H100")),
     ]

@@ -170,4 +170,4 @@ def test_it_says_what_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = f"3 threads on {num_cores()} cores (OMP_NUM_THREADS=3, {SPIN}=0)"
     assert describe(3) == expected
     monkeypatch.setenv(CHOSEN, "0")
-    assert describe(3) == f"{expected}; other programs run, so threads do not spin"
+    assert describe(3) == f"{expected}\nother programs run, so threads do not spin"

@@ -50,7 +50,7 @@ def tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TokenDataset:
 def test_a_sample_is_logged_and_on_the_page(
     tokens: TokenDataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of at most 80 tokens, in one line of the log; the newest is first on the page."""
+    """Of at most 80 tokens, in lines of at most 80 columns; the newest is first on the page."""
     run: Any = Record()
     write, show = watching(run, tmp_path / "states", tokens, 10)
     assert write is not None
@@ -58,12 +58,14 @@ def test_a_sample_is_logged_and_on_the_page(
     with caplog.at_level(logging.INFO):
         show([(10, " a\n\nb\x1b[2J"), (20, " *c*")])
         show([(10, " a\n\nb\x1b[2J")])
+        show([(30, " the" * 20)])
     assert caplog.messages == [
         "step 20: Once upon a time *c*",
         r"step 10: Once upon a time a b\x1b[2J",
+        f"step 30: Once upon a time{' the' * 13}\n  the the the the the the the",
     ]
     path = tmp_path / "states" / PAGE
-    assert run.artifacts == [(path, "samples")] * 2
+    assert run.artifacts == [(path, "samples")] * 3
     show([(10, " a\n\nb\x1b[2J"), (20, " *c*")])
     page = path.read_text(encoding="utf-8")
     assert page.startswith("# Samples while training\n\nAt most 80 tokens, temperature 0.4, seed 1")
