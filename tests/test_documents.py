@@ -41,8 +41,32 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 def test_both_readmes_have_the_same_commands() -> None:
-    english, chinese = (FENCE.findall(path.read_text(encoding="utf-8")) for path in READMES)
+    """In the same blocks; the comments are in the page's own language."""
+    english, chinese = (
+        [re.sub(r"\s+# .*", "", block) for block in FENCE.findall(path.read_text(encoding="utf-8"))]
+        for path in READMES
+    )
     assert english == chinese
+
+
+def test_both_readmes_have_the_same_numbers() -> None:
+    """In the same lines of tables, and in the same order in each section."""
+    english, chinese = map(numbers, READMES)
+    assert english == chinese
+
+
+def numbers(path: Path) -> list[list[float]]:
+    """Return the numbers of each line of a table, and those of each text between, in order."""
+    text = FENCE.sub("", path.read_text(encoding="utf-8"))
+    text = re.sub(r"[`(<]?https?://\S+|\[[^\]]*\]\([^)]*\)", "", text)
+    parts = re.split(r"^(?=[#|])", text, flags=re.MULTILINE)
+    return [
+        [
+            float(number.replace(",", "")) * {"万": 1e4, "M": 1e6, "million": 1e6}.get(unit, 1)
+            for number, unit in re.findall(r"(?<![\w.])(\d[\d,]*(?:\.\d+)?) ?(万|M\b|million)?", part)
+        ]
+        for part in parts
+    ]
 
 
 def test_both_readmes_have_the_same_links_and_pictures() -> None:
@@ -55,7 +79,7 @@ def test_both_readmes_have_the_same_links_and_pictures() -> None:
 
 
 def test_both_readmes_have_the_same_tables() -> None:
-    """As many rows, and in each row the same code and the same numbers."""
+    """As many rows, and in each row as many columns and the same code."""
 
     def rows(path: Path) -> list[tuple[list[str], int]]:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line[:1] == "|"]
