@@ -200,7 +200,7 @@ def _passes(
             for first in range(0, parts * size, size):
                 part = {name: x[first : first + size] for name, x in batch.items()}
                 with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
-                    loss = next_token_loss(**part)
+                    loss, _ = next_token_loss(**part)
                 loss.backward()
         gradients = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
     return gradients, live

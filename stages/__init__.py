@@ -1,10 +1,11 @@
 """The stages of the pipeline: thin scripts around lmlib, run as `python -m stages.NAME`.
 
 stages of dvc.yaml   download, train_tokenizer, encode, train, evaluate, export
-run by hand          sample, serve, score, study, sync_tracking, import_hf
+run by hand          sample, serve, score, harness, plan, study, import_hf, sync_tracking
 run by make          install, compile_kernels, dvc_utf8, repro, report, ui, vega, verify
-helpers              artefacts, cli, cores, fingerprint, parent, paths, stage_run, streams,
-                     trained, uncaught, windows
+pages and pictures   parameters, pipeline_picture
+helpers              artefacts, cli, cluster, cores, curves, fingerprint, parent, paths, pictures,
+                     stage_run, streams, trained, uncaught, watching, windows
 """
 
 import sys

@@ -55,7 +55,7 @@ def losses_picture(train: Sequence[Point], valid: Sequence[Point], floor: Sequen
         for step in (0.0, last / 2, last):
             yield text(x(step), HEIGHT - BOTTOM + 18, f"{step:,.0f}", "middle")
         yield text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, "step", "middle")
-        yield text(WIDTH - RIGHT, TOP + 10, "loss, nats per token", "end")
+        yield text(WIDTH - RIGHT, TOP + 10, "loss, nats per token (log scale)", "end")
         corner = f"M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{WIDTH - RIGHT}"
         yield f'<path class="axis" d="{corner}"/>'
         free = HEIGHT - BOTTOM + LINE  # the lowest place for a name

@@ -56,7 +56,7 @@ from stages.watching import watching
 
 logger = logging.getLogger(__name__)
 
-AFTERWARDS = ("evaluation", "sampling")  # sections of params.yaml that no run reads
+AFTERWARDS = ("evaluation", "sampling")  # sections of params.yaml that change no weights
 
 
 def main() -> None:

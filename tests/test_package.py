@@ -1,5 +1,7 @@
 """What every package has: a version, a licence, types, metadata for those who cite it."""
 
+import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,8 @@ import yaml
 
 import lmlib
 from tests.pipeline.imports import ROOT
+
+STAGES = "stages/__init__.py"
 
 
 def test_the_version_is_told_by_the_package_and_its_metadata() -> None:
@@ -28,6 +32,23 @@ def test_the_citation_has_what_its_format_demands() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["cff-version"] == "1.2.0"
     assert {"message", "title", "authors"} <= citation.keys()
+
+
+def test_every_module_is_where_the_pages_say() -> None:
+    """lmlib/README.md has the library's modules and packages; the stages name their own."""
+    picture = (ROOT / "lmlib/README.md").read_text(encoding="utf-8").split("```")[1]
+    found = {path.stem if path.is_dir() else path.name for path in modules(ROOT / "lmlib")}
+    assert found <= set(picture.split())
+    listed = set(
+        re.findall(r"\w+", ast.get_docstring(ast.parse((ROOT / STAGES).read_text())) or "")
+    )
+    assert {path.stem for path in modules(ROOT / "stages")} <= listed
+
+
+def modules(package: Path) -> list[Path]:
+    """Return the modules and packages in a package."""
+    packages = (path.parent for path in package.glob("*/__init__.py"))
+    return [p for p in (*package.glob("*.py"), *packages) if p.name != "__init__.py"]
 
 
 def test_types_are_for_those_who_import_it() -> None:

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from lmlib.digests import SUMS
-from lmlib.encoding.encoder import Encoded, Encoder, Job, OnProgress, Text, last_inked
+from lmlib.encoding.encoder import Encoded, Encoder, Job, Text, last_inked
 from lmlib.encoding.params import EncodeParams
 from lmlib.encoding.tasks import encode_with
 from lmlib.encoding.workshop import each_its_own, locked, put_in_place, remove_others
 from lmlib.separator import SEPARATOR, separator_id
 from lmlib.threads import ThreadPool
 from lmlib.tokenizer import Tokenizer
+from lmlib.tokenizer.workers import OnProgress
 from lmlib.tokens.ids import TokenInfo
 from lmlib.tokens.index import INDEX, Shard, TokenIndex, shard_name, write_index
 

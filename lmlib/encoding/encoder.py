@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from lmlib.files import replacing, sha256_file
 from lmlib.separator import SEPARATOR, ends_with_separator, separator_id
 from lmlib.tokenizer import Tokenizer
 from lmlib.tokenizer.codec import npy_header
+from lmlib.tokenizer.workers import OnProgress
 from lmlib.tokens.ids import blocks, last_id, read_tokens
 from lmlib.tokens.index import (
     FORMAT,
@@ -34,8 +35,6 @@ logger = logging.getLogger(__name__)
 # Bytes of text for each id that a shard may have. English has more than 4 bytes a token with large
 # vocabularies and 3.9 with 4,096; a piece that has more ids than a shard may is written twice.
 BYTES_PER_TOKEN = 3
-
-OnProgress = Callable[[str, int, int], None]  # ("encode", bytes done, total bytes)
 
 
 class Text(Protocol):

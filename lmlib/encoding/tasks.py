@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lmlib.encoding.encoder import Encoded, Encoder, Job, OnProgress, Text, ending_of, last_inked
+from lmlib.encoding.encoder import Encoded, Encoder, Job, Text, ending_of, last_inked
 from lmlib.encoding.workshop import Made, note, noted
 from lmlib.separator import SEPARATOR
 from lmlib.store import Store, write_record
 from lmlib.tokenizer.codec import npy_header
-from lmlib.tokenizer.workers import count_workers, map_in_order
+from lmlib.tokenizer.workers import OnProgress, count_workers, map_in_order
 from lmlib.tokens.index import SourceText, read_shard
 
 AHEAD = 4  # times two tasks for each worker are under way: their results are small

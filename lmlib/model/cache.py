@@ -32,7 +32,7 @@ class KVCache:
     lengths:      the number of tokens that each row holds
     window:       see `causal_mask`; the keys and values before it are kept too
 
-    No gradient flows through it.
+    No gradient flows through it, and a pass with a cache cannot be differentiated.
     """
 
     def __init__(self, keys_values: Tensor, lengths: Sequence[int], window: int = 0) -> None:
@@ -136,6 +136,7 @@ class LayerCache:
         self, K: Float[Tensor, "batch heads seq d_head"], V: Float[Tensor, "batch heads seq d_head"]
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Store K and V; return all keys and values up to the longest row's end, and the mask."""
+        K, V = K.detach(), V.detach()
         if isinstance(self.positions, slice):
             self.keys[:, :, self.positions] = K
             self.values[:, :, self.positions] = V

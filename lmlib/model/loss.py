@@ -24,11 +24,11 @@ class NextTokenLoss(nn.Module):
     def __init__(self, model: TransformerLM) -> None:
         super().__init__()
         self.model = model
-        self.of_hidden: Callable[..., Tensor] = linear_cross_entropy
+        self.of_hidden: Callable[..., tuple[Tensor, Tensor]] = weighted_cross_entropy
 
     def compile_loss(self) -> None:
         """Compile the loss of the hidden states alone, where the blocks are compiled singly."""
-        self.of_hidden = torch.compile(linear_cross_entropy, dynamic=False)
+        self.of_hidden = torch.compile(weighted_cross_entropy, dynamic=False)
 
     def forward(
         self,
@@ -36,10 +36,12 @@ class NextTokenLoss(nn.Module):
         targets: Int[Tensor, "... seq"],
         weights: Float[Tensor, "... seq"] | None = None,
         documents: Int[Tensor, "... seq"] | None = None,
-    ) -> Float[Tensor, ""]:
-        """Return the mean over all positions of -log p(target), times its weight if there are any.
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Return the loss to differentiate, and the loss to report, which has no gradient.
 
-        A float32 scalar. With the `documents_of` the inputs, each is predicted from its own alone.
+        The second is the mean over all positions of -log p(target); in the first, each is
+        multiplied by its weight. Both are float32 scalars, and equal without `weights`. With the
+        `documents_of` the inputs, each is predicted from its own alone.
         """
         hidden = self.model.hidden(inputs, documents=documents)
         return self.of_hidden(
@@ -56,12 +58,10 @@ def linear_cross_entropy(
     weight: Float[Tensor, "vocab d_model"],
     targets: Int[Tensor, " tokens"],
     softcap: float = 0.0,
-    token_weights: Float[Tensor, " tokens"] | None = None,
 ) -> Float[Tensor, ""]:
     """Return `cross_entropy(soft_cap(hidden @ weight.T, softcap), targets)`, a few rows at a time.
 
-    In nats, as a float32 scalar, or a wider one if hidden is wider. With `token_weights` it is the
-    mean of the tokens' losses times their weights.
+    In nats, as a float32 scalar, or a wider one if hidden is wider.
 
     The gradients are computed along with the loss, while the logits are in memory; the backward
     pass only scales them. So a step holds the logits of one part, not of all tokens: with a large
@@ -69,15 +69,30 @@ def linear_cross_entropy(
 
     Source:  Wijmans et al. 2024, arXiv:2411.09009 (Cut Cross-Entropy), without its own kernels.
     """
+    return weighted_cross_entropy(hidden, weight, targets, softcap)[0]
+
+
+def weighted_cross_entropy(
+    hidden: Float[Tensor, "tokens d_model"],
+    weight: Float[Tensor, "vocab d_model"],
+    targets: Int[Tensor, " tokens"],
+    softcap: float = 0.0,
+    token_weights: Float[Tensor, " tokens"] | None = None,
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Return the mean of the tokens' losses times their weights, and without these.
+
+    As `linear_cross_entropy`; no gradient flows through the second.
+    """
     needs = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     if not needs:
-        return _loss_and_gradients(hidden, weight, targets, softcap, token_weights, False)[0]
-    return _LinearCrossEntropy.apply(  # type: ignore[return-value]
+        losses, _ = _losses_and_gradients(hidden, weight, targets, softcap, token_weights, False)
+        return losses
+    return _WeightedCrossEntropy.apply(  # type: ignore[return-value]
         hidden, weight, targets, softcap, token_weights
     )
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
+class _WeightedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -86,30 +101,34 @@ class _LinearCrossEntropy(torch.autograd.Function):
         targets: Tensor,
         softcap: float,
         token_weights: Tensor | None,
-    ) -> Tensor:
-        loss, *gradients = _loss_and_gradients(
+    ) -> tuple[Tensor, Tensor]:
+        (loss, unweighted), gradients = _losses_and_gradients(
             hidden, weight, targets, softcap, token_weights, True
         )
         ctx.save_for_backward(*gradients)
-        return loss
+        ctx.mark_non_differentiable(unweighted)
+        return loss, unweighted
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        (grad_loss,) = grad_outputs
+        grad_loss, _ = grad_outputs
         scaled = grad_hidden * grad_loss.to(grad_hidden.dtype), grad_weight * grad_loss
         return *scaled, None, None, None
 
 
-def _loss_and_gradients(
+def _losses_and_gradients(
     hidden: Tensor,
     weight: Tensor,
     targets: Tensor,
     softcap: float,
     token_weights: Tensor | None,
     with_gradients: bool,
-) -> tuple[Tensor, ...]:
-    """Return the loss and, if wanted, its gradients with respect to hidden and weight."""
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, ...]]:
+    """Return the loss with and without token_weights; the first one's gradients, if wanted.
+
+    These are with respect to hidden and weight.
+    """
     num_tokens = len(hidden)
     dtype = hidden.dtype
     if torch.is_autocast_enabled(hidden.device.type):
@@ -117,7 +136,7 @@ def _loss_and_gradients(
     wide = torch.promote_types(dtype, torch.float32)
     low_weight = weight.to(dtype)
     rows = rows_at_a_time(num_tokens, len(weight), hidden.device)
-    loss = torch.zeros((), dtype=wide, device=hidden.device)
+    loss = unweighted = torch.zeros((), dtype=wide, device=hidden.device)
     grads_hidden = []
     grad_weight = torch.zeros_like(weight, dtype=wide)
     for first in range(0, num_tokens, rows):
@@ -131,7 +150,8 @@ def _loss_and_gradients(
         if token_weights is not None:
             weights = token_weights[first : first + rows].unsqueeze(-1)
         log_p_target = log_p.gather(-1, target)
-        loss = loss - (log_p_target if weights is None else log_p_target * weights).sum()
+        unweighted = unweighted - log_p_target.sum()
+        loss = unweighted if weights is None else loss - (log_p_target * weights).sum()
         if with_gradients:
             by_logits = _without_target(log_p.exp_(), target)
             if weights is not None:
@@ -145,10 +165,10 @@ def _loss_and_gradients(
                 grad_weight.addmm_(by_logits.T, part)
             else:
                 grad_weight += by_logits.T @ part
-    loss = loss / num_tokens
+    losses = loss / num_tokens, unweighted / num_tokens
     if not with_gradients:
-        return (loss,)
-    return loss, torch.cat(grads_hidden), grad_weight.div_(num_tokens).to(weight.dtype)
+        return losses, ()
+    return losses, (torch.cat(grads_hidden), grad_weight.div_(num_tokens).to(weight.dtype))
 
 
 def rows_at_a_time(num_tokens: int, vocab_size: int, device: torch.device) -> int:

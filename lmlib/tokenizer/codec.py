@@ -3,7 +3,7 @@
 import os
 import pickle
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from functools import lru_cache, partial
 from itertools import count, pairwise
@@ -27,17 +27,20 @@ from lmlib.tokenizer.splitting import (
     encode_strictly,
     file_chunks,
 )
-from lmlib.tokenizer.workers import map_in_order, open_executor
+from lmlib.tokenizer.workers import (
+    CHUNK_BYTES,
+    CLUSTER_CHUNK_BYTES,
+    OnProgress,
+    map_in_order,
+    open_executor,
+)
 
 PathLike = str | os.PathLike[str]
 AllowedSpecial = Literal["all", "none"] | set[str] | frozenset[str]
-OnProgress = Callable[[str, int, int], None]  # (stage, bytes done, total bytes)
 
 LONG_PRE_TOKEN = 100  # bytes; from this length on, a heap is faster than trying every pair again
 CACHE_SIZE = 1 << 16  # pre-tokens
 STREAM_CHARS = 1 << 15  # characters read ahead by encode_iterable, at most 4 bytes each
-CHUNK_BYTES = 1 << 20  # bytes of a file, or of a batch of texts, that one worker holds at a time
-CLUSTER_CHUNK_BYTES = 1 << 24  # the same with an executor: each chunk carries the tokenizer
 ENGINE_HABIT_BYTES = 1 << 16  # encoded in plain Python before loaded kernels are used
 BYTES_PER_ID = 4  # of text, roughly
 MAX_VOCAB_SIZE = 1 << 32  # ids are stored as uint32

@@ -14,13 +14,16 @@ from lmlib.tokenizer.paths import CorpusPath, CorpusText, FileText, as_texts, ch
 from lmlib.tokenizer.patterns import find_pattern
 from lmlib.tokenizer.reference import learn_merges
 from lmlib.tokenizer.splitting import Splitter, check_special_tokens
-from lmlib.tokenizer.workers import count_workers, map_in_order, open_executor
-
-OnProgress = Callable[[str, int, int], None]  # (stage, done, total)
+from lmlib.tokenizer.workers import (
+    CHUNK_BYTES,
+    CLUSTER_CHUNK_BYTES,
+    OnProgress,
+    count_workers,
+    map_in_order,
+    open_executor,
+)
 
 POLL_S = 0.1  # how often progress is reported
-CHUNK_BYTES = 1 << 20  # bytes of a file that one worker holds at a time
-CLUSTER_CHUNK_BYTES = 1 << 24  # the same with an executor, which sends back each chunk's words
 UNKNOWN_BYTES = 1 << 40  # of texts whose size is not known: enough for kernels and all workers
 PLAIN_DISTINCT_BYTES = 500_000  # distinct pre-tokens, in bytes, that plain Python merges quickly
 PLAIN_LONGEST_WORD = 1000  # bytes; plain Python rewrites a whole word for every merge in it

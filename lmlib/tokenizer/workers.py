@@ -23,7 +23,10 @@ from lmlib.tokenizer.ids import whole_number
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+OnProgress = Callable[[str, int, int], None]  # (kind of work, amount done, total amount)
 
+CHUNK_BYTES = 1 << 20  # bytes of a file, or of a batch of texts, that one worker holds at a time
+CLUSTER_CHUNK_BYTES = 1 << 24  # the same with an executor: fewer chunks have to be sent and joined
 TRIES = 3  # for a chunk whose worker process dies
 LENGTH_BYTES = 8  # each message between processes is preceded by its length
 

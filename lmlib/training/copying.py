@@ -22,10 +22,9 @@ class CopyWeights:
 
     A target can be copied if it is rare and the same token stands earlier in its window: the name
     of a hero, say. Such targets are few, and their share of the gradient is small next to that of
-    the common tokens which a new model has yet to learn. With a weight of 10 in the first half of a
-    run, attention that looks names up forms within a few hundred steps and stays; without it, in
-    some thousands. Towards the end the weight must fall to 1: until then, copies are predicted too
-    often.
+    the common tokens which a new model has yet to learn. With a weight of 10 at first, attention
+    that looks names up forms within a few hundred steps and stays; without it, in some thousands.
+    The weight must fall to 1 well before the end: until then, copies are predicted too often.
 
     rare  (vocab,), on the device of the batches
     """

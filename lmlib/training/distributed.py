@@ -140,19 +140,20 @@ def averaging(module: nn.Module, *, now: bool) -> AbstractContextManager[None]:
 
 
 class SharedLoss(nn.Module):
-    """The mean loss of a batch whose rows the processes share; all get the same value."""
+    """The mean losses of a batch whose rows the processes share; all get the same values."""
 
     def __init__(self, next_token_loss: nn.Module, world: World) -> None:
         super().__init__()
         self.next_token_loss, self.world = next_token_loss, world
 
-    def forward(self, **batch: Tensor) -> Tensor:
-        """Return the mean over all rows of a batch (`NextTokenLoss`), however few there are."""
+    def forward(self, **batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the means over all rows of a batch (`NextTokenLoss`), however few there are."""
         own = slice(self.world.rank, None, self.world.size)
         all_rows = len(batch["inputs"])
         rows = len(batch["inputs"][own])
         if not rows:  # compute a row with weight 0: with FSDP the others wait for this process
             own = slice(1)
         share = rows * self.world.size / all_rows
-        loss = self.next_token_loss(**{name: x[own] for name, x in batch.items()})
-        return self.world.mean(loss * share)
+        losses = self.next_token_loss(**{name: x[own] for name, x in batch.items()})
+        loss, unweighted = self.world.mean(torch.stack(losses) * share)
+        return loss, unweighted

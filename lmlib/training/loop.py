@@ -30,9 +30,9 @@ class Hooks:
                   loss/train, optim/lr, optim/grad_norm, optim/param_norm     if it is logged
                   performance/tokens_per_s, .../mfu, .../memory_mb            if it is logged
                   loss/valid                                                  if it is validated
-              Losses are in nats per token; grad_norm is the norm before clipping; memory_mb is
-              the peak so far (10**6 bytes); mfu is a share of the device's peak, and is left out
-              for an unknown device.
+              Losses are in nats per token, without train.copy_weight; grad_norm is the norm
+              before clipping; memory_mb is the peak so far (10**6 bytes); mfu is a share of the
+              device's peak, and is left out for an unknown device.
     trace:    file for a profile of `train.profile_steps` steps; None: no profile
     on_save:  called before a state is saved, which a resumed run relies on
     write:    called each `train.sample_every` steps with the model, to continue a prompt; it must

@@ -50,7 +50,7 @@ def require_finite(step: int, name: str, value: float) -> None:
     if not math.isfinite(value):
         raise FloatingPointError(
             f"step {step}: {name} is {value}; the states saved before it are kept; "
-            "lower optim.lr or optim.max_grad_norm, or train in float32"
+            "lower optim.lr and optim.muon_lr, or train in float32"
         )
 
 

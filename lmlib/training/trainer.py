@@ -47,7 +47,7 @@ class TrainResult:
 class Step:
     """What a step computed.
 
-    loss:       on this process's part of the batch, in nats per token
+    loss:       on this process's part of the batch, in nats per token, each with weight 1
     lr:         the learning rate of the schedule
     grad_norm:  of all gradients together, before clipping
     """
@@ -273,16 +273,20 @@ class Trainer:
         return {name: self.world.part(rows).contiguous() for name, rows in batch.items()}
 
     def _add_gradients(self, next_token_loss: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        """Add the gradients of the mean loss over a batch, part by part; return that loss."""
+        """Add the gradients of the mean loss over a batch, part by part.
+
+        Returns that loss without the weights of tokens, which compares with the validation loss.
+        """
         size, rows = self.sequences_at_a_time, len(batch["inputs"])
         total = torch.zeros((), device=self.runtime.device)
         for first in range(0, rows, size):
             part = {name: x[first : first + size] for name, x in batch.items()}
             with averaging(next_token_loss, now=first + size >= rows):
                 with self.runtime.autocast():
-                    loss = next_token_loss(**part) * (size / rows)
+                    loss, unweighted = next_token_loss(**part)
+                    loss = loss * (size / rows)
                 self.scaler.scale(loss).backward()
-            total += loss.detach()
+            total += unweighted * (size / rows)
         return total
 
     def measure(self, step: Step) -> dict[str, float]:

@@ -26,9 +26,8 @@ def sampled_loss(
 
     They begin at some of `starts`, and are always the same, so the values of one run compare
     without noise. A quick estimate; `lmlib.evaluation` scores the whole text.
-    `next_token_loss(inputs, targets)` is the mean loss of a batch, as in
-    `lmlib.model.NextTokenLoss`. With a `separator_id` it also gets the `documents_of` the inputs,
-    so that it can keep attention within them.
+    `next_token_loss` is a `lmlib.model.NextTokenLoss`. With a `separator_id` it also gets the
+    `documents_of` the inputs, so that it can keep attention within them.
     """
     device = next(next_token_loss.parameters()).device
     num = min(batches * batch_size, len(starts))
@@ -40,5 +39,6 @@ def sampled_loss(
         batch = {"inputs": windows[:, :-1], "targets": windows[:, 1:]}
         if separator_id is not None:
             batch["documents"] = documents_of(batch["inputs"], separator_id)
-        nats += next_token_loss(**batch).item() * len(rows)
+        _, loss = next_token_loss(**batch)
+        nats += loss.item() * len(rows)
     return nats / num

@@ -209,7 +209,7 @@ def compiled_step(size: str) -> Graphs:
         )
         ids = torch.zeros(batch, sizes["context_length"] + 1, dtype=torch.int64, device="cuda:0")
         with torch.autocast("cuda", dtype=torch.bfloat16):
-            value = loss(ids[:, :-1], ids[:, 1:])
+            value, _ = loss(ids[:, :-1], ids[:, 1:])
         value.backward()
         for name, p in model.named_parameters():
             if p.grad is None or p.grad.stride() != p.stride():

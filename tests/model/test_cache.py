@@ -1,6 +1,7 @@
 """lmlib/model/cache.py: with a cache, a model computes the same as from all tokens."""
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -33,12 +34,13 @@ VARIATIONS: list[dict[str, Any]] = [
     {"num_heads": 4, "num_kv_heads": 2, "attention_window": 3, "qk_norm": True},
 ]
 
-pytestmark = pytest.mark.usefixtures("_no_gradients")
+pytestmark = pytest.mark.usefixtures("_gradients")
 
 
-@pytest.fixture
-def _no_gradients() -> Any:
-    with torch.no_grad():
+@pytest.fixture(params=[False, True], ids=["no_grad", "grad"])
+def _gradients(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A cache is filled and used the same with gradients, which stop at it."""
+    with torch.set_grad_enabled(request.param):
         yield
 
 

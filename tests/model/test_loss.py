@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from lmlib.functional import cross_entropy, soft_cap
 from lmlib.model import ModelParams, NextTokenLoss, TransformerLM, linear_cross_entropy, loss
+from lmlib.model.loss import weighted_cross_entropy
 
 TOKENS, D_MODEL, VOCAB = 37, 16, 50
 CAPS = [0.0, 3.0]  # the logits have a standard deviation of 4
@@ -64,13 +65,19 @@ def test_gradients_in_float64_are_those_of_differences(
 @pytest.mark.usefixtures("at_a_time")
 @pytest.mark.parametrize("softcap", CAPS)
 def test_weights_of_the_tokens(softcap: float) -> None:
-    """The mean of weight times loss, and its gradients; weights need not have a mean of 1."""
+    """The mean of weight times loss, and its gradients; weights need not have a mean of 1.
+
+    The loss without them has none.
+    """
     hidden, weight, targets = random_inputs(torch.float64)
     token_weights = torch.rand(TOKENS, generator=torch.Generator().manual_seed(1)).double() * 3
     log_p = torch.log_softmax(soft_cap(hidden @ weight.T, softcap), dim=-1)
-    expected = -(log_p[torch.arange(TOKENS), targets] * token_weights).sum() / TOKENS
-    found = linear_cross_entropy(hidden, weight, targets, softcap, token_weights)
+    log_p = log_p[torch.arange(TOKENS), targets]
+    expected = -(log_p * token_weights).mean()
+    found, unweighted = weighted_cross_entropy(hidden, weight, targets, softcap, token_weights)
     torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(unweighted, -log_p.mean().detach())
+    assert not unweighted.requires_grad
     gradients = torch.autograd.grad(found, (hidden, weight))
     for gradient, by_hand in zip(
         gradients, torch.autograd.grad(expected, (hidden, weight)), strict=True
@@ -137,7 +144,7 @@ def test_next_token_loss_trains_the_model_as_its_logits_would(
     cross_entropy(model(inputs), targets).backward()
     expected = {name: p.grad for name, p in model.named_parameters()}
     model.zero_grad()
-    NextTokenLoss(model)(inputs, targets).backward()
+    NextTokenLoss(model)(inputs, targets)[0].backward()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-7)
 
@@ -147,7 +154,9 @@ def test_without_gradients_only_the_value_is_made(softcap: float) -> None:
     hidden, weight, targets = random_inputs(torch.float32)
     with torch.no_grad():
         found = linear_cross_entropy(hidden, weight, targets, softcap)
+        both = weighted_cross_entropy(hidden, weight, targets, softcap, torch.full((TOKENS,), 2.0))
         expected = cross_entropy(soft_cap(hidden @ weight.T, softcap), targets)
+    torch.testing.assert_close(both, (2 * expected, expected))
     assert not found.requires_grad
     torch.testing.assert_close(found, expected)
 

@@ -281,13 +281,16 @@ def test_the_loss_of_a_window_is_that_of_its_documents() -> None:
     lm, (ids, documents) = model(), two_windows()
     targets = torch.cat((ids[:, 1:], torch.zeros(2, 1, dtype=ids.dtype)), dim=1)
     weights = torch.rand(2, 12, generator=torch.Generator().manual_seed(0))
-    total = torch.zeros(())
+    total, unweighted = torch.zeros(()), torch.zeros(())
     for row, lengths in enumerate(LENGTHS):
         split = (x[row].split(lengths) for x in (ids, targets, weights))
         for document, target, weight in zip(*split, strict=True):
-            total = total + NextTokenLoss(lm)(document, target, weight) * len(document) / 24
-    found = NextTokenLoss(lm)(ids, targets, weights, documents)
+            losses = NextTokenLoss(lm)(document, target, weight)
+            total = total + losses[0] * len(document) / 24
+            unweighted += losses[1] * len(document) / 24
+    found, reported = NextTokenLoss(lm)(ids, targets, weights, documents)
     torch.testing.assert_close(found, total)
+    torch.testing.assert_close(reported, unweighted)
     gradients = (torch.autograd.grad(x, list(lm.parameters())) for x in (found, total))
     for of_window, of_documents in zip(*gradients, strict=True):
         torch.testing.assert_close(of_window, of_documents, rtol=1e-4, atol=1e-6)
@@ -322,7 +325,7 @@ def compare_compiled() -> None:
         loss = NextTokenLoss(model(attention=attention, attention_window=4))
         compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
         gradients = [
-            torch.autograd.grad(run(ids, ids, documents=documents), list(loss.parameters()))
+            torch.autograd.grad(run(ids, ids, documents=documents)[0], list(loss.parameters()))
             for run in (loss, compiled)
         ]
         for eager, traced in zip(*gradients, strict=True):

@@ -22,6 +22,7 @@ import pytest
 import torch
 from torch._dynamo.exc import BackendCompilerFailed
 from torch.amp import GradScaler
+from torch.nn.utils import get_total_norm
 
 from lmlib.data import Batch, TokenDataset
 from lmlib.model import ModelParams, NextTokenLoss, TransformerLM, documents_of, flops_per_token
@@ -229,17 +230,21 @@ def test_every_kind_of_training_resumes(
 def test_copies_weigh_more_until_their_share_of_the_steps_is_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A weight of 9 changes the loss of the first step; after its share of the steps, none."""
+    """A weight of 9 changes the gradient of the first step; after its share of the steps, none.
+
+    It does not change the first step's loss, which is reported without weights.
+    """
     monkeypatch.setattr("lmlib.training.copying.RARE", 1.0)
     plain, weighted = (
-        [row["loss"] for row in run(tmp_path / str(weight), params)[1].train]
+        run(tmp_path / str(weight), params)[1].train
         for weight in (1.0, 9.0)
         for params in [replace(TRAIN, copy_weight=weight, copy_fraction=0.5)]
     )
-    assert plain[0] != weighted[0]
+    assert weighted[0]["loss"] == pytest.approx(plain[0]["loss"], rel=1e-6)
+    assert weighted[0]["grad_norm"] != pytest.approx(plain[0]["grad_norm"], rel=1e-2)
     over = replace(TRAIN, copy_weight=9.0, copy_fraction=0.0)
     losses = [row["loss"] for row in run(tmp_path / "over", over)[1].train]
-    assert losses == pytest.approx(plain, rel=1e-5)
+    assert losses == pytest.approx([row["loss"] for row in plain], rel=1e-5)
 
 
 def test_ctrl_c_saves_and_exits_with_130(tmp_path: Path) -> None:
@@ -556,20 +561,28 @@ def test_parts_of_a_batch_add_up_to_the_whole(
 def test_isolated_documents_in_training_and_validation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first step and the last validation: documents isolated, and copies within them alone."""
+    """The first step and the last validation: documents isolated, and copies within them alone.
+
+    The weights are in the gradients, not in the loss that is reported.
+    """
     monkeypatch.setattr("lmlib.training.copying.RARE", 1.0)  # in so short a text no token is rare
-    params = replace(TRAIN, windows="isolated", copy_weight=9.0, copy_fraction=0.5)
+    params = replace(TRAIN, seed=2, windows="isolated", copy_weight=9.0, copy_fraction=0.5)
     model, result = run(tmp_path, params, data=DOCUMENTS)
 
     inputs, targets = DOCUMENTS.batch(
-        1, seed=1, batch_size=4, context_length=8, windows="documents"
+        1, seed=2, batch_size=4, context_length=8, windows="documents"
     )
     weigh = CopyWeights.of(DOCUMENTS, torch.device("cpu"))
     weights = weigh(inputs, targets, 1 + 8 * 0.9, separator_id=0)
+    assert weights.std() > 1
     assert not torch.equal(weights, weigh(inputs, targets, 1 + 8 * 0.9))
-    untrained = NextTokenLoss(TransformerLM(MODEL, VOCAB_SIZE, seed=1))
-    expected = untrained(inputs, targets, weights, documents_of(inputs, 0)).item()
-    assert result.train[0]["loss"] == pytest.approx(expected, rel=1e-6)
+    untrained = NextTokenLoss(TransformerLM(MODEL, VOCAB_SIZE, seed=2))
+    weighted, expected = untrained(inputs, targets, weights, documents_of(inputs, 0))
+    weighted.backward()
+    norm = get_total_norm([p.grad for p in untrained.parameters() if p.grad is not None])
+    assert result.train[0]["loss"] == pytest.approx(expected.item(), rel=1e-6)
+    assert result.train[0]["grad_norm"] == pytest.approx(norm.item(), rel=1e-5)
+    assert weighted.item() != pytest.approx(expected.item(), rel=1e-3)
 
     sizes: dict[str, Any] = {"context_length": 8, "batch_size": 4, "batches": 2}
     starts = DOCUMENTS.starts(8, "documents")

@@ -89,9 +89,9 @@ def peak():
 from lmlib.model import ModelParams, NextTokenLoss, TransformerLM
 model = TransformerLM(ModelParams(128, 64, 4, 2, 176, **{changes}), 300)
 loss, ids = NextTokenLoss(model), torch.zeros(128, 129, dtype=torch.int64)
-loss(ids[:1, :-1], ids[:1, 1:]).backward()
+loss(ids[:1, :-1], ids[:1, 1:])[0].backward()
 before = peak()
-loss(ids[:, :-1], ids[:, 1:]).backward()
+loss(ids[:, :-1], ids[:, 1:])[0].backward()
 print(peak() - before)
 """
     done = subprocess.run(

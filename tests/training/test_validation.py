@@ -18,14 +18,15 @@ MODEL = TransformerLM(
 
 
 class LossOf(nn.Module):
-    """The mean loss of a model of logits."""
+    """The mean loss of a model of logits, as `NextTokenLoss` returns it."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        return cross_entropy(self.model(inputs), targets)
+    def forward(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        loss = cross_entropy(self.model(inputs), targets)
+        return loss, loss.detach()
 
 
 def mean_loss(window: list[int]) -> float:
