@@ -132,7 +132,7 @@ $(BENCH): $(DEV) tests/benchmarks/peers-requirements.txt
 
 .PHONY: bench-tokenizer
 bench-tokenizer: $(DEV) $(BENCH) ## Compare tokenizers: CORPUS=FILE VOCAB=10000
-	@python -m tests.benchmarks.bench_tokenizer "$(CORPUS)" \
+	@python -m tests.benchmarks.bench_tokenizer "$(or $(CORPUS),data/raw/train.txt)" \
 	  --vocab-size $(or $(VOCAB),10000) --repeats $(or $(REPEATS),5) $(ARGS)
 
 .PHONY: bench-train
@@ -140,8 +140,8 @@ bench-train: $(DEV) $(BENCH) ## Compare training with other models: ARGS="--size
 	@python -m tests.benchmarks.bench_train --repeats $(or $(REPEATS),5) $(ARGS)
 
 .PHONY: bench-learning
-bench-learning: $(DEV) ## Compare what ours, a Llama and a nanoGPT learn: CORPUS=FILE
-	@python -m tests.benchmarks.bench_learning "$(CORPUS)" $(ARGS)
+bench-learning: $(DEV) ## Compare what ours, a Llama and a nanoGPT learn in 150 s
+	@python -m tests.benchmarks.bench_learning $(if $(CORPUS),"$(CORPUS)") $(ARGS)
 
 .PHONY: bench-sample
 bench-sample: $(DEV) $(BENCH) ## Compare sampling with other programs: ARGS="--device cuda"

@@ -49,6 +49,7 @@ NOT_RUN = {  # part of a command: why
     "torchrun": "needs several machines; tests/training/test_distributed.py has processes",
 }
 PORTS = {"make ui": 5000, "make serve": 8000, "mlflow models serve": 5000}  # of what serves
+BOOKS = "books", "Meine Bücher"  # folders of a reader's texts, which the pages name
 LIMIT_S = 1200
 READY_S = 180
 
@@ -104,13 +105,14 @@ class Walk:
         if self.folder.exists():
             return
         subprocess.run(["git", "clone", "--quiet", ROOT, self.folder], check=True)
-        (self.folder / "books").mkdir()
         story = (ROOT / "models" / "samples.md").read_text(encoding="utf-8")
-        for number in range(20):
-            text = "\n".join(f"{number} {i}: {story}" for i in range(200))
-            (self.folder / "books" / f"{number}.txt").write_text(text, encoding="utf-8")
-        with (self.folder / ".git" / "info" / "exclude").open("a") as file:
-            file.write("/books/\n")
+        for name in BOOKS:
+            (self.folder / name).mkdir()
+            for number in range(20):
+                text = "\n".join(f"{number} {i}: {story}" for i in range(200))
+                (self.folder / name / f"{number}.txt").write_text(text, encoding="utf-8")
+        with (self.folder / ".git" / "info" / "exclude").open("a", encoding="utf-8") as file:
+            file.writelines(f"/{name}/\n" for name in BOOKS)
 
     def walk(self, page: str) -> None:
         """Run the commands of a page; raise RuntimeError for the first that fails."""

@@ -35,7 +35,7 @@ def test_lines_are_read_as_a_shell_reads_them() -> None:
     assert texts[0] == "make"
     assert "git stash && dvc checkout" in texts
     (hub,) = (text for text in texts if "corpus.source=hub" in text)
-    assert hub.endswith("-S 'corpus.train=[sample/10BT/000_00000.parquet]'")
+    assert hub.endswith("-S 'corpus.train=[sample/10BT/000_00000.parquet]' -S train.copy_weight=1")
 
 
 @pytest.mark.slow

@@ -50,21 +50,26 @@ def test_both_readmes_have_the_same_commands() -> None:
 
 
 def test_both_readmes_have_the_same_numbers() -> None:
-    """In the same lines of tables, and in the same order in each section."""
+    """In each line of a table, and in each text between headings and tables."""
     english, chinese = map(numbers, READMES)
     assert english == chinese
 
 
 def numbers(path: Path) -> list[list[float]]:
-    """Return the numbers of each line of a table, and those of each text between, in order."""
+    """Return the numbers of each line of a table, and of each text between, in ascending order.
+
+    Sentences of two languages have them in different places.
+    """
     text = FENCE.sub("", path.read_text(encoding="utf-8"))
     text = re.sub(r"[`(<]?https?://\S+|\[[^\]]*\]\([^)]*\)", "", text)
     parts = re.split(r"^(?=[#|])", text, flags=re.MULTILINE)
     return [
-        [
+        sorted(
             float(number.replace(",", "")) * {"万": 1e4, "M": 1e6, "million": 1e6}.get(unit, 1)
-            for number, unit in re.findall(r"(?<![\w.])(\d[\d,]*(?:\.\d+)?) ?(万|M\b|million)?", part)
-        ]
+            for number, unit in re.findall(
+                r"(?<![\w.])(\d[\d,]*(?:\.\d+)?) ?(万|M\b|million)?", part
+            )
+        )
         for part in parts
     ]
 

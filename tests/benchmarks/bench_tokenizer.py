@@ -1,6 +1,7 @@
 """Speed of the tokenizer beside its peers, in one run, on one corpus, with one vocabulary.
 
-    make bench-tokenizer CORPUS=FILE VOCAB=10000                 every task, ratios to the peers
+    make bench-tokenizer                                         the pipeline's text, every task
+    make bench-tokenizer CORPUS=FILE VOCAB=10000                 another text, ratios to the peers
     make bench-tokenizer CORPUS=FILE VOCAB=10000 ARGS=--growth   the corpus grown to 1 GB
     make bench-tokenizer CORPUS=FILE VOCAB=10000 ARGS=--odd      texts that are no prose
 
@@ -66,7 +67,7 @@ def main() -> None:
     """Run one mode and print its table last."""
     args = arguments()
     if not args.corpus.is_file():
-        raise SystemExit(f"{args.corpus}: no such file; name a corpus: CORPUS=FILE")
+        raise SystemExit(f"{args.corpus}: no such file (`make` writes the pipeline's text)")
     if not args.peers.is_file():
         raise SystemExit(f"{args.peers}: no such file; `make bench-tokenizer` installs the peers.")
     about = machine() | {

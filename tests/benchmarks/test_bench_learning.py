@@ -26,6 +26,7 @@ from tests.benchmarks.bench_learning import (
     rows_of,
     score,
     steps_in,
+    steps_that_fit,
 )
 from tests.benchmarks.learners import Learner, Llama, PeerOptim, gpt
 
@@ -101,6 +102,38 @@ def test_the_rate_leaves_out_the_warm_up() -> None:
 
     assert steps_in(100, take_step, lambda: None, lambda: now_s) == 200
     assert taken == 10 + 20
+
+
+@pytest.mark.parametrize(
+    ("seconds", "wanted", "steps"),
+    [
+        *((100, None, 50), (100, 100, 50), (102.9, 100, 50), (97.1, 100, 50)),
+        *((125, 100, 40), (80, 100, 62), (1e4, 1, 1)),
+    ],
+)
+def test_a_run_that_took_too_long_or_short_is_repeated(
+    seconds: float, wanted: float | None, steps: int
+) -> None:
+    assert steps_that_fit(50, seconds, wanted) == steps
+
+
+def test_without_a_text_it_is_that_of_the_pipeline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In equal time, unless tokens are asked for."""
+    texts = tmp_path / "train.txt", tmp_path / "valid.txt"
+    monkeypatch.setattr("tests.benchmarks.bench_learning.TEXTS", texts)
+    with pytest.raises(SystemExit):
+        arguments([])
+    assert "train.txt: no such file (`make` writes" in capsys.readouterr().err
+    for text in texts:
+        text.touch()
+    args = arguments([])
+    assert (args.corpus, args.valid, args.tokens, args.seconds) == (*texts, None, 150)
+    args = arguments(["--tokens", "5_000_000"])
+    assert (args.tokens, args.seconds) == (5_000_000, None)
+    args = arguments([str(texts[1])])
+    assert (args.corpus, args.valid) == (texts[1], None)
 
 
 def test_a_run_of_seconds_takes_one_step_at_least() -> None:
