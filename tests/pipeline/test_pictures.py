@@ -71,7 +71,7 @@ def test_few_points_and_odd_ones(
 ) -> None:
     picture = losses_picture(train, valid, floor)
     assert "nan" not in picture
-    assert "loss, nats per token" in words(picture)
+    assert "loss, nats per token (log scale)" in words(picture)
     assert ("floor 0.250" in words(picture)) == bool(floor)
 
 
