@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from lmlib.files import write_atomically
+from lmlib.checkpoint import serialise
 from lmlib.states import discard, mark_finished
 from lmlib.training import ResumeStore
 from lmlib.training.store import Environment, Rows
@@ -79,11 +79,11 @@ def test_store_writes_in_the_background_what_was_when_it_was_asked_to(
     """Training continues while the state waits to be written, here until everything has changed."""
     changed = threading.Event()
 
-    def wait_and_write(path: Path, content: bytes) -> None:
+    def wait_and_serialise(state: dict[str, Any], room: int) -> Any:
         assert changed.wait(timeout=60)
-        write_atomically(path, content)
+        return serialise(state, room)
 
-    monkeypatch.setattr("lmlib.training.store.write_atomically", wait_and_write)
+    monkeypatch.setattr("lmlib.training.store.serialise", wait_and_serialise)
     store = ResumeStore(tmp_path)
     model, optimizer = trained(seed=1)
     expected = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
