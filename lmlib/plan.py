@@ -7,6 +7,7 @@ estimate.
 """
 
 import itertools
+import math
 import weakref
 from collections import Counter
 from collections.abc import Iterator
@@ -37,6 +38,10 @@ PROGRAM = 400_000_000  # bytes of Python, PyTorch and the kernels
 # The gaps between tensors, which the C library keeps (see Runtime.keep_freed_memory), as a share
 # of the tensors: 0.2 to 0.8 in the shapes of tests/test_plan.py.
 FRAGMENTATION = 0.45
+# What can be counted within a minute, since each layer and each part of the logits takes its time
+MOST_LAYERS = 500
+MOST_WEIGHTS = 10**13
+MOST_TOKENS = 1 << 24  # at a time
 
 
 def weights_by_part(params: ModelParams, vocab_size: int) -> dict[str, int]:
@@ -70,6 +75,19 @@ class Work:
     weights: int
     tokens: int
     flops: int
+
+
+def require_countable(settings: Settings, vocab_size: int) -> None:
+    """Raise ValueError if counting what a run takes would take minutes."""
+    model = settings.model
+    tokens = settings.train.sequences_at_a_time(1) * model.context_length
+    for number, most, what in (
+        (model.num_layers, MOST_LAYERS, "layers"),
+        (tokens, MOST_TOKENS, "tokens at a time"),
+        (count_weights(model, vocab_size), MOST_WEIGHTS, "weights"),
+    ):
+        if number > most:
+            raise ValueError(f"{number:,} {what} are too many to plan for; {most:,} can be counted")
 
 
 def count_work(settings: Settings, vocab_size: int) -> Work:
@@ -281,7 +299,9 @@ def largest_micro_batch(
     The answer divides train.batch_size, as train.micro_batch_size must.
     """
     batch = settings.train.batch_size
-    sizes = [size for size in range(1, batch + 1) if batch % size == 0]
+    small = [size for size in range(1, math.isqrt(batch) + 1) if batch % size == 0]
+    most = MOST_TOKENS // settings.model.context_length
+    sizes = sorted(size for size in {*small, *(batch // size for size in small)} if size <= most)
     low, high = 0, len(sizes)  # sizes[:low] fit, sizes[high:] do not
     while low < high:
         middle = (low + high) // 2

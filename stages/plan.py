@@ -9,6 +9,7 @@ import argparse
 import copy
 import dataclasses
 import json
+import math
 import tempfile
 import time
 from pathlib import Path
@@ -23,7 +24,7 @@ from lmlib.memory import available_bytes, gigabytes, require_memory
 from lmlib.model import ModelParams, TransformerLM
 from lmlib.monitoring.throughput import peak_flops
 from lmlib.optim import OptimParams
-from lmlib.params import from_dict
+from lmlib.params import from_dict, read_section
 from lmlib.plan import (
     USUAL_TOKENS_PER_WEIGHT,
     Memory,
@@ -31,6 +32,7 @@ from lmlib.plan import (
     count_memory,
     count_work,
     largest_micro_batch,
+    require_countable,
     weights_by_part,
 )
 from lmlib.tokenizer import TokenizerParams
@@ -57,14 +59,17 @@ MEASURED_STEPS = 5
 def main() -> None:
     """Print the plan, as text or JSON."""
     args = _parse_arguments()
-    sections = with_changes(read_yaml(PARAMS), args.set_param)
+    names = ("model", "optim", "train", "tokenizer")
+    sections = read_yaml(PARAMS) | {name: read_section(PARAMS, name) for name in names}
+    sections = with_changes(sections, args.set_param)
     settings = Settings(
         model=from_dict(ModelParams, sections["model"], f"{PARAMS}: model"),
         optim=from_dict(OptimParams, sections["optim"], f"{PARAMS}: optim"),
         train=from_dict(TrainParams, sections["train"], f"{PARAMS}: train"),
     )
     tokenizer = from_dict(TokenizerParams, sections["tokenizer"], f"{PARAMS}: tokenizer")
-    free = args.memory * 10**9 if args.memory else None
+    free = None if args.memory is None else int(args.memory * 10**9)
+    require_countable(settings, tokenizer.vocab_size)
     plan = plan_of(settings, tokenizer.vocab_size, free)
     if any(change.startswith(("corpus.", "tokenizer.")) for change in args.set_param):
         for name in ("text", "tokens"):  # those in data/ are of another corpus or tokenizer
@@ -85,9 +90,10 @@ def with_changes(sections: dict[str, Any], changes: list[str]) -> dict[str, Any]
     for change in changes:
         name, found, value = change.partition("=")
         section, _, key = name.partition(".")
-        if not found or key not in sections.get(section, {}):
+        values = sections.get(section)
+        if not found or not isinstance(values, dict) or key not in values:
             raise ValueError(f"-S {change}: {PARAMS} has no such key; write SECTION.KEY=VALUE")
-        sections[section][key] = parse_yaml(value, f"-S {name}")
+        values[key] = parse_yaml(value, f"-S {name}")
     return sections
 
 
@@ -234,6 +240,17 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86_400:,.1f} days"
 
 
+def _gigabytes(text: str) -> float:
+    """Return a size; raise ArgumentTypeError for what is none."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < 1e9:  # also true of NaN
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of gigabytes above 0")
+    return number
+
+
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m stages.plan",
@@ -243,7 +260,7 @@ def _parse_arguments() -> argparse.Namespace:
     change = "another value than that of params.yaml"
     add("-S", "--set-param", action="append", default=[], metavar="SECTION.KEY=VALUE", help=change)
     memory = "gigabytes that the run may take; by default what is free"
-    add("--memory", type=float, metavar="GB", help=memory)
+    add("--memory", type=_gigabytes, metavar="GB", help=memory)
     add("--measure", action="store_true", help="time a few steps on this machine")
     add("--json", action="store_true", help="print JSON, in bytes and seconds")
     return parser.parse_args()

@@ -291,11 +291,11 @@ def test_readme_has_the_presets_as_they_are_planned(target: str, plan: Callable[
 
 
 @pytest.mark.parametrize(
-    "change", ["train.lr=1", "d_model=3", "model.d_model", "nothing.d_model=1"]
+    "change", ["train.lr=1", "d_model=3", "model.d_model", "nothing.d_model=1", "note.te=1"]
 )
 def test_refuses_what_params_yaml_does_not_have(change: str) -> None:
     with pytest.raises(ValueError, match="has no such key"):
-        with_changes({"model": {"d_model": 2}, "train": {}}, [change])
+        with_changes({"model": {"d_model": 2}, "train": {}, "note": "text"}, [change])
 
 
 def test_refuses_values_that_the_training_would(
@@ -305,6 +305,57 @@ def test_refuses_values_that_the_training_would(
         plan("-S", "model.num_heads=3")
     # the sentence is the exit status of run_stage
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            "model.num_layers=1000000000000",
+            "1,000,000,000,000 layers are too many to plan for; 500",
+        ),
+        ("model.context_length=1000000000000", "tokens at a time are too many"),
+        ("train.batch_size=1000000007", "tokens at a time are too many"),
+        ("model.d_model=1000000000000", "weights are too many"),
+    ],
+)
+def test_what_would_take_minutes_to_count_is_refused(
+    plan: Callable[..., str], change: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match=message):
+        plan("-S", change)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_batch_with_many_divisors_and_large_parts_is_planned(plan: Callable[..., str]) -> None:
+    """Parts of more tokens than can be counted are not tried, however much memory there is."""
+    found = json.loads(
+        plan(
+            *("-S", "train.batch_size=1000000000000", "-S", "train.micro_batch_size=4"),
+            *("--memory", "3", "--json"),
+        )
+    )
+    assert 4 < found["memory"]["largest_micro_batch"] < 1000
+    assert 10**12 % found["memory"]["largest_micro_batch"] == 0
+
+
+@pytest.mark.parametrize("size", ["nan", "inf", "-1", "0", "1e300", "much"])
+def test_a_memory_that_is_none(
+    plan: Callable[..., str], size: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        plan("--memory", size)
+    assert f"'{size}' is not a number of gigabytes above 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["train: {}\n", "model:\n", "model: text\n"])
+def test_a_section_that_is_missing_or_none_is_named(
+    plan: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(content, encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"^error: params.yaml: .*`?model`? is"):
+        plan()
 
 
 @pytest.mark.parametrize(
