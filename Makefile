@@ -16,6 +16,7 @@ PYTHON ?= $(shell PATH="$${PATH//"$$PWD/.venv/bin:"/}"; \
 # stages start plain `python`, which must be the one in .venv
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
+unexport PYTHONSAFEPATH # with it, Python does not find the packages in this folder
 
 .PHONY: all
 all: $(READY) ## Build the pipeline, then print scores and samples

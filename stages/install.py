@@ -11,7 +11,6 @@ once, the second waits, and finds the work done.
 import argparse
 import fcntl
 import hashlib
-import os
 import re
 import shutil
 import subprocess
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+UNUSABLE = ":{}#?"  # in the path of a folder
 LOG_LINES = 15  # of pip's output, shown when it fails
 LINE_S, TERMINAL_LINE_S = 15.0, 0.5  # between progress lines: in a log, on a terminal
 
@@ -106,6 +106,7 @@ def install(purpose: Purpose) -> None:
         stamp.touch()
         return
     stamp.unlink(missing_ok=True)
+    check_folder(Path.cwd())
     prepare(purpose.venv)
     run_pip(purpose)
     python = str(purpose.venv / "bin" / "python")
@@ -115,6 +116,20 @@ def install(purpose: Purpose) -> None:
         run(python, "-m", "stages.vega")  # so that pages of `dvc plots` need no network
         run(python, "-m", "stages.dvc_utf8")
     stamp.write_text(content_of_stamp(purpose), encoding="utf-8")
+
+
+def check_folder(folder: Path) -> None:
+    """Raise OSError, which says what to do, for a folder in which the pipeline could not run."""
+    if found := sorted(set(UNUSABLE) & set(str(folder))):
+        raise OSError(
+            f"{folder}: virtual environments, DVC or git fail in a folder whose path has "
+            f"{' '.join(found)}; rename it"
+        )
+    if not any((place / ".git").exists() for place in (folder, *folder.parents)):
+        raise OSError(
+            f"{folder}: not in a git repository, which DVC needs; clone the project with git, or "
+            "run git init && git add . && git commit -m 'A copy'"
+        )
 
 
 def content_of_stamp(purpose: Purpose) -> str:
@@ -147,11 +162,6 @@ def prepare(venv: Path) -> None:
         if venv.is_symlink():
             raise OSError(f"{venv} is a symbolic link to an outdated environment: remove it")
         shutil.rmtree(venv)
-    if os.pathsep in here:
-        raise OSError(
-            f"the path of this folder has a '{os.pathsep}', which virtual environments and "
-            f"PATH do not support: rename it ({Path.cwd()})"
-        )
     if subprocess.run([sys.executable, "-c", "import ensurepip"], capture_output=True).returncode:
         raise OSError(
             f"{sys.executable} has no venv (Debian: apt install python3-venv); or name another "

@@ -11,6 +11,7 @@ PARAMS = Path("params.yaml")
 PIPELINE = Path("dvc.yaml")
 LOCK = Path("dvc.lock")
 
+DATA, MODELS = Path("data"), Path("models")
 RAW = Path("data/raw")
 RAW_TRAIN = Path("data/raw/train.txt")  # where corpus.keep is `copy`
 RAW_VALID = Path("data/raw/valid.txt")

@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 
 from stages.cli import run_stage
-from stages.install import lock
-from stages.paths import LOCK, PARAMS
+from stages.install import check_folder, lock
+from stages.paths import DATA, LOCK, MODELS, PARAMS
 
 DVC_LOCKS = Path(".dvc/tmp/rwlock")
 DVC_RUNS = Path(".dvc/tmp/lock")  # held by a dvc while it writes dvc.lock
@@ -25,6 +25,8 @@ DVC_RUNS = Path(".dvc/tmp/lock")  # held by a dvc while it writes dvc.lock
 
 def main() -> None:
     """Become `dvc repro`, which keeps the lock until it ends."""
+    check_folder(Path.cwd())
+    check_outs()
     if not LOCK.exists() or PARAMS.stat().st_mtime_ns > LOCK.stat().st_mtime_ns:
         check_params()
     file = lock(Path("dvc.yaml"), "another `make` is building here")
@@ -33,6 +35,16 @@ def main() -> None:
     restore_half_written(LOCK)
     sys.stderr.write("looking for what has changed: DVC hashes code and data\n")
     os.execvp("dvc", ["dvc", "repro", *sys.argv[1:]])
+
+
+def check_outs() -> None:
+    """Raise ValueError if data/ or models/ is a link, behind which DVC keeps nothing."""
+    for folder in (DATA, MODELS):
+        if folder.is_symlink():
+            raise ValueError(
+                f"{folder} is a link, and DVC keeps nothing outside of the repository; to have "
+                "large files on another disk, clone the project there"
+            )
 
 
 def check_params() -> None:

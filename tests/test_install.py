@@ -1,6 +1,6 @@
 """`stages.install`: who waits, what is kept, what is rebuilt, and what it prints."""
 
-import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -35,6 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project to install, whose only dependency is `tiny`."""
     folder = tmp_path / "My Models ü"
     folder.mkdir()
+    (folder / ".git").mkdir()
     (folder / "pyproject.toml").write_text("[project]\n", encoding="utf-8")
     with zipfile.ZipFile(folder / WHEEL, "w") as wheel:
         wheel.writestr("tiny.py", "ANSWER = 42\n")
@@ -128,13 +129,24 @@ def test_a_failure_of_pip_is_shown(folder: Path) -> None:
     assert not (folder / ".venv/.ready").exists()
 
 
-def test_a_path_that_cannot_hold_an_environment_is_named(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("name", "found"), [("my:models", ":"), ("a{b}c", "{ }"), ("#1?", "# ?")])
+def test_a_folder_in_which_nothing_would_work_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, found: str
 ) -> None:
-    odd = folder.rename(folder.with_name("my:models"))
+    odd = folder.rename(folder.with_name(name))
     monkeypatch.chdir(odd)
-    with pytest.raises(OSError, match=f"has a '{os.pathsep}', which"):
+    with pytest.raises(OSError, match=f"whose path has {re.escape(found)}; rename it$"):
         install.install(PURPOSE)
+    assert not (odd / ".venv").exists()
+
+
+def test_a_folder_without_git_is_named(folder: Path) -> None:
+    """As from an archive of the project. A repository above it is enough."""
+    (folder / ".git").rmdir()
+    with pytest.raises(OSError, match="not in a git repository, which DVC needs; clone"):
+        install.install(PURPOSE)
+    (folder.parent / ".git").mkdir()
+    install.check_folder(folder)
 
 
 def test_a_python_without_venv_is_named_in_one_sentence(

@@ -173,6 +173,17 @@ def test_verify_removes_what_is_no_file_of_the_cache(copy: Project) -> None:
     assert "in the cache: 0" in copy.run(*VERIFY)
 
 
+def test_a_folder_in_which_dvc_cannot_work_is_named_before_the_work(copy: Project) -> None:
+    """Outs behind a link, and a copy of the files without git."""
+    (copy.folder / "data").rename(copy.folder / "elsewhere")
+    (copy.folder / "data").symlink_to("elsewhere")
+    (line,) = copy.run("python", "-m", "stages.repro", status=1).splitlines()
+    assert line.startswith("error: data is a link, and DVC keeps nothing outside of the repository")
+    (copy.folder / ".git").rename(copy.folder / "git")
+    (line,) = copy.run("python", "-m", "stages.repro", status=1).splitlines()
+    assert ": not in a git repository, which DVC needs; clone the project with git, or run" in line
+
+
 @pytest.mark.parametrize("content", ["schema: '2.0'\n", "stages: 3\n", "stages: {train: 3}\n"])
 def test_a_damaged_lock_file_is_named(copy: Project, content: str) -> None:
     (copy.folder / "dvc.lock").write_text(content)
