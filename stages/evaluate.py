@@ -76,6 +76,8 @@ def main() -> None:
     model, tokenizer = load_trained(resolve_device(params.device, "evaluation.device"))
     is_toystories = read_section(PARAMS, "corpus").get("source") == "toystories"
     stories = stories_to_write(sampling, params.stories if is_toystories else 0)
+    if is_toystories and params.stories and not sampling.prompts:
+        logger.warning("no stories and no samples: sampling.prompts is empty")
     for each in (sampling, stories):
         require_sampling_memory(model, len(each.prompts), each)
     floor = read_metrics(CORPUS_METRICS).get("valid_floor_bits_per_byte")

@@ -33,8 +33,9 @@ def fingerprint(stage: str) -> str:
 def without_watching(params: dict[str, Any]) -> dict[str, Any]:
     """Return the sections of params.yaml without those params that change no out."""
     return {
-        section: {key: value for key, value in values.items() if f"{section}.{key}" not in WATCHING}
+        section: {k: value for k, value in values.items() if f"{section}.{k}" not in WATCHING}
         for section, values in params.items()
+        if isinstance(values, dict)  # a value that is no section is not this project's
     }
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from lmlib.checkpoint import save_model
 from lmlib.export import load_pretrained
+from lmlib.places import check_place
 from stages.cli import run_stage
 from stages.paths import IMPORTED, MODEL, TOKENIZER
 
@@ -29,8 +30,10 @@ def main() -> None:
     """Read everything before writing anything, so that a rejected checkpoint leaves no trace."""
     args = _parse_arguments()
     model, tokenizer = load_pretrained(args.folder)
-    save_model(args.to / MODEL.name, model)
+    for part in (MODEL, TOKENIZER):
+        check_place(args.to / part.name, is_folder=True)
     tokenizer.save(args.to / TOKENIZER.name)
+    save_model(args.to / MODEL.name, model)
     logger.info(
         "%s: %s weights, %s tokens -> %s and %s",
         args.folder,

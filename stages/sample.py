@@ -147,7 +147,7 @@ def ask(writer: Writer) -> None:
     say(HELP)
     while True:
         try:
-            line = input("> ")
+            line = decoded(input("> ").encode("utf-8", "surrogateescape"), "the line")
             if line.startswith("/"):
                 say(writer.command(line))
             elif line:
@@ -194,11 +194,18 @@ def revision(rev: str) -> Iterator[Path]:
     from dvc.api import DVCFileSystem  # takes a second to import
     from dvc.exceptions import DvcException
     from dvc_data.index import DataIndexDirError
+    from pygit2 import GitError
     from scmrepo.exceptions import SCMError
 
+    if ":" in rev:
+        raise ValueError(f"--rev {rev}: this is a file of a revision; give the revision alone")
     with tempfile.TemporaryDirectory() as folder:
+        try:
+            files = DVCFileSystem(rev=rev)
+        except GitError as error:  # such as a folder of another user
+            raise ValueError(f"--rev {rev}: {error}; `git status` says more") from error
         for path in (MODEL, TOKENIZER):
-            files, name = DVCFileSystem(rev=rev), path.as_posix()
+            name = path.as_posix()
             (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
             try:
                 files.get(name, str(Path(folder) / path), recursive=True)

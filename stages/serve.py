@@ -17,7 +17,7 @@ from lmlib.params import load_params
 from lmlib.runtime import resolve_device, resolve_dtype
 from lmlib.sampling import SamplingParams, cast_matrices
 from lmlib.serving.app import Served, make_app
-from lmlib.serving.engine import Limits
+from lmlib.serving.engine import Limits, require_batch_memory
 from lmlib.serving.guard import is_loopback
 from stages.cli import run_stage, say
 from stages.paths import MODEL, PARAMS
@@ -46,6 +46,7 @@ def main() -> None:
     cast_matrices(model, resolve_dtype(args.dtype, device, "--dtype"))
     limits = Limits(args.batch, args.queue, args.max_tokens, seconds=args.seconds)
     name = f"lm@{args.rev}" if args.rev else "lm"
+    require_batch_memory(model, limits.batch)  # before clients can come
     served = Served(model, tokenizer, name, created, defaults, stride, limits, key, local)
     with _listen(args.host, args.port) as listening:
         host, port = listening.getsockname()[:2]

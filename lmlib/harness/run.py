@@ -25,6 +25,8 @@ from lmlib.harness import LOCAL_TASKS
 # it warns of each task's defaults, and of arguments that tasks may take
 logging.getLogger("lm_eval.api.task").setLevel(logging.ERROR)
 
+_HFLM: Any = HFLM  # its decorator hides what it takes
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -41,8 +43,7 @@ class Scores:
 def exported_model(folder: Path, device: torch.device, batch_size: int) -> LM:
     """Return the model that `save_pretrained` wrote to `folder`, in float32."""
     transformers.logging.disable_progress_bar()
-    hf: Any = HFLM  # its decorator hides what it takes
-    return hf(
+    return _Exported(
         pretrained=str(folder),
         device=str(device),
         batch_size=batch_size,
@@ -50,6 +51,19 @@ def exported_model(folder: Path, device: torch.device, batch_size: int) -> LM:
         # the context and a choice then have as many tokens as a server takes in a prompt
         max_length=_context_length(folder) - 1,
     )
+
+
+class _Exported(_HFLM):
+    """A model of `transformers` that says so if a task needs a longer context than it has."""
+
+    def _loglikelihood_tokens(self, requests: list[Any], *args: Any, **options: Any) -> Any:
+        longest = max((len(answer) for _, _, answer in requests), default=0)
+        if longest > self.max_length:
+            raise ValueError(
+                f"an answer of the tasks has {longest} tokens, and the model sees {self.max_length}"
+                " at a time; train one with a larger model.context_length, or choose other --tasks"
+            )
+        return super()._loglikelihood_tokens(requests, *args, **options)
 
 
 def served_model(address: str, folder: Path, batch_size: int) -> LM:

@@ -56,6 +56,18 @@ class Job:
 Update = tuple[Job, Piece | ApiError, int]  # the last is the index of the continuation
 
 
+def require_batch_memory(model: TransformerLM, batch: int) -> None:
+    """Raise MemoryError if `batch` texts cannot be decoded together."""
+    shape, weight = model.params, model.token_embeddings.weight
+    numbers = 2 * shape.num_layers * shape.context_length * shape.d_kv + model.vocab_size
+    require_memory(
+        2 * batch * numbers * weight.element_size(),  # twice: while a cache is copied
+        f"decoding {batch} texts together",
+        "lower --batch",
+        weight.device if weight.device.type == "cuda" else None,
+    )
+
+
 class Engine:
     """Decodes jobs, first come, first served.
 
@@ -73,14 +85,7 @@ class Engine:
         stride: int,
         deliver: Callable[[list[Update]], object],
     ) -> None:
-        shape, weight = model.params, model.token_embeddings.weight
-        numbers = 2 * shape.num_layers * shape.context_length * shape.d_kv + model.vocab_size
-        require_memory(
-            2 * limits.batch * numbers * weight.element_size(),  # twice: while a cache is copied
-            f"decoding {limits.batch} texts together",
-            "lower --batch",
-            weight.device if weight.device.type == "cuda" else None,
-        )
+        require_batch_memory(model, limits.batch)
         self.model, self.limits, self.stride, self.deliver = model, limits, stride, deliver
         self.batch = Batch(model)
         self.changed = threading.Condition()

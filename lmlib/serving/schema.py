@@ -35,6 +35,8 @@ def _stops(value: Any) -> tuple[str, ...]:
             f"has too many or too long texts; at most {MAX_STOPS} of up to {MAX_STOP_CHARACTERS} "
             "characters are allowed"
         )
+    if any("\ud800" <= character <= "\udfff" for text in texts for character in text):
+        raise ValueError("has half of a surrogate pair, which no UTF-8 can hold")
     return tuple(texts)
 
 

@@ -72,6 +72,20 @@ def test_export_and_the_way_back(model: TransformerLM, monkeypatch: pytest.Monke
         assert contents(Path("back") / folder.name) == contents(folder)
 
 
+@pytest.mark.parametrize("blocked", [MODEL.name, TOKENIZER.name])
+def test_an_import_that_cannot_be_written_changes_nothing(
+    model: TransformerLM, monkeypatch: pytest.MonkeyPatch, blocked: str
+) -> None:
+    """Neither the model nor the tokenizer, whichever of the two has no place."""
+    export.main()
+    Path("to").mkdir()
+    (Path("to") / blocked).touch()
+    monkeypatch.setattr(sys, "argv", ["import_hf", str(EXPORTED), "--to", "to"])
+    with pytest.raises(NotADirectoryError):
+        import_hf.main()
+    assert list(contents(Path("to"))) == [blocked]
+
+
 def test_a_model_with_norms_of_queries_and_keys_becomes_a_qwen3(
     model: TransformerLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:

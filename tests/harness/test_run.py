@@ -88,6 +88,14 @@ def test_scores_are_those_of_our_model(
         assert f"|{name}" in scores.table
 
 
+def test_an_answer_longer_than_the_context_is_named(exported: Path, tmp_path: Path) -> None:
+    """As with `make tiny`, whose context is 32 tokens."""
+    text = write(tmp_path, *(f"{story[:-1]}{' and ran' * 40}." for story in (MIA, ANN, BEN, SUE)))
+    model = exported_model(exported, torch.device("cpu"), batch_size=2)
+    with pytest.raises(ValueError, match=r"^an answer of the tasks has \d+ tokens, and .* sees 31"):
+        evaluate_tasks(model, find_tasks(["stories_ending"], text), None)
+
+
 def test_the_first_questions_alone(exported: Path, text: Path) -> None:
     model = exported_model(exported, torch.device("cpu"), 3)
     scores = evaluate_tasks(model, find_tasks(["stories_name"], text), 2)

@@ -59,6 +59,7 @@ def test_changes_with_a_dep_and_a_param(project: Path, name: str, content: str) 
         ("lmlib/optim/__pycache__/adamw.pyc", "compiled"),
         ("params.yaml", PARAMS.replace("sample_every: 10", "sample_every: 20")),
         ("params.yaml", PARAMS.replace("sampling: {seed: 1}", "sampling: {seed: 2}")),
+        ("params.yaml", PARAMS + "note: a value that is no section\nmore: [1, null]\n"),
     ],
 )
 def test_stays_with_anything_else(project: Path, name: str, content: str) -> None:

@@ -411,7 +411,7 @@ def test_ctrl_c_ends_a_text_on_a_terminal_and_the_program_elsewhere(
 def test_an_error_does_not_end_the_prompt_loop(
     writer: sample.Writer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines = iter(["a\ud800", "/help"])
+    lines = iter(["a\udcff", "a\ud800", "/help"])
 
     def read_line(_: str) -> str:
         if line := next(lines, None):
@@ -421,7 +421,8 @@ def test_an_error_does_not_end_the_prompt_loop(
     monkeypatch.setattr("builtins.input", read_line)
     sample.ask(writer)
     shown = capsys.readouterr().out
-    assert "error: " in shown
+    assert "error: the line is not UTF-8 (byte 0xFF at offset 1); convert" in shown
+    assert shown.count("error: ") == 2
     assert shown.endswith(sample.HELP + "\n")
 
 
@@ -505,6 +506,7 @@ def test_the_model_of_a_revision(run_there: Run, rev: str, seed: int, tmp_path: 
     [
         ("nowhere", "unknown Git revision 'nowhere'; `git log` and `dvc exp show` list"),
         ("bare", "has no models/lm; choose one whose dvc.lock"),
+        ("HEAD:params.yaml", "this is a file of a revision; give the revision alone"),
     ],
 )
 def test_a_revision_that_has_no_model(run_there: Run, rev: str, message: str) -> None:

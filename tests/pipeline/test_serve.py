@@ -180,6 +180,7 @@ def test_a_port_that_is_taken(trained: Path) -> None:
         (["--host", "no such host"], "--host"),
         (["--port", "70000"], "--port"),
         (["--batch", "0"], "error: batch is 0; it must be from 1"),
+        (["--batch", "100000000"], "error: decoding 100000000 texts together needs at least"),
         (["--seconds", "nan"], "error: seconds is nan; it must be from"),
         (["--max-tokens", "many"], "--max-tokens"),
     ],

@@ -262,6 +262,8 @@ def test_each_client_gets_the_text_that_it_gets_alone(server: Server) -> None:
         ({"seed": 2**63 - 1, "n": 2}, "seed", "lower seed"),
         ({"stop": ["a", ""]}, "stop", "stop must be a text or a list of texts, none of them empty"),
         ({"stop": ["a"] * 17}, "stop", "at most 16"),
+        ({"stop": "\ud800"}, "stop", "half of a surrogate pair"),
+        ({"stop": ["a", "b\udfff"]}, "stop", "half of a surrogate pair"),
         ({"logprobs": 21}, "logprobs", "less than or equal to 20"),
         ({"logprobs": True}, "logprobs", "valid integer"),
         ({"detailed_logprobs": True}, "detailed_logprobs", "needs logprobs"),
