@@ -30,9 +30,9 @@ document.
 `--jobs` runs at a time share the cores. With --seconds each run has all of them: it measures how
 fast it is with a model that it drops, and takes as many steps as fit, so that its schedule ends
 with it. A run that took 3% more or less time than that, as the machine became slower or faster, is
-dropped too, and repeated with as many steps as would have fitted, twice at most. Only steps count
-as time; building, compiling and scoring do not. compile=auto, which asks for the length of a run,
-is off then. A run that takes as many steps by --tokens ends with the same bits.
+repeated with as many steps as would have fitted, twice at most; the one nearest to the time counts.
+Only steps count as time; building, compiling and scoring do not. compile=auto, which asks for the
+length of a run, is off then. A run that takes as many steps by --tokens ends with the same bits.
 """
 
 import argparse
@@ -116,13 +116,17 @@ def carry_out(run: Run) -> Result:
         num_steps = steps_in(run.seconds, trial.take_step, trial.synchronize)
         del trial
     training, seconds = learn(learner, data, run.seed, num_steps)
-    for _ in range(REPEATS if run.seconds else 0):
-        fitting = steps_that_fit(num_steps, seconds, run.seconds)
-        if fitting == num_steps:
+    wanted = seconds if run.seconds is None else run.seconds
+    last = num_steps, seconds
+    for _ in range(REPEATS):
+        steps = steps_that_fit(*last, wanted)
+        if steps == last[0]:
             break
-        sys.stderr.write(f"{run.spec}, seed {run.seed}: {num_steps} steps took {seconds:.1f} s\n")
-        num_steps = fitting
-        training, seconds = learn(learner, data, run.seed, num_steps)
+        sys.stderr.write(f"{run.spec}, seed {run.seed}: {last[0]} steps took {last[1]:.1f} s\n")
+        again, took = learn(learner, data, run.seed, steps)
+        last = steps, took
+        if abs(took - wanted) < abs(seconds - wanted):
+            training, num_steps, seconds = again, steps, took
     windows = "isolated" if learner.train.windows == "isolated" else "documents"
     scores = score(training.model, valid, learner.model.context_length, windows)
     return Result(
@@ -165,9 +169,9 @@ def steps_in(
     return max(1, round(steps / elapsed_s * seconds))
 
 
-def steps_that_fit(num_steps: int, seconds: float, wanted: float | None) -> int:
+def steps_that_fit(num_steps: int, seconds: float, wanted: float) -> int:
     """Return how many steps to take next time, which are as many if the time was about right."""
-    if wanted is None or abs(seconds / wanted - 1) <= TOLERANCE:
+    if abs(seconds / wanted - 1) <= TOLERANCE:
         return num_steps
     return max(1, round(num_steps * wanted / seconds))
 
