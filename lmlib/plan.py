@@ -41,7 +41,7 @@ FRAGMENTATION = 0.45
 # What can be counted within a minute, since each layer and each part of the logits takes its time
 MOST_LAYERS = 500
 MOST_WEIGHTS = 10**13
-MOST_TOKENS = 1 << 24  # at a time
+MOST_TOKENS = 1 << 21  # at a time
 
 
 def weights_by_part(params: ModelParams, vocab_size: int) -> dict[str, int]:

@@ -125,7 +125,11 @@ def check_folder(folder: Path) -> None:
             f"{folder}: virtual environments, DVC or git fail in a folder whose path has "
             f"{' '.join(found)}; rename it"
         )
-    if not any((place / ".git").exists() for place in (folder, *folder.parents)):
+    configs = [folder / ".dvc" / name for name in ("config", "config.local")]
+    texts = [path.read_text(encoding="utf-8") for path in configs if path.is_file()]
+    without_git = any(re.search(r"^\s*no_scm\s*=\s*true", text, re.MULTILINE) for text in texts)
+    places = (folder, *folder.parents)
+    if not without_git and not any((place / ".git").exists() for place in places):
         raise OSError(
             f"{folder}: not in a git repository, which DVC needs; clone the project with git, or "
             "run git init && git add . && git commit -m 'A copy'"

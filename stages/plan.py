@@ -241,13 +241,13 @@ def duration(seconds: float) -> str:
 
 
 def _gigabytes(text: str) -> float:
-    """Return a size; raise ArgumentTypeError for what is none."""
+    """Return a size; raise ArgumentTypeError for a text that is no size."""
     try:
         number = float(text)
     except ValueError:
         number = math.nan
     if not 0 < number < 1e9:  # also true of NaN
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of gigabytes above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of gigabytes between 0 and 1e9")
     return number
 
 

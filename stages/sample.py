@@ -13,6 +13,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -197,18 +198,16 @@ def revision(rev: str) -> Iterator[Path]:
     from pygit2 import GitError
     from scmrepo.exceptions import SCMError
 
-    if ":" in rev:
+    if re.match(r"[^:{]+:", rev):  # as in main:params.yaml, but not :/words and HEAD@{10:00}
         raise ValueError(f"--rev {rev}: this is a file of a revision; give the revision alone")
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            files = DVCFileSystem(rev=rev)
-        except GitError as error:  # such as a folder of another user
-            raise ValueError(f"--rev {rev}: {error}; `git status` says more") from error
         for path in (MODEL, TOKENIZER):
-            name = path.as_posix()
+            files, name = DVCFileSystem(rev=rev), path.as_posix()
             (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
             try:
                 files.get(name, str(Path(folder) / path), recursive=True)
+            except GitError as error:  # such as a repository of another user
+                raise ValueError(f"--rev {rev}: {error}; `git status` says more") from error
             except (DvcException, SCMError) as error:
                 raise ValueError(
                     f"--rev {rev}: {error}; `git log` and `dvc exp show` list what exists"

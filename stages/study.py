@@ -86,7 +86,7 @@ class Result:
     loss: float
     bits_per_byte: float
     floor: float | None = None  # in bits per byte: the least to be expected, where it is known
-    curve: tuple[Point, ...] = ()  # operations of the training so far, and the validation loss
+    curve: tuple[Point, ...] = ()  # FLOPs of the training so far, and the validation loss
 
 
 def load_studies(path: Path) -> dict[str, Study]:
@@ -238,22 +238,22 @@ def chart(study: Study, results: list[Result]) -> str:
 
 
 def curves(study: Study, results: list[Result]) -> str:
-    """Return an SVG of the validation losses during training, over operations of the training.
+    """Return an SVG of the validation losses during training, over the FLOPs of the training.
 
     Where a curve is the lowest, its variant makes the most of that much compute.
     """
     rows = [
-        {study.axis: result.label, "operations": operations, "loss": loss}
+        {study.axis: result.label, "flops": flops, "loss": loss}
         for result in results
-        for operations, loss in result.curve
+        for flops, loss in result.curve
     ]
     loss: dict[str, Any] = {"field": "loss", "type": "quantitative"}
     loss |= {"title": "loss (nats per token)", "scale": {"type": "log", "nice": False}}
-    operations = {"field": "operations", "type": "quantitative"}
-    operations |= {"title": "operations of the training", "axis": {"format": "~e"}}
+    flops = {"field": "flops", "type": "quantitative"}
+    flops |= {"title": "FLOPs of the training", "axis": {"format": "~e"}}
     colour = {"field": study.axis, "type": "nominal", "sort": list(study.variants)}
     encoding = {
-        "x": operations | {"scale": {"type": "log", "nice": False}},
+        "x": flops | {"scale": {"type": "log", "nice": False}},
         "y": loss,
         "color": colour | {"legend": {"orient": "bottom"}},
     }
@@ -314,7 +314,7 @@ def _results(names: dict[str, str], *, curves: bool) -> list[Result]:
 
 
 def _curve(data: dict[str, Any]) -> tuple[Point, ...]:
-    """Return the validation losses of an experiment over the operations of its training."""
+    """Return the validation losses of an experiment over the FLOPs of its training."""
     from lmlib.model import ModelParams, flops_per_token  # here: torch takes seconds
     from lmlib.params import from_dict
 

@@ -35,8 +35,8 @@ def main() -> None:
         touch(out)
     changed = changed_files()
     for path, how in changed.items():
-        say(f"{path}: {how} since its stage wrote it\n")
-    say(f"damaged files in the cache: {len(damaged)}, among the outs: {len(changed)}\n")
+        say(f"{path}: {how}, compared with dvc.lock\n")
+    say(f"damaged files in the cache: {len(damaged)}; outs unlike dvc.lock: {len(changed)}\n")
     if damaged or changed:
         say("run `dvc repro`: it rebuilds what is damaged or missing\n")
 
@@ -78,14 +78,14 @@ def touch(out: Path) -> None:
 
 
 def changed_files() -> dict[str, str]:
-    """Return what differs from dvc.lock in the outs, and how: modified, deleted or added.
+    """Return what differs from dvc.lock in the outs, and how: modified, missing or added.
 
     A folder is named, as data/raw/, only where DVC knows none of its files.
     """
     with Repo() as repo:
         found = repo.data_status(granular=True, untracked_files="no")["uncommitted"]
-    kinds = ("modified", "deleted", "added")
-    changed = {path: kind for kind in kinds for path in sorted(found.get(kind, ()))}
+    kinds = {"modified": "modified", "deleted": "missing", "added": "added"}
+    changed = {path: kinds[kind] for kind in kinds for path in sorted(found.get(kind, ()))}
     folders = {f"{folder}/" for path in changed for folder in Path(path).parents}
     return {path: kind for path, kind in changed.items() if path not in folders}
 

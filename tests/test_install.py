@@ -141,11 +141,15 @@ def test_a_folder_in_which_nothing_would_work_is_named(
 
 
 def test_a_folder_without_git_is_named(folder: Path) -> None:
-    """As from an archive of the project. A repository above it is enough."""
+    """As from an archive of the project. A repository above it is enough, or DVC's own word."""
     (folder / ".git").rmdir()
     with pytest.raises(OSError, match="not in a git repository, which DVC needs; clone"):
         install.install(PURPOSE)
     (folder.parent / ".git").mkdir()
+    install.check_folder(folder)
+    (folder.parent / ".git").rmdir()
+    (folder / ".dvc").mkdir()
+    (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
     install.check_folder(folder)
 
 

@@ -345,7 +345,7 @@ def test_a_memory_that_is_none(
 ) -> None:
     with pytest.raises(SystemExit):
         plan("--memory", size)
-    assert f"'{size}' is not a number of gigabytes above 0" in capsys.readouterr().err
+    assert f"'{size}' is not a number of gigabytes between 0 and 1e9" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["train: {}\n", "model:\n", "model: text\n"])

@@ -32,7 +32,8 @@ class KVCache:
     lengths:      the number of tokens that each row holds
     window:       see `causal_mask`; the keys and values before it are kept too
 
-    No gradient flows through it, and a pass with a cache cannot be differentiated.
+    Do not differentiate a pass with a cache: the gradients through its keys and values are missing,
+    or PyTorch raises an error.
     """
 
     def __init__(self, keys_values: Tensor, lengths: Sequence[int], window: int = 0) -> None:

@@ -127,6 +127,7 @@ def carry_out(run: Run) -> Result:
         last = steps, took
         if abs(took - wanted) < abs(seconds - wanted):
             training, num_steps, seconds = again, steps, took
+        del again
     windows = "isolated" if learner.train.windows == "isolated" else "documents"
     scores = score(training.model, valid, learner.model.context_length, windows)
     return Result(

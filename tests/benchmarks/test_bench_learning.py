@@ -16,6 +16,7 @@ from lmlib.optim import OptimParams
 from lmlib.separator import SEPARATOR
 from lmlib.tokens import TokenInfo
 from lmlib.training import Datasets, ResumeStore, Settings, train
+from tests.benchmarks import bench_learning
 from tests.benchmarks.bench_learning import (
     Result,
     Run,
@@ -28,7 +29,7 @@ from tests.benchmarks.bench_learning import (
     steps_in,
     steps_that_fit,
 )
-from tests.benchmarks.learners import Learner, Llama, PeerOptim, gpt
+from tests.benchmarks.learners import Learner, Llama, PeerOptim, Training, gpt
 
 DOCUMENTS = [
     "".join(f"The cat number {i + j} sat on the mat and saw the dog.\n" for j in range(10))
@@ -115,6 +116,33 @@ def test_a_run_that_took_too_long_or_short_is_repeated(
     seconds: float, wanted: float, steps: int
 ) -> None:
     assert steps_that_fit(50, seconds, wanted) == steps
+
+
+def test_the_run_nearest_to_the_time_counts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of three, each with as many steps as would have fitted the one before."""
+    times = iter([161.0, 130.0, 118.0])
+    learn = bench_learning.learn
+
+    def timed(
+        learner: Learner, data: TokenDataset, seed: int, num_steps: int
+    ) -> tuple[Training, float]:
+        return learn(learner, data, seed, num_steps)[0], next(times)
+
+    monkeypatch.setattr(bench_learning, "learn", timed)
+    monkeypatch.setattr(bench_learning, "steps_in", lambda *_: 20)
+    spec = f"muon {SMALL} optim.warmup_steps=1"
+    result = carry_out(Run(spec, 1, folder, 1, tokens=0, seconds=150.0))
+    assert (result.steps, result.seconds) == (20, 161.0)
+    monkeypatch.undo()
+    told = carry_out(Run(spec, 1, folder, 1, tokens=result.tokens))
+    assert told.loss == result.loss
+    said = capsys.readouterr().err.splitlines()
+    assert [line.rsplit(": ", 1)[1] for line in said] == [
+        "20 steps took 161.0 s",
+        "19 steps took 130.0 s",
+    ]
 
 
 def test_without_a_text_it_is_that_of_the_pipeline(

@@ -149,14 +149,14 @@ def test_verify_names_the_damaged_files_of_outs(copy: Project) -> None:
     (copy.folder / "models/hf/more.json").touch()
     *named, counts, advice = copy.run(*VERIFY).splitlines()
     assert named == [
-        *(f"{name}: modified since its stage wrote it" for name in modified),
-        *(f"{name}: deleted since its stage wrote it" for name in deleted),
-        "models/hf/more.json: added since its stage wrote it",
+        *(f"{name}: modified, compared with dvc.lock" for name in modified),
+        *(f"{name}: missing, compared with dvc.lock" for name in deleted),
+        "models/hf/more.json: added, compared with dvc.lock",
     ]
-    assert counts == "damaged files in the cache: 0, among the outs: 6"
+    assert counts == "damaged files in the cache: 0; outs unlike dvc.lock: 6"
     assert advice == "run `dvc repro`: it rebuilds what is damaged or missing"
     copy.run("dvc", "repro")
-    assert copy.run(*VERIFY) == "damaged files in the cache: 0, among the outs: 0\n"
+    assert copy.run(*VERIFY) == "damaged files in the cache: 0; outs unlike dvc.lock: 0\n"
 
 
 def test_verify_removes_what_is_no_file_of_the_cache(copy: Project) -> None:
@@ -175,10 +175,11 @@ def test_verify_removes_what_is_no_file_of_the_cache(copy: Project) -> None:
 
 def test_a_folder_in_which_dvc_cannot_work_is_named_before_the_work(copy: Project) -> None:
     """Outs behind a link, and a copy of the files without git."""
-    (copy.folder / "data").rename(copy.folder / "elsewhere")
-    (copy.folder / "data").symlink_to("elsewhere")
-    (line,) = copy.run("python", "-m", "stages.repro", status=1).splitlines()
-    assert line.startswith("error: data is a link, and DVC keeps nothing outside of the repository")
+    for name in ("models", "data"):
+        (copy.folder / name).rename(copy.folder / f"elsewhere-{name}")
+        (copy.folder / name).symlink_to(f"elsewhere-{name}")
+        (line,) = copy.run("python", "-m", "stages.repro", status=1).splitlines()
+        assert line.startswith(f"error: {name} is a link, and DVC keeps nothing outside of the")
     (copy.folder / ".git").rename(copy.folder / "git")
     (line,) = copy.run("python", "-m", "stages.repro", status=1).splitlines()
     assert ": not in a git repository, which DVC needs; clone the project with git, or run" in line

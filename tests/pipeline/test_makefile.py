@@ -85,6 +85,11 @@ def test_an_experiment_of_a_preset(lab: Project) -> None:
     assert "small" in lab.run(str(lab.folder / ".venv/bin/dvc"), "exp", "list")
 
 
+def test_python_finds_the_project_with_a_safe_path(lab: Project) -> None:
+    lab.env["PYTHONSAFEPATH"] = "1"
+    assert "up to date" in lab.run("make", "repro")
+
+
 def test_the_project_can_be_named_from_elsewhere(lab: Project, tmp_path: Path) -> None:
     elsewhere = Project(tmp_path)
     assert "up to date" in elsewhere.run("make", "-C", "My Models ü", "repro")

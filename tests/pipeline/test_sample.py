@@ -18,6 +18,7 @@ import pytest
 import torch
 from dvc.repo import Repo
 from dvc.repo.reproduce import reproduce
+from pygit2 import GitError
 
 from lmlib.checkpoint import load_model
 from lmlib.params import load_params
@@ -512,6 +513,25 @@ def test_the_model_of_a_revision(run_there: Run, rev: str, seed: int, tmp_path: 
 def test_a_revision_that_has_no_model(run_there: Run, rev: str, message: str) -> None:
     with pytest.raises(SystemExit, match=f"^error: --rev {rev}: {message}"):
         run_there("--prompt", "Once upon", "--rev", rev)
+
+
+@pytest.mark.parametrize("rev", [":/first", "HEAD@{0}"])
+def test_a_revision_with_a_colon_or_braces(run_there: Run, rev: str, tmp_path: Path) -> None:
+    """Git's own ways to name a commit: by words of its message, and by what HEAD was."""
+    seed = 1 if rev.startswith(":") else 2
+    output = run_there("--prompt", "Once upon", *SETTINGS, "--rev", rev)
+    assert output == text_of_seed(seed, tmp_path)
+
+
+def test_a_repository_of_another_user(run_there: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which libgit2 refuses, as in a folder that a container got from its host."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise GitError("repository path '/a/' is not owned by current user")
+
+    monkeypatch.setattr("dvc.api.DVCFileSystem.get", refuse)
+    with pytest.raises(SystemExit, match=r"^error: --rev HEAD: .* is not owned by current user; "):
+        run_there("--prompt", "Once upon", "--rev", "HEAD")
 
 
 def test_a_model_that_was_not_kept(

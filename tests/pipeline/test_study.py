@@ -196,7 +196,7 @@ def test_curves_are_named_and_have_the_floor() -> None:
     ]
     svg = curves(SIZES, results)
     texts = [element.text for element in ElementTree.fromstring(svg).iter() if element.text]
-    axes = {"operations of the training", "loss (nats per token)", "floor"}
+    axes = {"FLOPs of the training", "loss (nats per token)", "floor"}
     assert {"Validation loss over compute", "d_model", "64", "128", *axes} <= set(texts)
     assert "stroke-dasharray" in svg
     study = dataclasses.replace(SIZES, curves=True)
