@@ -107,7 +107,7 @@ def table(scores: dict[str, float]) -> list[str]:
         )
     if scores.keys() >= {"copied_part", "held_out_copied_part"}:
         lines.append(
-            f"{'copied':16}{scores['copied_part']:12.1%}   of a sample, in one piece; of "
+            f"{'copied':16}{scores['copied_part']:12.1%}   of a sample, in one piece; "
             f"validation text {scores['held_out_copied_part']:.1%}"
         )
     return lines

@@ -59,7 +59,7 @@ def main() -> None:
     with contextlib.closing(socket.socket()) as probe:
         probe.settimeout(ANSWER_S)
         if probe.connect_ex(("127.0.0.1", port)) == 0:
-            raise OSError(f"port {port} is in use by another program; choose another with --port")
+            raise OSError(f'port {port} is in use; take another: make ui ARGS="--port {port + 1}"')
     # without job execution the server starts in a third of the time
     defaults = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     settings = without_proxy({**defaults, **os.environ})
@@ -70,15 +70,21 @@ def main() -> None:
     command += ["--uvicorn-opts", "--log-level warning"]  # no line for each request
     say("starting MLflow, which takes a few seconds (on a busy machine, a minute)\n")
     _prepare(settings["MLFLOW_BACKEND_STORE_URI"])
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, lambda number, _: sys.exit(128 + number))
     with subprocess.Popen(
-        command, cwd=root(), env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        cwd=root(),
+        env=settings,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # out of reach of Ctrl-C, at which it prints tracebacks
     ) as server:
         told = _Told(server)
         try:
             table = _runs_table(address, server)
             told.begin()
-            say(f"open {table} in a browser; Ctrl-C stops the server\n")
+            say(f"Ctrl-C stops the server; its page is\n{table}\n")
             if sys.platform == "darwin" or os.environ.get("DISPLAY"):  # there is a desktop
                 webbrowser.open(table)
             server.wait()
@@ -86,11 +92,17 @@ def main() -> None:
             told.all()
             raise
         finally:
-            server.terminate()
-            try:
-                server.wait(ANSWER_S)
-            except subprocess.TimeoutExpired:
-                server.kill()
+            told.end()
+            stop(server)
+
+
+def stop(server: subprocess.Popen[bytes]) -> None:
+    """End a server that leads a session of its own, and what it has started."""
+    for signum in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signum)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(ANSWER_S)
 
 
 class _Told:
@@ -115,6 +127,10 @@ class _Told:
     def begin(self) -> None:
         """Pass on what comes from now on: before, it is notices and warnings about itself."""
         self.is_ready = True
+
+    def end(self) -> None:
+        """Keep what comes from now on, which is about its end."""
+        self.is_ready = False
 
     def all(self) -> None:
         """Show what was kept, since the server does not answer."""

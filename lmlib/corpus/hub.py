@@ -201,8 +201,8 @@ def _explained(source: str, dataset: str, revision: str) -> Iterator[None]:
         raise ConnectionError(
             f"corpus.source={source}: cannot list the files of {dataset} at {endpoint()} "
             f"({cause:.300}); connect and run again (HF_ENDPOINT names a mirror), or work offline: "
-            f"`hf download --repo-type dataset {dataset}` on a machine with network fills the "
-            "cache, corpus.source=toystories generates a corpus, corpus.source=local uses your "
+            f"`hf download --repo-type dataset {dataset} FILES` on a machine with network fills "
+            "the cache, corpus.source=toystories generates a corpus, corpus.source=local uses your "
             "files"
         ) from error
 

@@ -1,7 +1,9 @@
 """What a user finds in MLflow, and sees on its pages, after the pipeline has run."""
 
 import json
+import os
 import re
+import signal
 import socket
 import subprocess
 import threading
@@ -187,30 +189,37 @@ def test_the_registered_model_is_served(project: Project, served: str) -> None:
 
 @pytest.fixture(scope="module")
 def table(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address that `make ui` prints."""
+    """The address that `make ui` prints; Ctrl-C then ends all of it, without a traceback."""
     with socket.socket() as probe:  # a port that was free a moment ago
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    printed = tmp_path_factory.mktemp("ui") / "stdout"
+    folder = tmp_path_factory.mktemp("ui")
+    printed, errors = folder / "stdout", folder / "stderr"
     with (
         printed.open("w") as file,
+        errors.open("w") as error_file,
         subprocess.Popen(
             ["python", "-m", "stages.ui", "--port", port],
             cwd=project.folder,
             env=project.env | {"DISPLAY": "", "http_proxy": "http://127.0.0.1:9"},  # nobody
             stdout=file,
-            stderr=subprocess.DEVNULL,
+            stderr=error_file,
+            start_new_session=True,
         ) as server,
     ):
         try:
             start = time.monotonic()
-            while not (found := re.search(r"^open (\S+) in a browser", printed.read_text(), re.M)):
+            while not (found := re.search(r"^(http\S+)$", printed.read_text(), re.M)):
                 assert server.poll() is None, "stages.ui ended"
                 assert time.monotonic() - start < 240  # only ends a broken test
                 time.sleep(0.1)
             yield found[1]
         finally:
-            server.terminate()
+            os.killpg(server.pid, signal.SIGINT)  # as a terminal sends Ctrl-C: to all of them
+    assert server.returncode == 130
+    assert "Traceback" not in errors.read_text(encoding="utf-8")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", int(port)), timeout=5).close()
 
 
 def test_ui_tells_what_the_server_said_if_it_does_not_start(
@@ -238,7 +247,7 @@ def test_ui_says_that_its_port_is_taken(project: Project) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         output = project.run("python", "-m", "stages.ui", "--port", port, status=1)
-    assert f"port {port} is in use by another program; choose another with --port" in output
+    assert f"port {port} is in use; take another: make ui ARGS=" in output
 
 
 class Answering(BaseHTTPRequestHandler):
