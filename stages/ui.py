@@ -71,7 +71,8 @@ def main() -> None:
     say("starting MLflow, which takes a few seconds (on a busy machine, a minute)\n")
     _prepare(settings["MLFLOW_BACKEND_STORE_URI"])
     for signum in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, lambda number, _: sys.exit(128 + number))
+        if signal.getsignal(signum) != signal.SIG_IGN:  # as after nohup
+            signal.signal(signum, lambda number, _: sys.exit(128 + number))
     with subprocess.Popen(
         command,
         cwd=root(),
